@@ -1,0 +1,70 @@
+"""Discrete diffusion over K class labels: pure kernels, usable from any JAX code.
+
+The state is one label in {0, ..., K-1}. The forward process is the uniform continuous-time Markov
+chain run for total noise sigma(t); the reverse process needs only the concrete score, which a
+`ScoreFn` gives: `(labels i32[B], sigma f32[B]) -> log_score f32[B, K]`, closed over whatever it is
+conditioned on (image features, say). Everything is O(K) per example in time and memory: the chain
+is rank one, so no K x K matrix is ever formed.
+
+Arrays take any leading batch shape, the class axis is last, and `sigma` and `t` have the batch
+shape. Logarithms are natural. Log-scores below float32 are promoted to float32.
+
+Source: Discrete Diffusion Classification Modeling (arXiv 2511.20263); the score entropy is that of
+SEDD (Lou et al., arXiv 2310.16834).
+"""
+
+from didicm_jax.diffusion.losses import (
+    didicm_loss,
+    sample_times,
+    score_entropy,
+    weighted_score_entropy,
+)
+from didicm_jax.diffusion.samplers import (
+    CLSample,
+    CPSample,
+    ScoreFn,
+    one_shot,
+    sample_cl,
+    sample_cp,
+)
+from didicm_jax.diffusion.schedules import Geometric, LogLinear, Schedule, geometric, loglinear
+from didicm_jax.diffusion.steps import (
+    denoise,
+    euler_cl_transition,
+    euler_cp_step,
+    exact_cp_step,
+)
+from didicm_jax.diffusion.uniform import (
+    log_ratio,
+    marginal,
+    reverse_rate,
+    sample_marginal,
+    transition,
+)
+
+__all__ = [
+    "CLSample",
+    "CPSample",
+    "Geometric",
+    "LogLinear",
+    "Schedule",
+    "ScoreFn",
+    "denoise",
+    "didicm_loss",
+    "euler_cl_transition",
+    "euler_cp_step",
+    "exact_cp_step",
+    "geometric",
+    "log_ratio",
+    "loglinear",
+    "marginal",
+    "one_shot",
+    "reverse_rate",
+    "sample_cl",
+    "sample_cp",
+    "sample_marginal",
+    "sample_times",
+    "score_entropy",
+    "transition",
+    "weighted_score_entropy",
+]

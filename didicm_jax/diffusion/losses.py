@@ -1,0 +1,135 @@
+"""The score entropy: one loss for hard and soft labels.
+
+Shape symbols: `...` is any batch shape, `K` the number of classes.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from didicm_jax.diffusion.samplers import ScoreFn
+from didicm_jax.diffusion.schedules import Schedule
+from didicm_jax.diffusion.uniform import at_least_float32, is_label, log_ratio, sample_marginal
+
+
+def score_entropy(log_score: chex.Array, log_ratio: chex.Array, labels: chex.Array) -> chex.Array:
+    """Bregman distance of a score from the true one, without the rate weight.
+
+    `1/K sum_{i != c} [ s_i - r_i log s_i + r_i (log r_i - 1) ]`, >= 0, and 0 only at s = r. Its
+    gradient in log s_i is `(s_i - r_i) / K`. With the ratios of a one-hot q_0 it is SEDD's
+    conditional score entropy for the uniform chain (arXiv 2310.16834, eq. 5).
+
+    Args:
+      log_score: log s seen from `labels`, `[..., K]`; its entry at the label is not read.
+      log_ratio: log r, the true log score (`diffusion.log_ratio`), `[..., K]`; -inf means r = 0.
+      labels: the noised label c, int `[...]`.
+
+    Returns:
+      Per example, `[...]`, in nats per unit of noise.
+    """
+    chex.assert_equal_shape([log_score, log_ratio])
+    chex.assert_equal_shape_prefix([log_score, labels], labels.ndim)
+    log_score, log_ratio = at_least_float32(log_score), at_least_float32(log_ratio)
+    num_classes = log_score.shape[-1]
+    ratio = jnp.exp(log_ratio)
+    excess = log_score - jnp.where(ratio > 0, log_ratio, 0.0)
+    # Each term is r (exp(d) - 1 - d) with d = log s - log r. Near d = 0 the difference s - r - r d
+    # cancels, and far from it r exp(d) overflows before s does: each form where it is good.
+    near = (jnp.abs(excess) < 1) & (ratio > 0)
+    small = jnp.where(near, excess, 0.0)
+    large = jnp.where(near, 0.0, excess)
+    far_score = jnp.exp(jnp.where(near, -jnp.inf, log_score))
+    far_ratio = jnp.where(near, 0.0, ratio)
+    term = ratio * (jnp.expm1(small) - small) + far_score - far_ratio - far_ratio * large
+    # The mean, not a sum divided by K: the sum of K = 10^5 scores of e^80 overflows float32.
+    return jnp.where(is_label(labels, num_classes), 0.0, term / num_classes).sum(-1)
+
+
+def sample_times(
+    key: chex.PRNGKey, shape: tuple[int, ...], *, min_time: float, stratified: bool = True
+) -> chex.Array:
+    """Draws times in [min_time, 1], each one uniform.
+
+    Stratified: the interval is cut in as many equal parts as there are draws, each part gets one,
+    and a random permutation deals the parts out, so that any slice of the batch (a device's share)
+    still sees all of the interval. The mean over the batch keeps its expectation and loses most of
+    its variance.
+
+    Args:
+      key: one key.
+      shape: batch shape.
+      min_time: the smallest time, in [0, 1).
+      stratified: False draws independently.
+
+    Returns:
+      f32 `shape`.
+    """
+    jitter_key, deal_key = jax.random.split(key)
+    uniform = jax.random.uniform(jitter_key, shape)
+    if stratified:
+        parts = jax.random.permutation(deal_key, uniform.size).reshape(shape)
+        uniform = (parts.astype(uniform.dtype) + uniform) / uniform.size
+    return min_time + (1 - min_time) * uniform
+
+
+def weighted_score_entropy(
+    log_score: chex.Array,
+    probs: chex.Array,
+    labels: chex.Array,
+    time: chex.Array,
+    schedule: Schedule,
+) -> chex.Array:
+    """The integrand of the diffusion loss at given draws: `sigma'(t) * score_entropy`.
+
+    Args:
+      log_score: log s seen from `labels` at noise `schedule.total(time)`, `[..., K]`.
+      probs: q_0, the target distribution, hard or soft, `[..., K]`.
+      labels: noised labels c ~ q_t, int `[...]`.
+      time: t, `[...]`.
+      schedule: gives sigma(t) and sigma'(t).
+
+    Returns:
+      Per example, `[...]`, in nats.
+    """
+    log_true = log_ratio(probs, schedule.total(time), labels)
+    return schedule.rate(time) * score_entropy(log_score, log_true, labels)
+
+
+def didicm_loss(
+    key: chex.PRNGKey,
+    score_fn: ScoreFn,
+    probs: chex.Array,
+    schedule: Schedule,
+    *,
+    min_time: float = 1e-3,
+    stratified: bool = True,
+) -> chex.Array:
+    """The training loss of DiDiCM, one noise level per example.
+
+    Draws t uniform in [min_time, 1] and c ~ q_t, and returns
+    `sigma'(t)/K sum_{i != c} [ s_i - r_i log s_i + r_i (log r_i - 1) ]` with
+    `r_i = q_t(i) / q_t(c)`: 0 at the true score. The original's hard-label loss is this one; its
+    soft-label loss is this one minus the constant sigma'(t)/K, with equal gradients.
+
+    For a wrong label at small sigma the ratio to the right one is about K / sigma, so single
+    values can be huge; `min_time` bounds them, at the price of a score that is never trained below
+    that noise.
+
+    Args:
+      key: one key.
+      score_fn: `(labels i32[...], sigma f32[...]) -> log_score [..., K]`.
+      probs: q_0, hard (one-hot) or soft labels, `[..., K]`.
+      schedule: total noise and rate.
+      min_time: smallest time drawn, in [0, 1).
+      stratified: draw the times stratified over the batch (`sample_times`), or independently.
+
+    Returns:
+      Per example, `[...]`, weighted by the rate, in nats.
+
+    Source: arXiv 2511.20263, the DiDiCM training objective.
+    """
+    time_key, label_key = jax.random.split(key)
+    time = sample_times(time_key, probs.shape[:-1], min_time=min_time, stratified=stratified)
+    sigma = schedule.total(time)
+    labels = sample_marginal(label_key, probs, sigma)
+    return weighted_score_entropy(score_fn(labels, sigma), probs, labels, time, schedule)

@@ -1,0 +1,124 @@
+"""One step of each sampler, from the score at one noise level to the next.
+
+Shape symbols: `...` is any batch shape, `K` the number of classes. Every step reads the log
+concrete score through `q = softmax(log_score)`, the noisy marginal that the score implies, which
+does not depend on the label that was queried.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from didicm_jax.diffusion.uniform import at_least_float32, is_label, marginal
+
+
+def euler_cp_step(probs: chex.Array, log_score: chex.Array, step: chex.Numeric) -> chex.Array:
+    """One Euler step of the class probabilities (DiDiCM-CP), before clipping and normalising.
+
+    `p + step/K (q sum_j p_j / q_j - p / q)`: the reverse-rate matrix of the original is rank one
+    but for its diagonal, so its product with p is two sums, O(K) instead of O(K^2).
+
+    Args:
+      probs: p, `[..., K]`.
+      log_score: `[..., K]`, seen from any one label.
+      step: time step times rate, `dt sigma'(t)`, a scalar or `[...]`.
+
+    Returns:
+      `[..., K]`, summing to 1; entries can leave [0, 1] when the step is coarse.
+
+    Source: arXiv 2511.20263, class-probability sampling.
+    """
+    chex.assert_equal_shape([probs, log_score])
+    probs = at_least_float32(probs)
+    log_score = log_score.astype(probs.dtype)
+    # The floor keeps p / q finite: log-scores 160 apart would overflow float32. It costs nothing
+    # that survives the step: where q is below it, the entry is clipped to 0 or to 1 either way.
+    floor = -0.45 * jnp.log(jnp.finfo(log_score.dtype).max)
+    log_q = jnp.maximum(jax.nn.log_softmax(log_score), floor)
+    quotient = probs * jnp.exp(-log_q)
+    drift = jnp.exp(log_q) * quotient.sum(-1, keepdims=True) - quotient
+    step = jnp.broadcast_to(jnp.asarray(step, drift.dtype), drift.shape[:-1])
+    return probs + step[..., None] / drift.shape[-1] * drift
+
+
+def denoise(log_score: chex.Array, sigma: chex.Array) -> chex.Array:
+    """The clean posterior that a score at noise sigma implies.
+
+    `q_0 ~ max(q_t - (1 - a) / K, 0)` with `q_t = softmax(log_score)`, `a = exp(-sigma)`. A true
+    score obeys `q_t >= (1 - a) / K`; a learned one need not, and what lies below that floor
+    becomes 0.
+
+    Args:
+      log_score: `[..., K]`, seen from any one label.
+      sigma: total noise, `[...]`.
+
+    Returns:
+      Probabilities, `[..., K]`. Where a carries no digit of q_0 (a below the float's epsilon), q_t.
+    """
+    chex.assert_equal_shape_prefix([log_score, sigma], jnp.ndim(sigma))
+    log_score = at_least_float32(log_score)
+    q_t = jax.nn.softmax(log_score)
+    sigma = jnp.asarray(sigma, q_t.dtype)[..., None]
+    excess = jnp.maximum(q_t + jnp.expm1(-sigma) / q_t.shape[-1], 0.0)
+    total = excess.sum(-1, keepdims=True)
+    return jnp.where(total > 0, excess / jnp.where(total > 0, total, 1.0), q_t)
+
+
+def exact_cp_step(
+    probs: chex.Array, log_score: chex.Array, sigma: chex.Array, sigma_next: chex.Array
+) -> chex.Array:
+    """The Bayes-exact step of the class probabilities to a smaller noise, of any size.
+
+    With q and q' the marginals at `sigma` and `sigma_next` of the posterior that the score implies
+    (`denoise`), and `b = exp(-(sigma - sigma_next))`,
+    `p'_i = q'_i ( b p_i / q_i + (1 - b)/K sum_j p_j / q_j )`:
+    the reverse transition of the chain, averaged over p. If p is q then the result is q'. Nothing
+    is clipped but the score, to the floor that every true score obeys, which bounds the quotients.
+
+    Args:
+      probs: p at noise `sigma`, `[..., K]`.
+      log_score: log concrete score at noise `sigma`, `[..., K]`, seen from any one label.
+      sigma: the present total noise, `[...]`.
+      sigma_next: the next one, in [0, sigma], `[...]`.
+
+    Returns:
+      Probabilities at noise `sigma_next`, `[..., K]`.
+    """
+    chex.assert_equal_shape([probs, log_score])
+    chex.assert_equal_shape([sigma, sigma_next])
+    probs = at_least_float32(probs)
+    clean = denoise(log_score.astype(probs.dtype), sigma)
+    sigma = jnp.asarray(sigma, probs.dtype)
+    sigma_next = jnp.asarray(sigma_next, probs.dtype)
+    # q is 0 only where sigma is 0 (no noise to remove: p / q must not be 0 / 0) or underflows.
+    q = jnp.maximum(marginal(clean, sigma), jnp.finfo(probs.dtype).tiny)
+    quotient = probs / q
+    stay = jnp.exp(sigma_next - sigma)[..., None]
+    jump = -jnp.expm1(sigma_next - sigma)[..., None] / probs.shape[-1]
+    mixed = stay * quotient + jump * quotient.sum(-1, keepdims=True)
+    return marginal(clean, sigma_next) * mixed
+
+
+def euler_cl_transition(
+    labels: chex.Array, log_score: chex.Array, step: chex.Numeric
+) -> chex.Array:
+    """Where one Euler step takes a label (DiDiCM-CL): `onehot(label) + step * reverse_rate`.
+
+    Args:
+      labels: the current label, int `[...]`.
+      log_score: seen from `labels`, `[..., K]`; its entry at the label is not read.
+      step: time step times rate, `dt sigma'(t)`, a scalar or `[...]`.
+
+    Returns:
+      `[..., K]`, summing to 1; negative at the label when the step is too coarse for the rates.
+      A draw takes negative entries as 0.
+
+    Source: arXiv 2511.20263, class-label sampling; SEDD's Euler predictor (arXiv 2310.16834).
+    """
+    chex.assert_equal_shape_prefix([labels, log_score], labels.ndim)
+    log_score = at_least_float32(log_score)
+    num_classes = log_score.shape[-1]
+    here = is_label(labels, num_classes)
+    step = jnp.broadcast_to(jnp.asarray(step, log_score.dtype), labels.shape)[..., None]
+    leaving = jnp.where(here, 0.0, step / num_classes * jnp.exp(jnp.where(here, 0.0, log_score)))
+    return jnp.where(here, 1 - leaving.sum(-1, keepdims=True), leaving)

@@ -1,0 +1,114 @@
+"""The uniform chain: every label jumps to a uniformly drawn label at the rate of the schedule.
+
+Shape symbols: `...` is any batch shape, `K` the number of classes. The generator is
+`Q = (1 1^T - K I) / K`, so that after total noise sigma, with `a = exp(-sigma)`,
+`exp(sigma Q) = a I + (1 - a) 1 1^T / K`: everything below is in closed form.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def at_least_float32(x: chex.Array) -> chex.Array:
+    """`x` itself, or as float32 where its type is narrower: sums over K need the digits."""
+    x = jnp.asarray(x)
+    wide = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
+    return x if wide else x.astype(jnp.float32)
+
+
+def take_label(values: chex.Array, labels: chex.Array) -> chex.Array:
+    """`values[..., labels]`: `[..., K]` and `[...]` to `[...]`."""
+    return jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
+
+
+def is_label(labels: chex.Array, num_classes: int) -> chex.Array:
+    """True at the label, `[...]` to bool `[..., K]`."""
+    # A comparison, not jax.nn.one_hot: XLA fuses it into whatever reads it.
+    shape = (*labels.shape, num_classes)
+    return jax.lax.broadcasted_iota(labels.dtype, shape, labels.ndim) == labels[..., None]
+
+
+def marginal(probs: chex.Array, sigma: chex.Array) -> chex.Array:
+    """Carries a distribution over labels forward by total noise sigma.
+
+    `q_t = a q_0 + (1 - a) / K` with `a = exp(-sigma)`.
+
+    Args:
+      probs: q_0, `[..., K]`.
+      sigma: total noise >= 0, `[...]`.
+
+    Returns:
+      q_t, `[..., K]`.
+    """
+    chex.assert_equal_shape_prefix([probs, sigma], jnp.ndim(sigma))
+    num_classes = probs.shape[-1]
+    sigma = jnp.asarray(sigma)[..., None]
+    # expm1 keeps the digits of 1 - a when sigma is tiny: at 1e-6 float32 has one left otherwise.
+    return jnp.exp(-sigma) * probs - jnp.expm1(-sigma) / num_classes
+
+
+def transition(labels: chex.Array, sigma: chex.Array, num_classes: int) -> chex.Array:
+    """Where a label is after total noise sigma: row `labels` of `exp(sigma Q)`.
+
+    Args:
+      labels: int `[...]` in [0, K).
+      sigma: total noise >= 0, `[...]`.
+      num_classes: K.
+
+    Returns:
+      Probabilities, `[..., K]`.
+    """
+    chex.assert_equal_shape([labels, sigma])
+    one_hot = is_label(labels, num_classes).astype(jnp.asarray(sigma).dtype)
+    return marginal(one_hot, sigma)
+
+
+def reverse_rate(labels: chex.Array, score: chex.Array) -> chex.Array:
+    """Rates at which the reverse process leaves `labels`, per unit of forward noise.
+
+    `R_i = s_i / K` for i other than the label, and minus their sum at the label.
+
+    Args:
+      labels: the current label, int `[...]`.
+      score: concrete score `s_i = q_t(i) / q_t(label)` (not its logarithm), `[..., K]`.
+
+    Returns:
+      `[..., K]`, summing to 0 over the classes. Multiply by sigma'(t) for rates per unit of time.
+    """
+    chex.assert_equal_shape_prefix([labels, score], labels.ndim)
+    num_classes = score.shape[-1]
+    here = is_label(labels, num_classes)
+    leaving = jnp.where(here, 0.0, score / num_classes)
+    return jnp.where(here, -leaving.sum(-1, keepdims=True), leaving)
+
+
+def log_ratio(probs: chex.Array, sigma: chex.Array, labels: chex.Array) -> chex.Array:
+    """The true log concrete score seen from `labels`: `log q_t(i) - log q_t(label)`.
+
+    Args:
+      probs: q_0, hard (one-hot) or soft, `[..., K]`.
+      sigma: total noise, `[...]`. At 0 the marginal of a one-hot q_0 has zeros, so the result
+        holds -inf (and +inf or NaN where the label itself has no mass).
+      labels: int `[...]`.
+
+    Returns:
+      `[..., K]`, 0 at the label.
+    """
+    log_marginal = jnp.log(marginal(at_least_float32(probs), sigma))
+    return log_marginal - take_label(log_marginal, labels)[..., None]
+
+
+def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> chex.Array:
+    """Draws noised labels `c ~ q_t`.
+
+    Args:
+      key: one key for the whole batch; `jax.vmap` gives every example a key of its own.
+      probs: q_0, `[..., K]`.
+      sigma: total noise, `[...]`.
+
+    Returns:
+      int32 `[...]`.
+    """
+    log_marginal = jnp.log(marginal(at_least_float32(probs), sigma))
+    return jax.random.categorical(key, log_marginal).astype(jnp.int32)

@@ -1,0 +1,32 @@
+"""The whole suite runs with four simulated devices, strict dtypes and no silent broadcasting of ranks."""
+
+import os
+
+# Before jax is imported: the number of devices is fixed when its backend starts.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Values of the original PyTorch implementation; `tests/golden/README.md` describes each key."""
+    with np.load(GOLDEN / "reference.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture
+def x64():
+    """Runs one test in float64."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,217 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from didicm_jax import diffusion
+
+CLASSES = [2, 10, 100]
+SCHEDULE = diffusion.loglinear()
+
+
+@pytest.mark.parametrize("k", CLASSES)
+def test_golden_hard_labels(golden, x64, k):
+    group = {
+        name: jnp.asarray(golden[f"sedd/{k}/{name}"]) for name in ("x0", "xt", "sigma", "log_score")
+    }
+    one_hot = jax.nn.one_hot(group["x0"], k, dtype=float)
+
+    def loss(log_score):
+        log_ratio = diffusion.log_ratio(one_hot, group["sigma"], group["xt"])
+        return diffusion.score_entropy(log_score, log_ratio, group["xt"])
+
+    value, pullback = jax.jit(lambda x: jax.vjp(loss, x))(group["log_score"])
+    (grad,) = pullback(jnp.ones(24))
+    np.testing.assert_allclose(value, golden[f"sedd/{k}/loss"], rtol=1e-5)
+    np.testing.assert_allclose(grad, golden[f"sedd/{k}/grad"], rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", CLASSES)
+def test_golden_soft_labels(golden, x64, k):
+    p0, t, labels = (jnp.asarray(golden[f"didicm/{k}/{name}"]) for name in ("p0", "t", "ct"))
+
+    def loss(log_score):
+        return diffusion.weighted_score_entropy(log_score, p0, labels, t, SCHEDULE)
+
+    log_score = jnp.asarray(golden[f"didicm/{k}/raw_log_score"])
+    # The original leaves the constant of its i = c term in.
+    expected = golden[f"didicm/{k}/loss"] + SCHEDULE.rate(t) / k
+    value, pullback = jax.jit(lambda x: jax.vjp(loss, x))(log_score)
+    (grad,) = pullback(jnp.ones(6))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(grad, golden[f"didicm/{k}/grad"], rtol=1e-5, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([2, 3, 30]), st.floats(1e-3, 5.0), st.integers(0, 2**31 - 1))
+def test_zero_at_the_true_score_and_positive_beside_it(k, sigma, seed):
+    rng = np.random.default_rng(seed)
+    p0 = jnp.asarray(rng.dirichlet(np.ones(k), size=4), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, k, 4))
+    log_ratio = jax.jit(diffusion.log_ratio)(p0, jnp.full(4, sigma), labels)
+    loss = jax.jit(diffusion.score_entropy)
+    np.testing.assert_array_equal(loss(log_ratio, log_ratio, labels), 0.0)
+    other = (labels + 1) % k
+    for shift in (-1e-3, 1e-3, 3.0, -3.0):
+        moved = log_ratio.at[jnp.arange(4), other].add(shift)
+        assert (loss(moved, log_ratio, labels) > 0).all()
+
+
+def test_matches_the_formula_written_out(x64):
+    rng = np.random.default_rng(0)
+    log_s, log_r = rng.normal(size=(2, 6, 5)) * 3
+    labels = rng.integers(0, 5, 6)
+    expected = np.zeros(6)
+    for b in range(6):
+        for i in range(5):
+            if i != labels[b]:
+                s, r = np.exp(log_s[b, i]), np.exp(log_r[b, i])
+                expected[b] += (s - r * np.log(s) + r * (np.log(r) - 1)) / 5
+    found = diffusion.score_entropy(jnp.asarray(log_s), jnp.asarray(log_r), jnp.asarray(labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_gradient_is_score_minus_ratio_on_both_sides_of_the_switch(x64):
+    """The loss changes its form at |log s - log r| = 1; value and gradient must not."""
+    log_r = jnp.full((5, 2), 0.3)
+    log_s = log_r.at[:, 1].add(jnp.asarray([-5.0, -1.0, 0.0, 1.0, 5.0]))
+    labels = jnp.zeros(5, int)
+    grad = jax.grad(lambda x: diffusion.score_entropy(x, log_r, labels).sum())(log_s)
+    expected = (jnp.exp(log_s) - jnp.exp(log_r)) / 2
+    np.testing.assert_allclose(grad[:, 1], expected[:, 1], rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(grad[:, 0], 0.0)
+    below, above = (
+        diffusion.score_entropy(log_r.at[:, 1].add(d), log_r, labels) for d in (1 - 1e-9, 1 + 1e-9)
+    )
+    np.testing.assert_allclose(below, above, rtol=1e-8)
+
+
+def test_float32_keeps_the_digits_of_a_small_error_at_a_huge_ratio():
+    """Ratios reach 1e6 at small noise; an error of 1e-3 in log s is then a loss of 0.5, not noise."""
+    log_r = jnp.asarray([[0.0, 14.0]])
+    found = diffusion.score_entropy(log_r + jnp.asarray([[0.0, 1e-3]]), log_r, jnp.zeros(1, int))
+    shift = float(np.float32(14.001)) - 14.0  # what float32 made of 14 + 1e-3
+    np.testing.assert_allclose(found, np.exp(14.0) * (np.expm1(shift) - shift) / 2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("k", [2, 100_000])
+@pytest.mark.parametrize("log_score", [-80.0, 80.0])
+@pytest.mark.parametrize("sigma", [1e-6, 6.9])
+@pytest.mark.parametrize("kind", ["one_hot", "uniform"])
+def test_extremes_are_finite(k, log_score, sigma, kind):
+    p0 = jnp.eye(1, k) if kind == "one_hot" else jnp.full((1, k), 1 / k)
+    labels = jnp.ones(1, int)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(x):
+        log_ratio = diffusion.log_ratio(p0, jnp.full(1, sigma), labels)
+        return diffusion.score_entropy(x, log_ratio, labels).sum()
+
+    value, grad = loss(jnp.full((1, k), log_score))
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+
+
+def test_no_noise_and_no_mass():
+    """At sigma = 0 a one-hot q_0 has ratios of 0; the terms are the scores alone."""
+    labels = jnp.zeros(1, int)
+    log_ratio = diffusion.log_ratio(jnp.eye(1, 3), jnp.zeros(1), labels)
+    value, grad = jax.value_and_grad(lambda x: diffusion.score_entropy(x, log_ratio, labels).sum())(
+        jnp.asarray([[0.0, 0.5, 1.0]])
+    )
+    np.testing.assert_allclose(value, (np.exp(0.5) + np.exp(1.0)) / 3, rtol=1e-6)
+    np.testing.assert_allclose(grad[0, 1:], np.exp([0.5, 1.0]) / 3, rtol=1e-6)
+
+
+def test_bfloat16_scores_are_promoted(posteriors):
+    log_ratio = diffusion.log_ratio(posteriors, jnp.ones(8), jnp.arange(8))
+    loss = diffusion.score_entropy(log_ratio.astype(jnp.bfloat16), log_ratio, jnp.arange(8))
+    assert loss.dtype == jnp.float32
+    assert (loss < 1e-4).all()
+
+
+def test_permuting_the_classes_changes_nothing(posteriors):
+    order = np.random.default_rng(0).permutation(10)
+    inverse = np.argsort(order)
+    log_score = jax.random.normal(jax.random.key(1), (8, 10))
+    labels, time = jnp.arange(8), jnp.linspace(0.01, 1.0, 8)
+    loss = diffusion.weighted_score_entropy
+    np.testing.assert_allclose(
+        loss(
+            log_score[:, order], posteriors[:, order], jnp.asarray(inverse)[labels], time, SCHEDULE
+        ),
+        loss(log_score, posteriors, labels, time, SCHEDULE),
+        rtol=1e-5,
+    )
+
+
+def test_the_loss_and_its_gradient_match_their_exact_expectation():
+    """Monte Carlo over (t, c) against quadrature over t and enumeration over c."""
+    k, batch = 4, 1 << 16
+    p0 = jnp.asarray([0.55, 0.3, 0.1, 0.05])
+    schedule = diffusion.loglinear(0.05)
+
+    def score(theta, labels, sigma):
+        level = jnp.stack([jnp.ones_like(sigma), sigma], -1) @ theta
+        return level - jnp.take_along_axis(level, labels[:, None], axis=-1)
+
+    theta = jnp.asarray([[0.3, -0.1, 0.2, 0.1], [0.1, 0.2, -0.3, 0.0]])
+
+    def sampled(theta):
+        probs = jnp.tile(p0, (batch, 1))
+        return diffusion.didicm_loss(
+            jax.random.key(0), lambda c, s: score(theta, c, s), probs, schedule, min_time=0.05
+        ).mean()
+
+    def exact(theta):
+        times = 0.05 + 0.95 * (jnp.arange(2000.0) + 0.5) / 2000
+        total = 0.0
+        for c in range(k):
+            labels = jnp.full(2000, c)
+            sigma = schedule.total(times)
+            loss = diffusion.weighted_score_entropy(
+                score(theta, labels, sigma), jnp.tile(p0, (2000, 1)), labels, times, schedule
+            )
+            weight = jnp.exp(-sigma) * p0[c] + (1 - jnp.exp(-sigma)) / k
+            total = total + (weight * loss).mean()
+        return total
+
+    found, found_grad = jax.jit(jax.value_and_grad(sampled))(theta)
+    expected, expected_grad = jax.jit(jax.value_and_grad(exact))(theta)
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+    np.testing.assert_allclose(found_grad, expected_grad, atol=0.02 * np.abs(expected_grad).max())
+
+
+def test_stratified_times_fill_every_part_once():
+    times = np.asarray(diffusion.sample_times(jax.random.key(0), (16, 4), min_time=0.2))
+    parts = np.floor((times.ravel() - 0.2) / 0.8 * 64).astype(int)
+    np.testing.assert_array_equal(np.sort(parts), np.arange(64))
+    assert (np.diff(parts) != 1).any(), "the parts are dealt out in order"
+
+
+def test_independent_times_are_uniform():
+    times = diffusion.sample_times(jax.random.key(0), (20_000,), min_time=0.2, stratified=False)
+    assert 0.2 <= times.min() < 0.201
+    assert 0.999 < times.max() <= 1
+    np.testing.assert_allclose(times.mean(), 0.6, atol=5 * 0.8 / np.sqrt(12 * 20_000))
+    parts = np.floor((np.asarray(times) - 0.2) / 0.8 * 20_000)
+    assert len(np.unique(parts)) < 0.7 * 20_000  # independent draws collide: 1 - 1/e of the parts
+
+
+def test_the_loss_uses_the_sampling_it_is_asked_for(posteriors):
+    seen = []
+
+    def score_fn(labels, sigma):
+        seen.append(np.sort(1 - np.exp(-np.asarray(sigma))) / 0.999)
+        return jnp.zeros((8, 10))
+
+    for stratified in (True, False):
+        diffusion.didicm_loss(
+            jax.random.key(4), score_fn, posteriors, SCHEDULE, min_time=0.1, stratified=stratified
+        )
+    parts = [np.floor((times - 0.1) / 0.9 * 8) for times in seen]
+    np.testing.assert_array_equal(parts[0], np.arange(8))
+    assert (parts[1] != np.arange(8)).any()
