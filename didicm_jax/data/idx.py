@@ -1,0 +1,163 @@
+"""`idx`: MNIST-family folders, four IDX files, gzipped or not.
+
+The format (http://yann.lecun.com/exdb/mnist): two zero bytes, a type code, the number of
+dimensions D, D big-endian u32 sizes, then the values in C order and nothing after them.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from didicm_jax.data.source import ArraySource, Dataset
+from didicm_jax.errors import UserError
+
+FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"
+FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+_SPLIT_PREFIXES = ("train", "t10k")
+_IMAGES_SUFFIX = "images-idx3-ubyte"
+_LABELS_SUFFIX = "labels-idx1-ubyte"
+_UBYTE = 0x08
+_TYPES = {_UBYTE: "u8", 0x09: "i8", 0x0B: "i16", 0x0C: "i32", 0x0D: "f32", 0x0E: "f64"}
+_KINDS = {1: "labels (1 dimension)", 3: "images (3 dimensions)"}
+
+
+def load_idx(data_dir: str | None = None) -> Dataset:
+    """The MNIST-family set in `data_dir`: `train-…` for training, `t10k-…` for test.
+
+    None is Fashion-MNIST as the Debian package `dataset-fashion-mnist` installs it. The files do
+    not say what their classes are called: only the folder of that package gets Fashion-MNIST's
+    names, any other "0", "1", … up to the largest training label.
+
+    Raises:
+      UserError: a folder or file that is missing, damaged or mislabelled, images and labels that
+        do not match, or test labels that do not occur in the range of the training labels.
+    """
+    folder = FASHION_MNIST_DIR if data_dir is None else Path(data_dir)
+    paths = _find_files(folder, is_default=data_dir is None)
+    train, test = (
+        _load_split(paths[f"{prefix}-{_IMAGES_SUFFIX}"], paths[f"{prefix}-{_LABELS_SUFFIX}"])
+        for prefix in _SPLIT_PREFIXES
+    )
+    train_shape, test_shape = (
+        split.batch(np.arange(1))["image"].shape[1:] for split in (train, test)
+    )
+    if train_shape != test_shape:
+        raise UserError(
+            f"expected training and test images of one size in {folder}, found"
+            f" {train_shape[:2]} and {test_shape[:2]}: put files of one set there"
+        )
+    if folder.resolve() == FASHION_MNIST_DIR.resolve():
+        names: tuple[str, ...] = FASHION_MNIST_CLASSES
+    else:
+        names = tuple(str(label) for label in range(int(train.labels.max()) + 1))
+    return Dataset(train=train, test=test, class_names=names, image_shape=train_shape)
+
+
+def read_idx(path: Path, *, ndim: int) -> np.ndarray:
+    """Reads the u8 array of rank `ndim` in the IDX file at `path`, gzipped or not.
+
+    Whether it is gzipped is decided by its content, not its name: an IDX file starts with a zero
+    byte, a gzip file never does.
+
+    Raises:
+      UserError: the file cannot be read, is not IDX, holds another type or rank, or is shorter or
+        longer than its header says.
+    """
+    content = _read(path)
+    wanted = f"an IDX file of {_KINDS.get(ndim, f'{ndim} dimensions')} in {path}"
+    if len(content) < 4:
+        raise _damaged(wanted, f"only {len(content)} bytes")
+    zeros, code, rank = struct.unpack_from(">HBB", content)
+    if zeros != 0 or code not in _TYPES:
+        raise _damaged(wanted, f"the first bytes {content[:4].hex(' ')}, which are not IDX")
+    if rank != ndim:
+        raise UserError(
+            f"expected {wanted}, found {_KINDS.get(rank, f'{rank} dimensions')}:"
+            " check that the images and labels files have not been swapped"
+        )
+    if code != _UBYTE:
+        raise _damaged(wanted, f"values of type {_TYPES[code]} instead of u8")
+    offset = 4 + 4 * rank
+    if len(content) < offset:
+        raise _damaged(wanted, f"a header cut off after {len(content)} of {offset} bytes")
+    shape = struct.unpack_from(f">{rank}I", content, 4)
+    size = math.prod(shape)
+    if len(content) - offset != size:
+        state = "truncated" if len(content) - offset < size else "followed by other bytes"
+        raise _damaged(
+            wanted, f"{len(content) - offset:,} bytes of values for a shape of {shape} ({state})"
+        )
+    return np.frombuffer(content, np.uint8, offset=offset).reshape(shape)
+
+
+def _read(path: Path) -> bytes:
+    """The content of `path`, unzipped where it is gzip."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _damaged(f"a whole gzip file in {path}", f"a damaged one ({error})") from error
+    except OSError as error:
+        raise UserError(
+            f"expected a readable file at {path}, found {error.strerror or error}:"
+            " check config.data.data_dir and its permissions"
+        ) from error
+
+
+def _damaged(expected: str, found: str) -> UserError:
+    return UserError(f"expected {expected}, found {found}: replace it with the original file")
+
+
+def _find_files(folder: Path, *, is_default: bool) -> dict[str, Path]:
+    """Where each of the four files is; the plain one is taken where both forms are there."""
+    names = [
+        f"{p}-{suffix}" for p in _SPLIT_PREFIXES for suffix in (_IMAGES_SUFFIX, _LABELS_SUFFIX)
+    ]
+    found = {
+        name: path
+        for name in names
+        for path in (folder / f"{name}.gz", folder / name)
+        if path.exists()
+    }
+    missing = [name for name in names if name not in found]
+    if not missing:
+        return found
+    what = f"no {', '.join(missing)}" if found else "none of them"
+    if not folder.is_dir():
+        what = "no such folder"
+    remedy = "set config.data.data_dir to the folder that holds them"
+    if is_default:
+        remedy = f"install Fashion-MNIST (apt-get install {FASHION_MNIST_PACKAGE}) or {remedy}"
+    raise UserError(
+        f"expected the files {', '.join(names)} (each plain or .gz) in {folder}, found {what}:"
+        f" {remedy}"
+    )
+
+
+def _load_split(images_path: Path, labels_path: Path) -> ArraySource:
+    images, labels = read_idx(images_path, ndim=3), read_idx(labels_path, ndim=1)
+    if len(images) != len(labels):
+        raise UserError(
+            f"expected as many labels as images, found {len(images):,} images in {images_path} and"
+            f" {len(labels):,} labels in {labels_path}: put files of one set there"
+        )
+    if 0 in images.shape:
+        raise _damaged(f"at least one image in {images_path}", f"a shape of {images.shape}")
+    return ArraySource(images[..., None], labels)

@@ -1,0 +1,195 @@
+"""The order of the examples and the batches made of them.
+
+The order is a pure function of (seed, step): batch n of training holds the positions n·B to
+(n+1)·B - 1 of an endless sequence of shuffled epochs, so any batch can be asked for directly,
+resuming saves nothing, and the batches do not depend on how many processes share them.
+
+Shapes: N examples in a source, B the global batch, P processes, b = B/P the share of one of them.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+
+import grain
+import numpy as np
+
+from didicm_jax.data.source import Batch, Source, frozen_permutation
+from didicm_jax.errors import UserError
+
+
+def train_indices(
+    num_examples: int,
+    *,
+    step: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> np.ndarray:
+    """Which examples this process's share of training batch `step` holds, i64[b].
+
+    Each epoch is a fresh permutation; a batch runs on into the next epoch where one ends, so no
+    example is dropped. The share is the contiguous rows [process_index·b, (process_index+1)·b).
+    """
+    share = _share(batch_size, process_index, process_count)
+    start = step * batch_size + process_index * share
+    # One permutation per epoch, kept while it is in use: 100 times faster than Grain's shuffle,
+    # which computes each index by itself, and 40 ms per epoch for the 1.28 M images of ImageNet.
+    epochs, positions = np.divmod(np.arange(start, start + share), num_examples)
+    indices = np.empty(share, np.int64)
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        rows = epochs == epoch
+        indices[rows] = _epoch_order(num_examples, seed, epoch)[positions[rows]]
+    return indices
+
+
+def train_batch(
+    source: Source,
+    *,
+    step: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batch:
+    """This process's share of training batch `step`, computed without any other batch.
+
+    Returns:
+      `image` u8[b,H,W,C], `label` i32[b], and `index` i64[b], the place of each in `source`.
+
+    Raises:
+      UserError: fewer examples than a batch, or a batch that the processes do not divide.
+    """
+    _check_train(len(source), batch_size, seed, process_count)
+    indices = train_indices(
+        len(source),
+        step=step,
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return {**source.batch(indices), "index": indices}
+
+
+def train_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    prefetch: int = 4,
+) -> grain.DatasetIterator[Batch]:
+    """Training batches start_step, start_step + 1, … without end, as `train_batch` gives them.
+
+    They are made ahead of need by background threads. `.close()` ends these at once; an iterator
+    that is merely dropped ends them when it is collected.
+
+    Args:
+      source: the training examples.
+      batch_size: the global batch B.
+      seed: of the order.
+      start_step: the first batch; any costs the same.
+      process_index: which share of each batch to give, 0..P-1.
+      process_count: the number of shares P.
+      num_threads: threads that make batches, each a whole one; 0 makes them when asked for.
+      prefetch: how many finished batches to hold ready.
+
+    Raises:
+      UserError: fewer examples than a batch, or a batch that the processes do not divide; here,
+        not at the first batch.
+    """
+    _check_train(len(source), batch_size, seed, process_count)
+    _share(batch_size, process_index, process_count)
+
+    def make(step: int) -> Batch:
+        return train_batch(
+            source,
+            step=step,
+            batch_size=batch_size,
+            seed=seed,
+            process_index=process_index,
+            process_count=process_count,
+        )
+
+    # Grain takes no endless range; this one outlasts any run.
+    return _iterate(start_step, sys.maxsize, make, num_threads, prefetch)
+
+
+def num_eval_batches(num_examples: int, batch_size: int) -> int:
+    """How many batches `eval_batches` gives, on every process: ceil(N / B)."""
+    return -(-num_examples // batch_size)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    prefetch: int = 4,
+) -> grain.DatasetIterator[Batch]:
+    """Every example exactly once over all processes, in order, in batches of one shape.
+
+    Every process gets `num_eval_batches` batches. The rows that fill up the last one repeat the
+    last example, so that they are as harmless to a network as any image; `valid` tells them apart.
+
+    Returns:
+      An iterator of `image` u8[b,H,W,C], `label` i32[b], `index` i64[b], `valid` bool[b].
+
+    Raises:
+      UserError: a batch below 1, or one that the processes do not divide.
+    """
+    total = len(source)
+    share = _share(batch_size, process_index, process_count)
+
+    def make(step: int) -> Batch:
+        start = step * batch_size + process_index * share
+        positions = np.arange(start, start + share)
+        indices = np.minimum(positions, total - 1)
+        return {**source.batch(indices), "index": indices, "valid": positions < total}
+
+    return _iterate(0, num_eval_batches(total, batch_size), make, num_threads, prefetch)
+
+
+def _iterate(
+    start: int, stop: int, make: Callable[[int], Batch], num_threads: int, prefetch: int
+) -> grain.DatasetIterator[Batch]:
+    # The elements that Grain orders and prefetches are whole batches: its cost is per batch, and
+    # nothing in Python runs per example.
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options))
+
+
+@functools.lru_cache(maxsize=2)  # The current epoch and, at its end, the next.
+def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    order = frozen_permutation(num_examples, seed, epoch)
+    order.flags.writeable = False
+    return order
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> int:
+    """The rows b of each process; checks that they divide the batch."""
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"expected a process index within {process_count}, found {process_index}")
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"expected a batch size that the {process_count} processes divide evenly, found"
+            f" {batch_size}: use a positive multiple of {process_count}"
+        )
+    return batch_size // process_count
+
+
+def _check_train(num_examples: int, batch_size: int, seed: int, process_count: int) -> None:
+    if batch_size > num_examples:
+        raise UserError(
+            f"expected at least one batch of {batch_size} training images, found {num_examples}"
+            " images: lower the batch size or use more images"
+        )
+    if seed < 0:
+        raise UserError(f"expected a seed of 0 or more, found {seed}: set config.seed to one")

@@ -1,0 +1,176 @@
+"""What a source of labelled images is, the in-memory one, and a stratified part of any source.
+
+Shapes: N examples in a source, B indices in a request, HxW pixels of C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from didicm_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Random access to N labelled images, a batch at a time."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, i32[N], known without reading an image."""
+
+    def __len__(self) -> int:
+        """The number of examples N."""
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B].
+
+        Called from several threads at once.
+        """
+
+
+class ArraySource:
+    """Images and labels held in memory; a batch is one gather."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Takes `images` u8[N,H,W,C] (not copied) and integer `labels` [N]."""
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(f"expected images u8[N,H,W,C], found {images.dtype}{images.shape}")
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"expected integer labels [{len(images)}], found {labels.dtype}{labels.shape}"
+            )
+        self._images = images
+        self._labels = labels.astype(np.int32)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, i32[N]."""
+        return self._labels
+
+    def __len__(self) -> int:
+        """The number of examples N."""
+        return len(self._images)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""
+        return {"image": self._images[indices], "label": self._labels[indices]}
+
+
+class _Part:
+    """Some examples of another source, numbered anew from 0."""
+
+    def __init__(self, source: Source, kept: np.ndarray) -> None:
+        self._source = source
+        self._kept = kept
+        self._labels = source.labels[kept]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        return self._source.batch(self._kept[indices])
+
+
+def subset(
+    source: Source, *, count: int | None = None, ratio: float | None = None, seed: int
+) -> Source:
+    """Keeps `count` examples, or the share `ratio` of them, the same share of every class.
+
+    Nested: with one seed, a smaller choice lies within every larger one. The examples keep their
+    relative order.
+
+    Args:
+      source: what to choose from.
+      count: how many examples to keep, 1..N. Give either this or `ratio`.
+      ratio: the share to keep, in (0, 1]; rounded to a whole number of examples.
+      seed: chooses which ones, ≥ 0.
+
+    Raises:
+      UserError: a number outside these ranges.
+    """
+    if (count is None) == (ratio is None):
+        raise ValueError("subset takes either count or ratio")
+    total = len(source)
+    if ratio is not None:
+        if not 0.0 < ratio <= 1.0:
+            raise UserError(
+                f"expected a share of the training images in (0, 1], found {ratio}:"
+                " give a number such as 0.25"
+            )
+        count = round(ratio * total)
+    assert count is not None
+    if not 1 <= count <= total:
+        raise UserError(
+            f"expected to keep between 1 and all {total} training images, found {count}:"
+            " ask for a number in that range"
+        )
+    return _Part(source, np.sort(stratified_order(source.labels, seed)[:count]))
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """An order i64[N] of the examples, every prefix of which is stratified by class.
+
+    Within a class the order is random. Example j of the n in its class is due at (j + 1/2) / n, and
+    the examples are taken as they fall due, so any prefix holds the same share of every class to
+    the nearest example, and prefixes are nested by construction.
+    """
+    shuffled = frozen_permutation(len(labels), seed, 0)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    due = (np.arange(len(labels)) - first + 0.5) / np.repeat(counts, counts)
+    # Classes of one size fall due together; they take turns in random order, not in label order.
+    turn = np.repeat(frozen_permutation(len(counts), seed, 1), counts)
+    return by_class[np.lexsort((turn, due))]
+
+
+def frozen_permutation(size: int, *seeds: int) -> np.ndarray:
+    """A random order i64[size], the same for the same `seeds` with every release of NumPy.
+
+    `RandomState` is the one stream that NumPy promises never to change (NEP 19): a run that is
+    resumed, or a part of the data that is chosen again, after an upgrade sees the same order.
+    """
+    if min(seeds) < 0:
+        raise UserError(f"expected a seed of 0 or more, found {min(seeds)}: set config.seed to one")
+    bits = np.random.MT19937(np.random.SeedSequence(seeds))
+    return np.random.RandomState(bits).permutation(size).astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test source over the same classes, K = `len(class_names)`.
+
+    Raises:
+      UserError: an empty source, or a label outside 0..K-1.
+    """
+
+    train: Source
+    test: Source
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        """Checks the labels once, so that nothing downstream has to."""
+        for split, source in (("training", self.train), ("test", self.test)):
+            if not len(source):
+                raise UserError(
+                    f"expected at least one {split} image, found none: check config.data.data_dir"
+                )
+            low, high = int(source.labels.min()), int(source.labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise UserError(
+                    f"expected {split} labels within the {self.num_classes} classes"
+                    f" 0..{self.num_classes - 1}, found labels from {low} to {high}:"
+                    " check that the label files belong to these images"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes K."""
+        return len(self.class_names)

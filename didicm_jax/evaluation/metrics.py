@@ -1,0 +1,132 @@
+"""Accuracy and calibration of posteriors over classes, in NumPy.
+
+In two parts, so that an evaluation over many hosts moves O(N) numbers and not O(N·K): `outcomes`
+reduces each posterior to five numbers, `summarize` averages those.
+
+Shapes: N examples, K classes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from didicm_jax.errors import UserError
+
+# Floor of the probability under the log. It protects the mean NLL from a single infinity: the Euler
+# sampler clips to exactly 0, and N chains give 0 to every class that none of them ended in. The
+# cost: a label with less than this probability counts 15.9 nats, however sure the model was.
+NLL_FLOOR = float(np.finfo(np.float32).eps)
+# How far from 1 a posterior may sum: rounding of float32 over 100,000 classes stays below it.
+_SUM_TOLERANCE = 1e-3
+
+
+class Outcomes(NamedTuple):
+    """What one example says about the model, for each of N."""
+
+    correct1: np.ndarray
+    """bool[N]: the label is the most probable class."""
+    correct5: np.ndarray
+    """bool[N]: the label is among the min(5, K) most probable classes."""
+    nll: np.ndarray
+    """f64[N]: -ln p(label), in nats."""
+    brier: np.ndarray
+    """f64[N]: Σ_k (p_k - [k = label])², from 0 to 2."""
+    confidence: np.ndarray
+    """f64[N]: the probability of the most probable class."""
+
+
+def outcomes(probs: np.ndarray, labels: np.ndarray) -> Outcomes:
+    """Scores each posterior against its label.
+
+    Between classes of equal probability the one with the lower number ranks first, as `np.argmax`
+    does: the scored class is the one that a prediction names, and a uniform posterior is right once
+    in K over balanced classes, as chance is.
+
+    Args:
+      probs: posteriors f32[N,K], rows on the simplex. Leave padding out.
+      labels: true classes i32[N], each in 0..K-1.
+
+    Raises:
+      UserError: a NaN or an infinity in `probs`.
+      ValueError: other shapes, rows off the simplex (logits, say), labels outside the classes.
+    """
+    if probs.ndim != 2 or labels.shape != probs.shape[:1]:
+        raise ValueError(
+            f"expected probs [N,K] and labels [N], found {probs.shape}, {labels.shape}"
+        )
+    probs = np.asarray(probs, np.float64)
+    _check_values(probs, labels)
+    num_classes = probs.shape[1]
+    of_label = np.take_along_axis(probs, labels[:, None], axis=1)
+    tied_before = (probs == of_label) & (np.arange(num_classes) < labels[:, None])
+    rank = np.sum((probs > of_label) | tied_before, axis=1)
+    of_label = of_label[:, 0]
+    return Outcomes(
+        correct1=rank == 0,
+        correct5=rank < 5,
+        nll=-np.log(np.maximum(of_label, NLL_FLOOR)),
+        brier=np.sum(probs**2, axis=1) - of_label**2 + (1.0 - of_label) ** 2,
+        confidence=np.max(probs, axis=1),
+    )
+
+
+def summarize(results: Outcomes, *, bins: int = 15) -> dict[str, float]:
+    """Averages over the examples.
+
+    Args:
+      results: of all examples, each once.
+      bins: number of equal bins of the calibration error.
+
+    Returns:
+      `top1`, `top5`: accuracies as fractions in [0, 1] (with K ≤ 5, `top5` is 1 by definition).
+      `nll`: mean -ln p(label) in nats, probabilities floored at `NLL_FLOOR`.
+      `ece`: expected calibration error of the top-1 confidence in [0, 1] (Guo et al. 2017,
+      arXiv 1706.04599, eq. 3): Σ_b n_b/N · |accuracy_b - confidence_b| over the bins (lo, hi].
+      `brier`: mean Σ_k (p_k - [k = label])², from 0 to 2 (Brier 1950).
+      `num_examples`: N.
+
+    Raises:
+      ValueError: no examples.
+    """
+    total = len(results.correct1)
+    if total == 0:
+        raise ValueError("expected at least one example to summarize, found none")
+    return {
+        "top1": float(np.mean(results.correct1)),
+        "top5": float(np.mean(results.correct5)),
+        "nll": float(np.mean(results.nll, dtype=np.float64)),
+        "ece": _calibration_error(results.correct1, results.confidence, bins),
+        "brier": float(np.mean(results.brier, dtype=np.float64)),
+        "num_examples": total,
+    }
+
+
+def _calibration_error(correct: np.ndarray, confidence: np.ndarray, bins: int) -> float:
+    """Σ_b |Σ_{i in b} (correct_i - confidence_i)| / N: eq. 3 with the bin sizes cancelled."""
+    inner_edges = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+    # The number of edges strictly below is the bin (lo, hi]; a confidence that rounding left just
+    # above 1 falls in the last.
+    bin_of = np.searchsorted(inner_edges, confidence, side="left")
+    gaps = np.bincount(bin_of, correct.astype(np.float64) - confidence, minlength=bins)
+    return float(np.sum(np.abs(gaps)) / len(correct))
+
+
+def _check_values(probs: np.ndarray, labels: np.ndarray) -> None:
+    finite = np.all(np.isfinite(probs), axis=1)
+    if not np.all(finite):
+        raise UserError(
+            f"expected finite probabilities, found NaN or infinity in {np.sum(~finite)} of"
+            f" {len(probs)} posteriors (the first at row {np.argmin(finite)}): the model has"
+            " diverged; evaluate an earlier checkpoint or train with a lower learning rate"
+        )
+    total = np.sum(probs, axis=1)
+    if len(probs) and (np.min(probs) < 0 or np.max(np.abs(total - 1)) > _SUM_TOLERANCE):
+        raise ValueError(
+            f"expected rows of probabilities ≥ 0 that sum to 1, found a smallest entry of"
+            f" {np.min(probs):.3g} and sums from {np.min(total):.6g} to {np.max(total):.6g}"
+        )
+    if len(labels) and (np.min(labels) < 0 or np.max(labels) >= probs.shape[1]):
+        raise ValueError(
+            f"expected labels in 0..{probs.shape[1] - 1}, found {np.min(labels)} to"
+            f" {np.max(labels)}"
+        )
