@@ -1,0 +1,269 @@
+"""Every setting of a run: its default, its meaning, and what it may be.
+
+`default()` is the one place where keys are made; the files in `configs/` change its values. Keys
+are fixed: a name that is not here is an error wherever it comes from.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from didicm_jax.errors import UserError
+
+METHODS = ("didicm", "cross_entropy", "binary_cross_entropy")
+
+# Sections that say how a trained run is evaluated; the others say what was trained.
+FREE = ("sampler", "evaluation")
+
+
+def default() -> ml_collections.ConfigDict:
+    """A config with every key at its default.
+
+    Durations are strings, a number and a unit: `"60 epochs"`, `"500 steps"`, `"1e6 examples"`.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    # didicm: the diffusion. cross_entropy, binary_cross_entropy: the plain classifier on the same
+    # trunk, with softmax or with one sigmoid per class (timm's A1 recipe).
+    config.method = "didicm"
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "digits"  # digits, idx
+    config.data.data_dir = ""  # "": where the data set is installed
+    config.data.train_examples = 0  # keep this many, the same share of each class; 0: all
+    config.data.mean = (0.5,)  # per channel, of images in [0, 1]
+    config.data.std = (0.5,)
+
+    config.augment = ml_collections.ConfigDict()
+    config.augment.flip = False  # mirror half of the images
+    config.augment.shift = 0  # pad by so many pixels and crop at random
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "didirn18"  # didirn18|34|50|101|152, or resnet… for a classifier
+    config.model.width = 1.0  # multiplies every channel count
+    config.model.stem = "didirn"  # didirn, imagenet, small
+    config.model.dtype = "float32"  # of the computation; parameters and norms are float32
+    config.model.conditioned_stages = (
+        4  # from the end; 4: the paper, 0: only the head. didicm alone
+    )
+
+    config.diffusion = ml_collections.ConfigDict()  # didicm alone
+    config.diffusion.schedule = "loglinear"  # loglinear, geometric
+    config.diffusion.eps = 1e-3  # loglinear: share of labels still clean at t = 1
+    config.diffusion.sigma_min = 1e-3  # geometric: total noise at t = 0
+    config.diffusion.sigma_max = 1.0  # geometric: total noise at t = 1
+    config.diffusion.min_time = 1e-3  # smallest time that is trained
+    config.diffusion.stratified = True  # times spread over the global batch, or independent
+
+    config.train = ml_collections.ConfigDict()
+    config.train.batch_size = 64  # global
+    config.train.accumulate = 1  # micro-batches per step and device
+    config.train.duration = "60 epochs"
+    config.train.label_smoothing = 0.0
+    config.train.ema_decay = 0.0  # of parameters and statistics, used in evaluation; 0: off
+    config.train.max_skipped = 50  # stop after so many non-finite steps in a row
+    config.train.log_every = "20 steps"
+    config.train.checkpoint_every = "10 epochs"
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "lamb"  # lamb, adamw, sgd (Nesterov momentum 0.9)
+    config.optimizer.learning_rate = 2e-3  # at the end of the warm-up
+    config.optimizer.warmup = "5 epochs"
+    config.optimizer.warmup_learning_rate = 1e-5  # at step 0
+    config.optimizer.weight_decay = 0.01  # not on biases and norms
+    config.optimizer.clip_norm = 1.0  # of the global gradient; 0: off
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.batch_size = 256  # global
+    config.evaluation.every = "10 epochs"
+
+    config.sampler = ml_collections.ConfigDict()  # didicm alone
+    config.sampler.name = "cp"  # cp, cl, one_shot
+    config.sampler.steps = 8  # cp, cl: network calls
+    config.sampler.query = "min"  # cp: min, max, random
+    config.sampler.integrator = "euler"  # cp: euler, exact
+    config.sampler.chains = 10  # cl: labels per image
+    config.sampler.min_time = 1e-5  # cp, cl: where the diffusion ends
+    config.sampler.time = 0.6  # one_shot: the noise level asked
+    return config.lock()
+
+
+def steps(duration: str, *, batch_size: int, num_examples: int, key: str = "duration") -> int:
+    """A duration in steps, rounded up.
+
+    Args:
+      duration: a number and `steps`, `epochs` or `examples`.
+      batch_size: global batch.
+      num_examples: in an epoch.
+      key: what the error calls it.
+
+    Raises:
+      UserError: it does not read as a duration of more than 0.
+    """
+    number, unit = _duration(key, duration)
+    per_unit = {"steps": 1.0, "epochs": num_examples / batch_size, "examples": 1 / batch_size}[unit]
+    # 1e-9: 60 * (1437 / 64) * 64 / 64 is not always the integer that it should be.
+    return max(1, math.ceil(number * per_unit - 1e-9))
+
+
+def _duration(key: str, text: str) -> tuple[float, str]:
+    words = text.split()
+    units = {"step": "steps", "epoch": "epochs", "example": "examples"}
+    try:
+        number, unit = float(words[0]), units[words[1].removesuffix("s")]
+        valid = len(words) == 2 and 0 < number < math.inf
+    except (IndexError, ValueError, KeyError):
+        valid = False
+    if not valid:
+        raise UserError(
+            f"config.{key}: expected a number above 0 and a unit, like '60 epochs', '500 steps' or "
+            f"'1e6 examples', found {text!r}"
+        )
+    return number, unit
+
+
+def _one_of(*choices: str) -> Callable[[str, Any], None]:
+    def check(key: str, value: Any) -> None:
+        if value not in choices:
+            raise UserError(f"config.{key}: expected one of {', '.join(choices)}, found {value!r}")
+
+    return check
+
+
+def _number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable:
+    def check(key: str, value: Any) -> None:
+        above = value > low if open_low else value >= low
+        if not (above and value <= high and value < math.inf):
+            bound = f"{'above' if open_low else 'at least'} {low:g}"
+            upper = "" if high == math.inf else f" and at most {high:g}"
+            raise UserError(f"config.{key}: expected a number {bound}{upper}, found {value}")
+
+    return check
+
+
+def _below_one(key: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UserError(f"config.{key}: expected a number in [0, 1), found {value}")
+
+
+def _channels(key: str, value: Any) -> None:
+    if not value or not all(isinstance(x, int | float) for x in value):
+        raise UserError(f"config.{key}: expected one number per channel, found {value!r}")
+
+
+def _positive_channels(key: str, value: Any) -> None:
+    _channels(key, value)
+    if min(value) <= 0:
+        raise UserError(f"config.{key}: expected numbers above 0, found {value!r}")
+
+
+def _anything(key: str, value: Any) -> None:
+    """For keys whose readers check them: names of files and of registered things."""
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "seed": _number(0, 2**31 - 1),
+    "method": _one_of(*METHODS),
+    "data.name": _anything,
+    "data.data_dir": _anything,
+    "data.train_examples": _number(0),
+    "data.mean": _channels,
+    "data.std": _positive_channels,
+    "augment.flip": _anything,
+    "augment.shift": _number(0),
+    "model.name": _anything,
+    "model.width": _number(0, open_low=True),
+    "model.stem": _anything,
+    "model.dtype": _one_of("float32", "bfloat16"),
+    "model.conditioned_stages": _number(0, 4),
+    "diffusion.schedule": _one_of("loglinear", "geometric"),
+    "diffusion.eps": _number(0, 0.5, open_low=True),
+    "diffusion.sigma_min": _number(0, open_low=True),
+    "diffusion.sigma_max": _number(0, open_low=True),
+    "diffusion.min_time": _below_one,
+    "diffusion.stratified": _anything,
+    "train.batch_size": _number(1),
+    "train.accumulate": _number(1),
+    "train.duration": _duration,
+    "train.label_smoothing": _below_one,
+    "train.ema_decay": _below_one,
+    "train.max_skipped": _number(1),
+    "train.log_every": _duration,
+    "train.checkpoint_every": _duration,
+    "optimizer.name": _one_of("lamb", "adamw", "sgd"),
+    "optimizer.learning_rate": _number(0, open_low=True),
+    "optimizer.warmup": _duration,
+    "optimizer.warmup_learning_rate": _number(0),
+    "optimizer.weight_decay": _number(0),
+    "optimizer.clip_norm": _number(0),
+    "evaluation.batch_size": _number(1),
+    "evaluation.every": _duration,
+    "sampler.name": _one_of("cp", "cl", "one_shot"),
+    "sampler.steps": _number(1),
+    "sampler.query": _one_of("min", "max", "random"),
+    "sampler.integrator": _one_of("euler", "exact"),
+    "sampler.chains": _number(1),
+    "sampler.min_time": _below_one,
+    "sampler.time": _number(0, 1, open_low=True),
+}
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Dotted keys and their values."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every key and value, before anything expensive starts.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value has the wrong type or range.
+    """
+    found, expected = flatten(config), flatten(default())
+    for word, keys in (
+        ("unknown", found.keys() - expected.keys()),
+        ("missing", expected.keys() - found.keys()),
+    ):
+        if keys:
+            raise UserError(
+                f"config: {word} keys {', '.join(sorted(keys))}; see didicm_jax/config.py"
+            )
+    for key, value in found.items():
+        wanted = type(expected[key])
+        # An int is a fine float; a bool is not a fine int.
+        fits = isinstance(value, wanted) or (wanted is float and type(value) is int)
+        if not fits or (isinstance(value, bool) and wanted is not bool):
+            raise UserError(
+                f"config.{key}: expected {wanted.__name__}, like {expected[key]!r}, found {value!r}"
+            )
+        _CHECKS[key](key, value)
+    if config.diffusion.sigma_min >= config.diffusion.sigma_max:
+        raise UserError(
+            "config.diffusion: expected sigma_min < sigma_max, found "
+            f"{config.diffusion.sigma_min} and {config.diffusion.sigma_max}"
+        )
+
+
+def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The config that a run's `config.json` holds; `validate` it before use."""
+    config = ml_collections.ConfigDict(values)
+    for section, key in (("data", "mean"), ("data", "std")):
+        if section in config and key in config[section]:
+            config[section][key] = tuple(config[section][key])  # JSON knows no tuples
+    return config.lock()
+
+
+def differences(
+    ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values; None stands for a missing key."""
+    a, b = flatten(ours), flatten(theirs)
+    return {k: (a.get(k), b.get(k)) for k in sorted(a | b) if a.get(k) != b.get(k)}

@@ -1,0 +1,167 @@
+"""What can be asked of a ResNet, checked before any parameter is made.
+
+Everything here raises `UserError` with one line: what was expected, what was found, what to do.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from didicm_jax.errors import UserError
+
+STAGES = 4
+STAGE_STRIDE = 8  # of the four stages together: all but the first halve the image
+BASE_CHANNELS = 64
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+ImageSize = int | tuple[int, int]
+
+
+class Stem(NamedTuple):
+    """The first convolution and whether a 3x3 max pool with stride 2 follows."""
+
+    size: int
+    stride: int
+    pools: bool
+
+
+STEMS = {
+    "didirn": Stem(3, 1, True),  # the original's: total stride 16
+    "imagenet": Stem(7, 2, True),  # ResNet's: total stride 32
+    "small": Stem(3, 1, False),  # for thumbnails: total stride 8
+}
+
+
+@dataclass(frozen=True)
+class ResNetOptions:
+    """Options of the plain ResNets.
+
+    in_channels: channels of the images.
+    width: multiplier of all channel counts (64 in the first stage).
+    stem: a key of `STEMS`.
+    dtype: type to compute in, float32 or bfloat16; parameters and norms stay float32.
+    norm_axis_name: mapped axis over which BatchNorm shares its batch statistics; None keeps them
+      to each device.
+    """
+
+    in_channels: int = 3
+    width: float = 1.0
+    stem: str = "didirn"
+    dtype: DTypeLike = jnp.float32
+    norm_axis_name: str | None = None
+
+    @property
+    def base_channels(self) -> int:
+        """Channels of the stem and, inside its blocks, of the first stage."""
+        return round(BASE_CHANNELS * self.width)
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """`dtype` as a NumPy type."""
+        return jnp.dtype(self.dtype)
+
+    def check(self, name: str, image_size: ImageSize) -> None:
+        """Raises UserError unless model `name` can be built with these options."""
+        require_int(f"{name}: in_channels", self.in_channels, 1)
+        if not isinstance(self.stem, str) or self.stem not in STEMS:
+            raise UserError(
+                f"{name}: expected a stem out of {', '.join(STEMS)}, found {self.stem!r}: "
+                "set stem to one of them"
+            )
+        self._check_width(name)
+        check_compute_dtype(name, self.dtype)
+        axis = self.norm_axis_name
+        if axis is not None and (not isinstance(axis, str) or not axis):
+            raise UserError(
+                f"{name}: expected norm_axis_name to be the name of a mapped axis or None, found "
+                f"{axis!r}: leave it out for per-device statistics"
+            )
+        self._check_image_size(name, image_size)
+
+    def _check_width(self, name: str) -> None:
+        width = self.width
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 100:
+            raise UserError(
+                f"{name}: expected width to be a positive number, found {width!r}: "
+                "set width=1.0 for the full network"
+            )
+        # Even, because the GroupNorm of the conditioned blocks pairs the channels.
+        if (
+            self.base_channels < 2
+            or self.base_channels != BASE_CHANNELS * width
+            or (self.base_channels % 2)
+        ):
+            nearest = max(2, 2 * round(BASE_CHANNELS * width / 2)) / BASE_CHANNELS
+            raise UserError(
+                f"{name}: expected a width for which {BASE_CHANNELS} x width is an even number of "
+                f"channels, found width={width} ({BASE_CHANNELS * width:g} channels): "
+                f"use for example width={nearest}"
+            )
+
+    def _check_image_size(self, name: str, image_size: ImageSize) -> None:
+        sides = check_image_size(name, image_size)
+        stem = STEMS[self.stem]
+        stride = stem.stride * (2 if stem.pools else 1) * STAGE_STRIDE
+        # At half the stride the last halving would find a single pixel, and see only padding.
+        if min(sides) <= stride // 2:
+            advice = "use larger images" if self.stem == "small" else "use larger images or a stem"
+            if self.stem != "small":
+                advice += " of smaller stride (stem='small')"
+            raise UserError(
+                f"{name}: expected images of at least {stride // 2 + 1} pixels a side for the "
+                f"stem {self.stem!r} (total stride {stride}), found {sides[0]}x{sides[1]}: {advice}"
+            )
+
+
+@dataclass(frozen=True)
+class ScoreOptions(ResNetOptions):
+    """Options of DiDiRN: those of `ResNetOptions` and
+
+    conditioned_stages: how many stages see label and noise, counted from the end: 4 is the paper,
+      1 the last stage, 0 none (two small MLPs on the pooled feature see them). What comes before
+      the first conditioned block runs once per image, however many steps are sampled.
+    """
+
+    conditioned_stages: int = STAGES
+
+    def check(self, name: str, image_size: ImageSize) -> None:
+        """Raises UserError unless model `name` can be built with these options."""
+        super().check(name, image_size)
+        require_int(f"{name}: conditioned_stages", self.conditioned_stages, 0, STAGES)
+
+
+def require_int(what: str, value: object, low: int, high: float = math.inf) -> None:
+    """Raises UserError unless `value` is a whole number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise UserError(f"{what}: expected a whole number {limits}, found {value!r}: change it")
+
+
+def check_image_size(name: str, image_size: ImageSize) -> tuple[int, int]:
+    """Height and width; UserError unless they are positive whole numbers."""
+    # Lists too: that is what a tuple becomes on its way through a JSON file.
+    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size,) * 2
+    if len(sides) != 2:
+        raise UserError(
+            f"{name}: expected image_size to be one number or (height, width), found "
+            f"{image_size!r}: give the size of the images the model will see"
+        )
+    for side in sides:
+        require_int(f"{name}: image_size", side, 1)
+    return sides[0], sides[1]
+
+
+def check_compute_dtype(name: str, dtype: DTypeLike) -> None:
+    """Raises UserError unless networks can compute in `dtype`."""
+    try:
+        found = jnp.dtype(dtype).name
+    except TypeError:
+        found = repr(dtype)
+    if found not in COMPUTE_DTYPES:
+        raise UserError(
+            f"{name}: expected dtype to be {' or '.join(COMPUTE_DTYPES)}, found {found}: "
+            "set it to one of them (parameters and norms are float32 in any case)"
+        )

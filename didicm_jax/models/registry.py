@@ -1,0 +1,93 @@
+"""All models by name. A family joins with one row: its names and how it checks and builds."""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+from flax import nnx
+
+from didicm_jax.errors import UserError
+from didicm_jax.models import resnet
+from didicm_jax.models.base import Classifier, ScoreModel
+from didicm_jax.models.options import ImageSize, require_int
+
+
+class Options(Protocol):
+    """The options of a family: a frozen dataclass, its fields the options with their defaults."""
+
+    def check(self, name: str, image_size: ImageSize) -> None:
+        """Raises UserError unless model `name` can be built with these options."""
+
+
+class Builder(Protocol):
+    """Makes a model out of options that have been checked."""
+
+    def __call__(
+        self, options: Any, *, num_classes: int, image_size: ImageSize, rngs: nnx.Rngs
+    ) -> Classifier | ScoreModel:
+        """The model, its parameters initialised."""
+
+
+class Entry(NamedTuple):
+    """A model by name: its kind (`ScoreModel` or `Classifier`), its options and its builder."""
+
+    kind: type[nnx.Module]
+    options: type[Any]
+    build: Builder
+
+
+_MODELS: dict[str, Entry] = {
+    **{name: Entry(*row) for name, row in resnet.MODELS.items()},
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `create_model` knows."""
+    return tuple(_MODELS)
+
+
+def score_models() -> tuple[str, ...]:
+    """The names of the models that see label and noise."""
+    return tuple(name for name, entry in _MODELS.items() if issubclass(entry.kind, ScoreModel))
+
+
+def classifiers() -> tuple[str, ...]:
+    """The names of the plain models."""
+    return tuple(name for name, entry in _MODELS.items() if issubclass(entry.kind, Classifier))
+
+
+def create_model(
+    name: str, *, num_classes: int, image_size: ImageSize, rngs: nnx.Rngs, **options: Any
+) -> Any:
+    """A new model in train mode; `model.eval()` switches it.
+
+    Args:
+      name: one of `names()`.
+      num_classes: K, at least 2.
+      image_size: side of the images, or (height, width).
+      rngs: source of the initial parameters.
+      **options: those of the family, see `ResNetOptions` and `ScoreOptions`.
+
+    Returns:
+      A `ScoreModel` for `didirn*`, a `Classifier` for `resnet*`. Its state holds `nnx.Param` and
+      `nnx.BatchStat` only, all float32.
+
+    Raises:
+      UserError: for an unknown name or option, or a value that the model cannot be built with;
+        before any parameter is made.
+    """
+    if name not in _MODELS:
+        raise UserError(
+            f"expected the name of a model, found {name!r}: use one of {', '.join(_MODELS)}"
+        )
+    entry = _MODELS[name]
+    known = [field.name for field in dataclasses.fields(entry.options)]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise UserError(
+            f"{name}: expected options out of {', '.join(known)}, found {', '.join(unknown)}: "
+            "remove or rename them"
+        )
+    require_int(f"{name}: num_classes", num_classes, 2)
+    checked = entry.options(**options)
+    checked.check(name, image_size)
+    return entry.build(checked, num_classes=num_classes, image_size=image_size, rngs=rngs)

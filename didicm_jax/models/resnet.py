@@ -1,0 +1,193 @@
+"""ResNet (He et al. 2015, v1.5) and DiDiRN (arXiv 2511.20263) on one trunk.
+
+Shape symbols: `B` images, `H`, `W` their size, `C` channels, `K` classes. Names of parameters are
+those of torchvision with `/` for `.`, e.g. `layer1/0/conv1/kernel`.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import jax
+from flax import nnx
+
+from didicm_jax.models.base import Classifier, ScoreModel
+from didicm_jax.models.conditioning import ConditionedHead, LabelTimeEmbedding
+from didicm_jax.models.layers import (
+    LINEAR_INIT,
+    ZEROS,
+    BatchNorm,
+    Block,
+    Branches,
+    ConditionedBlock,
+    Precision,
+    conv,
+    global_average,
+    max_pool,
+)
+from didicm_jax.models.options import STAGES, STEMS, ImageSize, ResNetOptions, ScoreOptions
+
+BlockFeatures = Branches
+
+
+class PooledFeatures(NamedTuple):
+    """All that a head-only model keeps of an image.
+
+    pooled: float32 `[B, C]`.
+    """
+
+    pooled: chex.Array
+
+
+class Depth(NamedTuple):
+    """Blocks per stage, and their kind."""
+
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool
+
+
+DEPTHS = {
+    "18": Depth((2, 2, 2, 2), False),
+    "34": Depth((3, 4, 6, 3), False),
+    "50": Depth((3, 4, 6, 3), True),
+    "101": Depth((3, 4, 23, 3), True),
+    "152": Depth((3, 8, 36, 3), True),
+}
+
+
+class _Trunk(nnx.Module):
+    """Stem and four stages, of which the last `conditioned` see label and noise."""
+
+    def __init__(
+        self, depth: Depth, options: ResNetOptions, *, conditioned: int, rngs: nnx.Rngs
+    ) -> None:
+        stem, base = STEMS[options.stem], options.base_channels
+        precision = Precision(options.compute_dtype, options.norm_axis_name)
+        self.in_channels = options.in_channels
+        self.compute_dtype = options.compute_dtype
+        self.pools = stem.pools
+        self.conv1 = conv(options.in_channels, base, stem.size, stem.stride, precision, rngs)
+        self.bn1 = BatchNorm(base, precision.norm_axis_name, rngs=rngs)
+
+        channels = base
+        for stage, count in enumerate(depth.blocks):
+            kind = ConditionedBlock if stage >= STAGES - conditioned else Block
+            blocks = nnx.List[Block]([])
+            for index in range(count):
+                block = kind(
+                    channels,
+                    base * 2**stage,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    bottleneck=depth.bottleneck,
+                    precision=precision,
+                    rngs=rngs,
+                )
+                blocks.append(block)
+                channels = block.out_channels
+            setattr(self, f"layer{stage + 1}", blocks)
+        self.out_channels = channels
+
+    def _blocks(self) -> list[Block]:
+        return [block for stage in range(STAGES) for block in getattr(self, f"layer{stage + 1}")]
+
+    def _stem(self, images: chex.Array) -> chex.Array:
+        chex.assert_shape(images, (None, None, None, self.in_channels))
+        chex.assert_type(images, float)
+        x = jax.nn.relu(self.bn1(self.conv1(images.astype(self.compute_dtype))))
+        return max_pool(x) if self.pools else x
+
+
+class ResNet(_Trunk, Classifier):
+    """The plain ResNet: DiDiRN without label and noise, for matched comparisons."""
+
+    def __init__(
+        self, depth: Depth, options: ResNetOptions, *, num_classes: int, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(depth, options, conditioned=0, rngs=rngs)
+        self.num_classes = num_classes
+        self.fc = nnx.Linear(self.out_channels, num_classes, kernel_init=LINEAR_INIT, rngs=rngs)
+
+    def __call__(self, images: chex.Array) -> chex.Array:
+        """Float images `[B, H, W, C]` to logits float32 `[B, K]`."""
+        x = self._stem(images)
+        for block in self._blocks():
+            x = block(x)
+        return self.fc(global_average(x))
+
+
+class DiDiRN(_Trunk, ScoreModel):
+    """The ResNet that sees a noised label and the noise level, in its last stages or its head."""
+
+    def __init__(
+        self, depth: Depth, options: ScoreOptions, *, num_classes: int, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(depth, options, conditioned=options.conditioned_stages, rngs=rngs)
+        self.num_classes = num_classes
+        self.embedding = LabelTimeEmbedding(num_classes, rngs=rngs)
+        if options.conditioned_stages == 0:
+            self.head = ConditionedHead(self.out_channels, rngs=rngs)
+        # Zeros, as SEDD and DiT: training starts from s = 1, the score of pure noise, and not from
+        # exponentials of random numbers.
+        self.fc = nnx.Linear(self.out_channels, num_classes, kernel_init=ZEROS, rngs=rngs)
+
+    def encode(self, images: chex.Array) -> BlockFeatures | PooledFeatures:
+        """All of the network that does not see the label.
+
+        Args:
+          images: float `[B, H, W, C]`.
+
+        Returns:
+          `BlockFeatures`, both branches of the first conditioned block up to where the label
+          enters; `PooledFeatures` where only the head is conditioned.
+        """
+        x = self._stem(images)
+        for block in self._blocks():
+            if isinstance(block, ConditionedBlock):
+                return block.branches(x)
+            x = block(x)
+        return PooledFeatures(global_average(x))
+
+    def raw_score(
+        self, features: BlockFeatures | PooledFeatures, labels: chex.Array, sigma: chex.Array
+    ) -> chex.Array:
+        """The output float32 `[B, K]` for labels int `[B]` and sigma `[B]`, not zeroed."""
+        chex.assert_equal_shape_prefix([features[0], labels, sigma], 1)
+        activated = jax.nn.silu(self.embedding(labels, sigma))
+        if isinstance(features, PooledFeatures):
+            return self.fc(self.head(features.pooled, activated))
+        first, *rest = [b for b in self._blocks() if isinstance(b, ConditionedBlock)]
+        x = first.join(features, activated)
+        for block in rest:
+            x = block.join(block.branches(x), activated)
+        return self.fc(global_average(x))
+
+
+def _build_resnet(
+    depth: Depth,
+    options: ResNetOptions,
+    *,
+    num_classes: int,
+    image_size: ImageSize,
+    rngs: nnx.Rngs,
+) -> ResNet:
+    del image_size  # checked with the options; a convolution has no use for it
+    return ResNet(depth, options, num_classes=num_classes, rngs=rngs)
+
+
+def _build_didirn(
+    depth: Depth,
+    options: ScoreOptions,
+    *,
+    num_classes: int,
+    image_size: ImageSize,
+    rngs: nnx.Rngs,
+) -> DiDiRN:
+    del image_size  # as above
+    return DiDiRN(depth, options, num_classes=num_classes, rngs=rngs)
+
+
+# Rows of the registry: the kind of model, the class of its options and what builds it from them.
+MODELS: dict[str, tuple[type[nnx.Module], type[ResNetOptions], Any]] = {
+    **{f"didirn{n}": (DiDiRN, ScoreOptions, partial(_build_didirn, d)) for n, d in DEPTHS.items()},
+    **{f"resnet{n}": (ResNet, ResNetOptions, partial(_build_resnet, d)) for n, d in DEPTHS.items()},
+}

@@ -1,0 +1,255 @@
+"""The training step on a small network, over one, two and four devices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from didicm_jax import devices, diffusion
+from didicm_jax.training import objectives, state
+from didicm_jax.training.step import make_train_step
+
+CLASSES, BATCH, MIN_TIME, SEED = 5, 16, 0.05, 7
+SCHEDULE = diffusion.loglinear()
+
+
+class Score(nnx.Module):
+    """A score model of two layers; with BatchNorm the examples of a micro-batch see each other."""
+
+    def __init__(self, *, norm, rngs):
+        self.image = nnx.Linear(12, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, momentum=0.9, rngs=rngs) if norm else None
+        self.label = nnx.Embed(CLASSES, 8, rngs=rngs)
+        self.out = nnx.Linear(8, CLASSES, rngs=rngs)
+
+    def __call__(self, images, labels, sigma):
+        hidden = self.image(images.reshape(len(images), -1))
+        hidden = hidden if self.norm is None else self.norm(hidden)
+        hidden = jnp.tanh(hidden + self.label(labels) * sigma[:, None])
+        at_label = jax.nn.one_hot(labels, CLASSES, dtype=bool)
+        return jnp.where(at_label, 0.0, self.out(hidden))
+
+
+def prepare(keys, images, labels):
+    """Noise per example, so that the keys matter; an image of 255s becomes a NaN."""
+    noise = jax.vmap(lambda key: 0.1 * jax.random.normal(key, images.shape[1:]))(keys)
+    images = images.astype(jnp.float32)
+    images = jnp.where(images == 255, jnp.nan, images / 255 + noise)
+    return images, jax.nn.one_hot(labels, CLASSES, dtype=jnp.float32)
+
+
+def mesh_of(count):
+    return Mesh(np.asarray(jax.devices()[:count]), (devices.AXIS,), axis_types=(AxisType.Auto,))
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 255, (BATCH, 2, 2, 3)).astype(np.uint8),
+        "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
+    }
+
+
+def start(mesh, *, norm=True, ema=False, optimizer=None):
+    graphdef, variables = state.split(Score(norm=norm, rngs=nnx.Rngs(0)))
+    # Not Adam: it blows up the rounding of gradients that are 0, like those before a BatchNorm.
+    optimizer = optimizer or optax.sgd(0.05, momentum=0.9)
+    first = state.create(variables, optimizer, ema=ema)
+    return graphdef, optimizer, jax.device_put(first, devices.replicated(mesh))
+
+
+def make(mesh, *, norm=True, ema_decay=0.0, optimizer=None, objective=None, **options):
+    graphdef, optimizer, first = start(mesh, norm=norm, ema=ema_decay > 0, optimizer=optimizer)
+    step = make_train_step(
+        graphdef,
+        objective or objectives.didicm(SCHEDULE),
+        prepare,
+        optimizer,
+        mesh,
+        seed=SEED,
+        min_time=MIN_TIME,
+        ema_decay=ema_decay,
+        **options,
+    )
+    return step, first
+
+
+def run(mesh, batch, steps=3, **options):
+    """The last state and all losses."""
+    step, current = make(mesh, **options)
+    losses = []
+    for _ in range(steps):
+        current, metrics = step(current, devices.shard(batch, mesh))
+        losses.append(float(metrics.loss))
+    return jax.device_get(current), losses
+
+
+def assert_close(found, expected, rtol=2e-5):
+    chex.assert_trees_all_close(found, expected, rtol=rtol, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "accumulate"), [(1, 4), (2, 2)])
+def test_devices_and_micro_batches_are_interchangeable(batch, count, accumulate):
+    """D devices with A micro-batches are D A devices: the groups of BatchNorm are the same."""
+    expected = run(mesh_of(4), batch)
+    assert_close(run(mesh_of(count), batch, accumulate=accumulate), expected)
+
+
+@pytest.mark.parametrize(("count", "accumulate"), [(1, 4), (4, 1), (4, 2)])
+def test_accumulation_equals_the_large_batch(batch, count, accumulate):
+    """Without BatchNorm nothing ties the examples together, so no split may change anything."""
+    expected = run(mesh_of(1), batch, norm=False)
+    assert_close(run(mesh_of(count), batch, norm=False, accumulate=accumulate), expected)
+
+
+def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch):
+    """One SGD step against jax.grad of the published loss at the same draws, with no step code."""
+    step, first = make(mesh_of(4), norm=False, optimizer=optax.sgd(1.0))
+    before = jax.device_get(first.variables.params)
+    after, metrics = step(first, devices.shard(batch, mesh_of(4)))
+
+    graphdef, variables = state.split(Score(norm=False, rngs=nnx.Rngs(0)))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0), 3)
+    fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    augment_keys, noise_keys = (fold_in(key, jnp.arange(BATCH)) for key in keys[:2])
+    images, targets = prepare(
+        augment_keys, jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+    )
+    time = diffusion.sample_times(keys[2], (BATCH,), min_time=MIN_TIME)
+    sigma = SCHEDULE.total(time)
+    labels = jax.vmap(diffusion.sample_marginal)(noise_keys, targets, sigma)
+
+    def loss(params):
+        log_score = nnx.merge(graphdef, params, variables.stats)(images, labels, sigma)
+        log_ratio = diffusion.log_ratio(targets, sigma, labels)
+        return (SCHEDULE.rate(time) * diffusion.score_entropy(log_score, log_ratio, labels)).mean()
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(variables.params)
+    np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, optax.tree.norm(grads), rtol=1e-5)
+    moved = jax.tree.map(lambda a, b: a - b, before, jax.device_get(after.variables.params))
+    assert_close(moved, grads)
+
+
+def test_running_statistics_are_averaged_over_the_devices(batch):
+    """Each device normalises with its own share; the state stays one."""
+    step, first = make(mesh_of(4))
+    weights = jax.device_get(first.variables.params["image"])
+    after, _ = step(first, devices.shard(batch, mesh_of(4)))
+    key = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0), 3)[0]
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(BATCH))
+    images, _ = prepare(keys, jnp.asarray(batch["image"]), jnp.asarray(batch["label"]))
+    hidden = np.asarray(images).reshape(4, 4, 12) @ weights["kernel"] + weights["bias"]
+    stats = after.variables.stats["norm"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * hidden.mean((0, 1)), rtol=1e-4, atol=1e-6)
+    variance = 0.9 + 0.1 * hidden.var(1).mean(0)
+    np.testing.assert_allclose(stats["var"], variance, rtol=1e-4)
+    assert not np.allclose(hidden.var(1).mean(0), hidden.var((0, 1)), rtol=0.05)
+
+
+def test_a_step_compiles_once_and_donates_its_state(batch):
+    traces = []
+
+    def counted(model, part):
+        traces.append(1)
+        return objectives.didicm(SCHEDULE)(model, part)
+
+    mesh = mesh_of(4)
+    step, current = make(mesh, objective=counted)
+    first = current
+    for _ in range(3):
+        current, _ = step(current, devices.shard(batch, mesh))
+    assert len(traces) == 1
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+
+
+def test_a_non_finite_step_changes_nothing_but_the_counters(batch):
+    mesh = mesh_of(4)
+    step, current = make(mesh, ema_decay=0.9)
+    current, _ = step(current, devices.shard(batch, mesh))
+    before = jax.device_get(current)
+    bad = batch | {
+        "image": np.where(np.arange(BATCH)[:, None, None, None] == 3, 255, batch["image"])
+    }
+    bad["image"] = bad["image"].astype(np.uint8)
+    for count in (1, 2):
+        current, metrics = step(current, devices.shard(bad, mesh))
+        assert not np.isfinite(metrics.loss)
+        assert (metrics.skipped, metrics.skipped_in_row) == (count, count)
+    after = jax.device_get(current)
+    kept = ("variables", "opt_state", "ema")
+    for name in kept:
+        chex.assert_trees_all_equal(getattr(after, name), getattr(before, name))
+    assert after.step == 3
+    current, metrics = step(current, devices.shard(batch, mesh))
+    assert np.isfinite(metrics.loss)
+    assert (metrics.skipped, metrics.skipped_in_row) == (2, 0)
+
+
+def test_the_average_follows_the_weights(batch):
+    """`ema = d ema + (1 - d) w`, d = min(decay, (1 + n) / (10 + n)), statistics included."""
+    mesh = mesh_of(2)
+    step, current = make(mesh, ema_decay=0.15)
+    average = jax.device_get(current.variables)
+    for n in range(3):
+        current, _ = step(current, devices.shard(batch, mesh))
+        decay = min(0.15, (1 + n) / (10 + n))
+        average = jax.tree.map(
+            lambda a, w, d=decay: d * a + (1 - d) * w, average, jax.device_get(current.variables)
+        )
+    assert_close(current.ema, average)
+    chex.assert_trees_all_equal(current.best_variables, current.ema)
+
+
+def test_times_are_stratified_over_the_global_batch_and_do_not_depend_on_the_devices(batch):
+    seen = {}
+
+    def spy(name):
+        def objective(model, part):
+            jax.debug.callback(
+                lambda t, k: seen.setdefault(name, []).append((np.asarray(t), np.asarray(k))),
+                part.time,
+                jax.random.key_data(part.keys),
+            )
+            return model(part.images, jnp.zeros(len(part.time), jnp.int32), part.time).sum(-1)
+
+        return objective
+
+    for name, count, stratified in (("four", 4, True), ("one", 1, True), ("free", 4, False)):
+        run(mesh_of(count), batch, steps=1, objective=spy(name), stratified=stratified)
+    jax.effects_barrier()
+    times = {name: np.sort(np.concatenate([t for t, _ in parts])) for name, parts in seen.items()}
+    parts = np.floor((times["four"] - MIN_TIME) / (1 - MIN_TIME) * BATCH)
+    np.testing.assert_array_equal(parts, np.arange(BATCH))
+    np.testing.assert_array_equal(times["four"], times["one"])
+    assert (np.floor((times["free"] - MIN_TIME) / (1 - MIN_TIME) * BATCH) != parts).any()
+    keys = {
+        name: {tuple(k) for _, keys in parts for k in keys.tolist()} for name, parts in seen.items()
+    }
+    assert len(keys["four"]) == BATCH
+    assert keys["four"] == keys["one"]
+
+
+def test_every_step_draws_anew(batch):
+    _, losses = run(mesh_of(2), batch, optimizer=optax.sgd(0.0), norm=False)
+    assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
+def test_classifier_objectives_written_out(name, x64):
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(6, 4)) * 3, rng.dirichlet(np.ones(4), size=6)
+    part = objectives.Batch(None, jnp.asarray(targets), None, None)
+    found = getattr(objectives, name)(lambda images: jnp.asarray(logits), part)
+    if name == "cross_entropy":
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = -(targets * log_probs).sum(-1)
+    else:
+        sigmoid = 1 / (1 + np.exp(-logits))
+        expected = -(targets * np.log(sigmoid) + (1 - targets) * np.log(1 - sigmoid)).mean(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
