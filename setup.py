@@ -1,8 +1,51 @@
 """Packaging; the settings of the tools are in `pyproject.toml`."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "didicm_jax" / "__init__.py").read_text())[1]
 
 setup(
     name="didicm-jax",
+    version=VERSION,
+    description="Discrete Diffusion Classification Modeling in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
     packages=find_packages(include=["didicm_jax", "didicm_jax.*"]),
+    python_requires=">=3.11,<3.14",
+    # The lower bounds are the oldest versions that the test suite has passed with.
+    install_requires=[
+        "absl-py>=2.5",
+        "chex>=0.1.92",
+        "flax>=0.12.8",
+        "grain>=0.2.18",
+        "jax>=0.10.2",
+        "ml_collections>=1.1",
+        "numpy>=2.4",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "scikit-learn>=1.9",
+        "tensorboardX>=2.6.5",
+        "tqdm>=4.67",
+    ],
+    extras_require={
+        "cuda12": ["jax[cuda12]>=0.10.2"],
+        "cuda13": ["jax[cuda13]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "test": [
+            "hypothesis>=6.150",
+            "import-linter>=2.16",
+            "mypy>=2.4",
+            "pillow>=13.0",
+            "pytest>=9.2",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "scipy>=1.17",
+            "types-tqdm>=4.67",
+        ],
+    },
 )

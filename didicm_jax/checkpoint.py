@@ -4,11 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import chex
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
-
-from didicm_jax.errors import UserError
 
 # What a checkpoint is worth that was saved without an evaluation: less than any accuracy.
 _NOT_EVALUATED = -1.0
@@ -57,25 +54,14 @@ class Checkpoints:
 
         Args:
           step: one of the steps kept.
-          like: arrays or `jax.ShapeDtypeStruct`s with shardings; the result is placed as they say.
+          like: `jax.ShapeDtypeStruct`s with shardings; the result is placed as they say.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def require(step: int | None, workdir: Path, which: str) -> int:
-    """The step, or a `UserError` that says there is no such checkpoint."""
-    if step is None:
-        raise UserError(
-            f"workdir {workdir}: expected a {which} checkpoint, found none; train first with "
-            "--mode=train"
-        )
-    return step
 
 
 def _top1(metrics: dict[str, float]) -> float:

@@ -254,11 +254,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
     """The config that a run's `config.json` holds; `validate` it before use."""
-    config = ml_collections.ConfigDict(values)
-    for section, key in (("data", "mean"), ("data", "std")):
-        if section in config and key in config[section]:
-            config[section][key] = tuple(config[section][key])  # JSON knows no tuples
-    return config.lock()
+
+    def tuples(value: Any) -> Any:  # JSON knows no tuples, and no setting is a list
+        if isinstance(value, dict):
+            return {key: tuples(inner) for key, inner in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(tuples(values)).lock()
 
 
 def differences(

@@ -116,7 +116,13 @@ def load_torch_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> N
         for name, array in arrays.items()
         if array.shape != entries[name].torch_shape
     ]
-    kinds = {"missing": missing, "not known": surplus, "misshaped": misshaped}
+    odd = [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]
+    kinds = {
+        "missing": missing,
+        "not known": surplus,
+        "misshaped": misshaped,
+        "not numbers": odd,
+    }
     faults = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     if faults:
         raise UserError(

@@ -16,7 +16,7 @@ from didicm_jax.errors import UserError
 class Reporter:
     """Reports one training run: one live line on a terminal, plain lines elsewhere."""
 
-    def __init__(self, workdir: Path, *, step: int, total_steps: int) -> None:
+    def __init__(self, workdir: Path, step: int, total_steps: int) -> None:
         """Opens the reports of a run that stands at `step` of `total_steps`.
 
         Records of later steps, left by a run that went on past its last checkpoint, are dropped:
@@ -29,7 +29,7 @@ class Reporter:
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
         self._total = total_steps
-        self._start, self._started = step, time.monotonic()
+        self._first: tuple[int, float] | None = None  # step and time of the first report
         self._bar: tqdm | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -52,9 +52,7 @@ class Reporter:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(step - self._bar.n)
             return
-        done = step - self._start
-        left = (time.monotonic() - self._started) / done * (self._total - step)
-        self.say(f"step {step}/{self._total}: {shown}, {tqdm.format_interval(left)} left")
+        self.say(f"step {step}/{self._total}: {shown}{self._time_left(step)}")
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Logs and shows an evaluation, under `eval/…` keys."""
@@ -67,6 +65,15 @@ class Reporter:
             self._bar.close()
         self._file.close()
         self._board.close()
+
+    def _time_left(self, step: int) -> str:
+        """Judged by the pace since the first report: compilation is before it."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
+            return ""
+        pace = (now - self._first[1]) / (step - self._first[0])
+        return f", {tqdm.format_interval(pace * (self._total - step))} left"
 
     def _write(self, step: int, record: dict[str, float]) -> None:
         # A line at a time and flushed, so that a kill leaves at most the last line cut.

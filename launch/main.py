@@ -37,12 +37,12 @@ def main(argv: list[str]) -> int:
 
         run = loop.plan(config)
         if evaluates:
-            result = loop.evaluate(run, workdir, values.checkpoint)
+            print(reporting.summary(loop.evaluate(run, workdir, values.checkpoint)))
         else:
             _claim(workdir, config)
             print(run.describe(), flush=True)
-            result = loop.train(run, workdir)
-        print(f"{reporting.summary(result)}; wrote {workdir / 'evaluation.json'}")
+            loop.train(run, workdir)
+        print(f"wrote {workdir / 'evaluation.json'}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -117,6 +117,8 @@ def _config(
     if given is not None:
         configuration.validate(given)
     if not path.exists():
+        if evaluates:
+            raise UserError(f"--workdir: expected a run in {workdir}, found none; train it first")
         if given is None:
             raise UserError("--config: expected a config file, found none; try configs/digits.py")
         return given

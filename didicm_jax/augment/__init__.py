@@ -1,5 +1,33 @@
-"""What is done to a batch of images on the device: pure functions of (keys, images), jax only."""
+"""What is done to a batch of images on the device: pure functions of (keys, images), jax only.
 
-from didicm_jax.augment.small import normalize, random_flip, shift_crop, small
+Every function takes one typed key per example (`jax.random.key` arrays of shape [B]), not one for
+the batch: what is drawn then belongs to the example, and does not change with how the batch is
+spread over devices or processes.
 
-__all__ = ["normalize", "random_flip", "shift_crop", "small"]
+`Policy` composes them into a recipe, and is all that a training loop needs.
+"""
+
+from didicm_jax.augment.geometric import random_flip, shift_crop, warp
+from didicm_jax.augment.mix import Mixed, mix, soft_targets
+from didicm_jax.augment.photometric import color_jitter
+from didicm_jax.augment.policy import Policy, normalize
+from didicm_jax.augment.randaugment import OPERATIONS, rand_augment
+from didicm_jax.augment.small import small
+from didicm_jax.augment.spec import RandAugmentSpec, parse_rand_augment
+
+__all__ = [
+    "OPERATIONS",
+    "Mixed",
+    "Policy",
+    "RandAugmentSpec",
+    "color_jitter",
+    "mix",
+    "normalize",
+    "parse_rand_augment",
+    "rand_augment",
+    "random_flip",
+    "shift_crop",
+    "small",
+    "soft_targets",
+    "warp",
+]

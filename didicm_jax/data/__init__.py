@@ -6,8 +6,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from didicm_jax.data.digits import load_digits
 from didicm_jax.data.idx import load_idx, read_idx
+from didicm_jax.data.options import PhotoOptions, check_resolution
 from didicm_jax.data.pipeline import (
     eval_batches,
     num_eval_batches,
@@ -33,7 +36,8 @@ __all__ = [
     "train_indices",
 ]
 
-# Each loader takes the value of `config.data.data_dir`, or None where it is not set.
+# Sets that fit into memory. Each loader takes the value of `config.data.data_dir`, or None where it
+# is not set.
 _LOADERS: dict[str, Callable[[str | None], Dataset]] = {"digits": load_digits, "idx": load_idx}
 
 
@@ -42,26 +46,91 @@ def load(
     *,
     data_dir: str | None = None,
     train_examples: int | None = None,
+    data_ratio: float = 1.0,
     seed: int = 0,
+    resolution: int | None = None,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    eval_crop: float = 0.875,
+    train_split: str = "train",
+    eval_split: str = "",
+    max_broken_share: float = 0.001,
+    num_workers: int = 0,
 ) -> Dataset:
     """Loads the dataset called `name`, optionally with fewer training images.
 
     Args:
-      name: `digits` (scikit-learn's scans, embedded) or `idx` (MNIST-family files).
+      name: `digits` (scikit-learn's scans, embedded), `idx` (MNIST-family files), or a set of
+        tensorflow-datasets or `launch/prepare.py`, as tfds writes it.
       data_dir: the folder of the files; None or empty is the dataset's own default.
       train_examples: keep this many training images, the same share of every class (see `subset`).
+      data_ratio: keep this share of the training images, in (0, 1], the same of every class.
       seed: chooses which ones.
+      resolution: the side of the images in pixels: the same crop, resized to that many. None is
+        224 for photos, and as they are for `digits` and `idx`, which are resized once, here.
+      crop_scale: of photos in training, the random crop's smallest and largest share of the area;
+        this and what follows does not concern `digits` and `idx`.
+      crop_ratio: its smallest and largest width / height.
+      eval_crop: in evaluation, how much of the shorter side the centred square shows.
+      train_split: as tfds understands it, `train` or `train[:90%]`.
+      eval_split: the same for evaluation; empty is `validation`, or `test` where that is missing.
+      max_broken_share: more broken images than this share of a split end the run.
+      num_workers: threads that decode for each split; 0 is one per core.
 
     Raises:
       UserError: unknown name, files that are missing or damaged, labels outside the classes, or
         more training images asked for than there are.
     """
-    if name not in _LOADERS:
+    if train_examples is not None and data_ratio != 1.0:
         raise UserError(
-            f"expected config.data.name to be one of {', '.join(sorted(_LOADERS))}, found {name!r}:"
-            " choose one of these"
+            "expected either config.data.train_examples or config.data.data_ratio, found both"
+            f" ({train_examples} and {data_ratio}): leave one out"
         )
-    dataset = _LOADERS[name](data_dir or None)
-    if train_examples is None:
+    if name in _LOADERS:
+        dataset = _LOADERS[name](data_dir or None)
+        if resolution is not None:
+            check_resolution(resolution)
+            dataset = _resized(dataset, name, resolution)
+    else:
+        # Here and not above: tensorflow-datasets takes a second to import.
+        from didicm_jax.data.tfds import load_tfds
+
+        options = PhotoOptions(
+            resolution=224 if resolution is None else resolution,
+            crop_scale=tuple(crop_scale),  # type: ignore[arg-type]
+            crop_ratio=tuple(crop_ratio),  # type: ignore[arg-type]
+            eval_crop=eval_crop,
+            train_split=train_split,
+            eval_split=eval_split,
+            max_broken_share=max_broken_share,
+            num_workers=num_workers,
+        )
+        dataset = load_tfds(name, data_dir or None, options)
+    if train_examples is not None:
+        return replace(dataset, train=subset(dataset.train, count=train_examples, seed=seed))
+    if data_ratio != 1.0:
+        return replace(dataset, train=subset(dataset.train, ratio=data_ratio, seed=seed))
+    return dataset
+
+
+def _resized(dataset: Dataset, name: str, resolution: int) -> Dataset:
+    height, width, channels = dataset.image_shape
+    if height != width or resolution > height:
+        raise UserError(
+            f"expected config.data.resolution to be at most that of {name}, square images, found"
+            f" {resolution} for {height}x{width}: lower it or leave it out"
+        )
+    if resolution == height:
         return dataset
-    return replace(dataset, train=subset(dataset.train, count=train_examples, seed=seed))
+    from didicm_jax.data.decode import resize_all
+
+    def shrink(source: Source) -> ArraySource:
+        images = source.batch(np.arange(len(source)))["image"]
+        return ArraySource(resize_all(images, resolution), source.labels)
+
+    return Dataset(
+        shrink(dataset.train),
+        shrink(dataset.test),
+        dataset.class_names,
+        (resolution, resolution, channels),
+    )

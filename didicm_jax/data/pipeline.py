@@ -2,7 +2,8 @@
 
 The order is a pure function of (seed, step): batch n of training holds the positions n·B to
 (n+1)·B - 1 of an endless sequence of shuffled epochs, so any batch can be asked for directly,
-resuming saves nothing, and the batches do not depend on how many processes share them.
+resuming saves nothing, and the batches do not depend on how many processes share them. What is
+random about a row (its crop) is a pure function of (seed, position) in the same way.
 
 Shapes: N examples in a source, B the global batch, P processes, b = B/P the share of one of them.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
+from didicm_jax.data.draws import row_draws
 from didicm_jax.data.source import Batch, Source, frozen_permutation
 from didicm_jax.errors import UserError
 
@@ -24,6 +26,7 @@ def train_indices(
     step: int,
     batch_size: int,
     seed: int,
+    repeats: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> np.ndarray:
@@ -31,16 +34,38 @@ def train_indices(
 
     Each epoch is a fresh permutation; a batch runs on into the next epoch where one ends, so no
     example is dropped. The share is the contiguous rows [process_index·b, (process_index+1)·b).
+
+    With `repeats` above 1, each example is in `repeats` consecutive positions, and an epoch, still
+    of about N positions, is the first ceil(N / repeats) of its permutation (Hoffer et al. 2019; as
+    timm's RepeatAugSampler). A batch that `repeats` divides holds all copies of its examples. They
+    stand B / repeats rows apart in it: they go to different processes and devices, and mixing
+    neighbours never mixes an example with itself.
     """
+    positions = _positions(step, batch_size, repeats, process_index, process_count)
+    return _indices(num_examples, positions, seed, repeats)
+
+
+def _positions(
+    step: int, batch_size: int, repeats: int, process_index: int, process_count: int
+) -> np.ndarray:
+    """The places i64[b] in the endless sequence that this process's rows have."""
     share = _share(batch_size, process_index, process_count)
-    start = step * batch_size + process_index * share
+    if repeats < 1:
+        raise UserError(
+            f"expected 1 or more repeats of each image, found {repeats}: give 1 or more"
+        )
+    rows = np.concatenate([np.arange(copy, batch_size, repeats) for copy in range(repeats)])
+    return step * batch_size + rows[process_index * share : (process_index + 1) * share]
+
+
+def _indices(num_examples: int, positions: np.ndarray, seed: int, repeats: int) -> np.ndarray:
     # One permutation per epoch, kept while it is in use: 100 times faster than Grain's shuffle,
     # which computes each index by itself, and 40 ms per epoch for the 1.28 M images of ImageNet.
-    epochs, positions = np.divmod(np.arange(start, start + share), num_examples)
-    indices = np.empty(share, np.int64)
-    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+    epochs, places = np.divmod(positions // repeats, -(-num_examples // repeats))
+    indices = np.empty(len(positions), np.int64)
+    for epoch in range(int(epochs.min()), int(epochs.max()) + 1):
         rows = epochs == epoch
-        indices[rows] = _epoch_order(num_examples, seed, epoch)[positions[rows]]
+        indices[rows] = _epoch_order(num_examples, seed, epoch)[places[rows]]
     return indices
 
 
@@ -50,6 +75,7 @@ def train_batch(
     step: int,
     batch_size: int,
     seed: int,
+    repeats: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batch:
@@ -62,15 +88,9 @@ def train_batch(
       UserError: fewer examples than a batch, or a batch that the processes do not divide.
     """
     _check_train(len(source), batch_size, seed, process_count)
-    indices = train_indices(
-        len(source),
-        step=step,
-        batch_size=batch_size,
-        seed=seed,
-        process_index=process_index,
-        process_count=process_count,
-    )
-    return {**source.batch(indices), "index": indices}
+    positions = _positions(step, batch_size, repeats, process_index, process_count)
+    indices = _indices(len(source), positions, seed, repeats)
+    return {**source.batch(indices, row_draws(seed, positions)), "index": indices}
 
 
 def train_batches(
@@ -79,6 +99,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    repeats: int = 1,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -92,8 +113,9 @@ def train_batches(
     Args:
       source: the training examples.
       batch_size: the global batch B.
-      seed: of the order.
+      seed: of the order, and of what is random about each row.
       start_step: the first batch; any costs the same.
+      repeats: how many rows of a batch show the same example (see `train_indices`).
       process_index: which share of each batch to give, 0..P-1.
       process_count: the number of shares P.
       num_threads: threads that make batches, each a whole one; 0 makes them when asked for.
@@ -104,7 +126,7 @@ def train_batches(
         not at the first batch.
     """
     _check_train(len(source), batch_size, seed, process_count)
-    _share(batch_size, process_index, process_count)
+    _positions(start_step, batch_size, repeats, process_index, process_count)
 
     def make(step: int) -> Batch:
         return train_batch(
@@ -112,6 +134,7 @@ def train_batches(
             step=step,
             batch_size=batch_size,
             seed=seed,
+            repeats=repeats,
             process_index=process_index,
             process_count=process_count,
         )

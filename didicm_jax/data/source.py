@@ -23,15 +23,26 @@ class Source(Protocol):
     def __len__(self) -> int:
         """The number of examples N."""
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    @property
+    def replaced(self) -> int:
+        """How many images could not be decoded so far, and others took their place."""
+
+    def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B].
 
         Called from several threads at once.
+
+        Args:
+          indices: which examples.
+          draws: u64[B], all the randomness of each row (see `draws.py`); None in evaluation, where
+            nothing is random.
         """
 
 
 class ArraySource:
-    """Images and labels held in memory; a batch is one gather."""
+    """Images and labels held in memory; a batch is one gather, and nothing in it is random."""
+
+    replaced = 0
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Takes `images` u8[N,H,W,C] (not copied) and integer `labels` [N]."""
@@ -53,7 +64,7 @@ class ArraySource:
         """The number of examples N."""
         return len(self._images)
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""
         return {"image": self._images[indices], "label": self._labels[indices]}
 
@@ -70,11 +81,15 @@ class _Part:
     def labels(self) -> np.ndarray:
         return self._labels
 
+    @property
+    def replaced(self) -> int:
+        return self._source.replaced
+
     def __len__(self) -> int:
         return len(self._kept)
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        return self._source.batch(self._kept[indices])
+    def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
+        return self._source.batch(self._kept[indices], draws)
 
 
 def subset(
@@ -110,7 +125,9 @@ def subset(
             f"expected to keep between 1 and all {total} training images, found {count}:"
             " ask for a number in that range"
         )
-    return _Part(source, np.sort(stratified_order(source.labels, seed)[:count]))
+    kept = np.sort(stratified_order(source.labels, seed)[:count])
+    # A source that replaces broken images does so from within the part.
+    return source.take(kept) if hasattr(source, "take") else _Part(source, kept)
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

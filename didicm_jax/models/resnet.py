@@ -67,7 +67,7 @@ class _Trunk(nnx.Module):
         self.compute_dtype = options.compute_dtype
         self.pools = stem.pools
         self.conv1 = conv(options.in_channels, base, stem.size, stem.stride, precision, rngs)
-        self.bn1 = BatchNorm(base, precision.norm_axis_name, rngs=rngs)
+        self.bn1 = BatchNorm(base, precision.norm_axis_name)
 
         channels = base
         for stage, count in enumerate(depth.blocks):

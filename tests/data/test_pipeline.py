@@ -112,9 +112,9 @@ def test_batch_n_reads_only_its_own_examples():
     class Counting(data.ArraySource):
         calls = 0
 
-        def batch(self, indices):
+        def batch(self, indices, draws=None):
             Counting.calls += 1
-            return super().batch(indices)
+            return super().batch(indices, draws)
 
     source = Counting(np.zeros((1000, 1, 1, 1), np.uint8), np.zeros(1000, int))
     start = time.perf_counter()
@@ -207,7 +207,7 @@ def test_closing_ends_the_threads():
 
 def test_an_error_of_the_source_arrives_as_it_is():
     class Broken(data.ArraySource):
-        def batch(self, indices):
+        def batch(self, indices, draws=None):
             raise UserError("expected a picture, found none: look for it")
 
     source = Broken(np.zeros((9, 1, 1, 1), np.uint8), np.zeros(9, int))

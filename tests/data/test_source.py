@@ -172,8 +172,8 @@ def test_load_keeps_the_training_images_asked_for_and_all_test_images():
 
 
 def test_load_names_unknown_sets_and_a_folder_that_digits_does_not_read():
-    with pytest.raises(UserError, match=r"one of digits, idx, found 'mnist'"):
-        data.load("mnist")
+    with pytest.raises(UserError, match=r"one of digits, idx, or .* found 'no_such_set'"):
+        data.load("no_such_set", data_dir="/nowhere")
     with pytest.raises(UserError, match=r"no config.data.data_dir for digits"):
         data.load("digits", data_dir="/somewhere")
     assert len(data.load("digits", data_dir="").test) == 360

@@ -1,0 +1,195 @@
+"""A whole recipe as one pure function: bytes from the loader in, network input and targets out.
+
+Shapes: B images of HxW pixels and C channels, K classes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from didicm_jax.augment.checks import check
+from didicm_jax.augment.geometric import random_flip, shift_crop
+from didicm_jax.augment.mix import Mixed, mix
+from didicm_jax.augment.photometric import color_jitter
+from didicm_jax.augment.randaugment import rand_augment
+from didicm_jax.augment.spec import parse_rand_augment
+from didicm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """The settings of a recipe; with the defaults, images are only normalised.
+
+    Hashable, so that it can be a static argument of a jitted function. What is random in an
+    example comes from its key (and for mixup and cutmix from that of the image it is mixed with),
+    so results do not depend on how a batch is spread over devices. Every step has its own part of
+    the key: turning one on or off does not change the draws of the others.
+
+    Attributes:
+      mean: per channel, on the scale where black is 0 and white is 1; RandAugment's fill colour.
+      std: per channel, > 0, on the same scale.
+      flip: mirror half of the images.
+      shift: move by up to so many pixels, with black edges (`shift_crop`); 0: off.
+      color_jitter: strength of brightness, contrast and saturation; 0: off.
+      rand_augment: a string such as `rand-m7-mstd0.5-inc1`; empty: off.
+      mixup: alpha of mixup's Beta(alpha, alpha); 0: off.
+      cutmix: alpha of cutmix's; 0: off.
+      switch_prob: probability of cutmix rather than mixup where both are on.
+      label_smoothing: share of the target that is spread over all classes.
+
+    Raises:
+      UserError: a setting has the wrong type or range.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    flip: bool = False
+    shift: int = 0
+    color_jitter: float = 0.0
+    rand_augment: str = ""
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch_prob: float = 0.5
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings, and makes lists hashable."""
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(f"config.data.{name}", getattr(self, name)))
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise UserError(
+                "config.data.std: expected one number above 0 for each of the "
+                f"{len(self.mean)} in config.data.mean, found {self.std}"
+            )
+        if not isinstance(self.flip, bool):
+            raise UserError(f"config.augment.flip: expected True or False, found {self.flip!r}")
+        if not isinstance(self.shift, int):
+            raise UserError(f"config.augment.shift: expected whole pixels, found {self.shift!r}")
+        for name, high in _RANGES.items():
+            _check_range(f"config.augment.{name}", getattr(self, name), high)
+        if self.label_smoothing == 1:
+            raise UserError("config.augment.label_smoothing: expected less than 1, found 1")
+        if not isinstance(self.rand_augment, str):
+            raise UserError(
+                "config.augment.rand_augment: expected a string, empty for none, found "
+                f"{self.rand_augment!r}"
+            )
+        if self.rand_augment:
+            parse_rand_augment(self.rand_augment, "config.augment.rand_augment")
+
+    def train(
+        self, keys: chex.PRNGKey, images: chex.Array, labels: chex.Array, num_classes: int
+    ) -> Mixed:
+        """Shift, flip, RandAugment, colour jitter, mixup or cutmix, normalisation, in this order.
+
+        Call it under `jit`; with several devices within `shard_map`, so that none of them looks at
+        the images of another.
+
+        Args:
+          keys: typed keys [B].
+          images: u8[B,H,W,C].
+          labels: i32[B] in {0..K-1}.
+          num_classes: K.
+
+        Returns:
+          images f32[B,H,W,C], normalised, and targets f32[B,K].
+
+        Raises:
+          UserError: B is odd with mixup or cutmix on, or the channels are not those of `mean`, or
+            neither 1 nor 3 with colour jitter or RandAugment on.
+        """
+        check(keys, images)
+        # Before anything else: the number of channels is the first thing a wrong data set breaks.
+        self._check_channels(images)
+        split = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
+        for_shift, for_flip, for_rand, for_jitter, for_mix = (split[:, k] for k in range(5))
+        if self.shift:
+            images = shift_crop(for_shift, images, self.shift)
+        if self.flip:
+            images = random_flip(for_flip, images)
+        if self.rand_augment:
+            fill = [min(255, max(0, round(255 * x))) for x in self.mean]
+            images = rand_augment(for_rand, images, self.rand_augment, fill)
+        if self.color_jitter:
+            images = color_jitter(for_jitter, images, self.color_jitter)
+        mixed = mix(
+            for_mix,
+            images,
+            labels,
+            num_classes,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            switch_prob=self.switch_prob,
+            label_smoothing=self.label_smoothing,
+        )
+        return mixed._replace(images=normalize(mixed.images, self.mean, self.std))
+
+    def eval(self, images: chex.Array) -> chex.Array:
+        """Normalises only: u8[B,H,W,C] to f32[B,H,W,C]."""
+        chex.assert_type(images, jnp.uint8)
+        self._check_channels(images)
+        return normalize(images, self.mean, self.std)
+
+    def _check_channels(self, images: chex.Array) -> None:
+        if images.shape[-1] != len(self.mean):
+            raise UserError(
+                f"config.data.mean: expected {images.shape[-1]} numbers, one per channel of the "
+                f"images, found {tuple(self.mean)}"
+            )
+
+
+def normalize(images: chex.Array, mean: Sequence[float], std: Sequence[float]) -> chex.Array:
+    """Levels to network input, (x/255 - mean)/std per channel.
+
+    Args:
+      images: u8 or f32[...,H,W,C], in 0..255.
+      mean: C numbers, on the scale where black is 0 and white is 1.
+      std: C numbers > 0 on the same scale.
+
+    Returns:
+      f32[...,H,W,C].
+    """
+    if images.dtype not in (jnp.uint8, jnp.float32):
+        raise ValueError(f"expected u8 or f32 images, found {images.dtype}")
+    channels = images.shape[-1]
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise ValueError(
+            f"expected {channels} means and positive deviations, one per channel, found"
+            f" {tuple(mean)} and {tuple(std)}"
+        )
+    shape = (1,) * (images.ndim - 1) + (channels,)
+    offset = jnp.asarray(mean, jnp.float32).reshape(shape)
+    scale = jnp.asarray(std, jnp.float32).reshape(shape)
+    return (images.astype(jnp.float32) / 255.0 - offset) / scale
+
+
+_RANGES = {
+    "shift": math.inf,
+    "color_jitter": math.inf,
+    "mixup": math.inf,
+    "cutmix": math.inf,
+    "switch_prob": 1.0,
+    "label_smoothing": 1.0,
+}
+
+
+def _numbers(key: str, values: Any) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(x) for x in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{key}: expected a number per channel, found {values!r}")
+    return numbers
+
+
+def _check_range(key: str, value: Any, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= high or value == math.inf:
+        bound = "at least 0" if high == math.inf else f"in [0, {high:g}]"
+        raise UserError(f"{key}: expected a number {bound}, found {value!r}")

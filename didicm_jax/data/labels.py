@@ -1,0 +1,109 @@
+"""All labels of a split without reading its images: the stratified `data_ratio` needs them.
+
+Sets that `prepare` made carry them in a file of 4 bytes per example. For any other set they are
+read from the records once, which costs one pass over the data (ImageNet: 140 GB, minutes from a
+fast disk, most of an hour from a slow one), and kept in the user's cache folder.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from didicm_jax.data.records import Records, read_labels
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 512
+
+
+def labels_file(name: str, split: str) -> str:
+    """What the file of labels is called, next to the records."""
+    return f"{name}-{split}.labels.npy"
+
+
+def encode(labels: np.ndarray) -> bytes:
+    """The content of a file of `labels` i32[N]."""
+    buffer = io.BytesIO()
+    np.save(buffer, labels.astype("<i4"))
+    return buffer.getvalue()
+
+
+def find_labels(
+    folder: Any, name: str, split: str, records: Records, label_key: str, threads: int
+) -> np.ndarray:
+    """The labels i32[N] of all `records`.
+
+    Args:
+      folder: etils path of the prepared set, on any file system.
+      name: of the set, as its files have it.
+      split: as tfds understands it, `train` or `train[:90%]`.
+      records: the examples of that split.
+      label_key: the feature that holds the label.
+      threads: how many read records where that is needed.
+    """
+    beside = folder / labels_file(name, split)
+    labels = _load(beside, len(records))
+    if labels is not None:
+        return labels
+    cached = _cache_path(folder, split)
+    labels = None if cached is None else _load(cached, len(records))
+    if labels is None:
+        labels = _read_all(records, label_key, f"{name} {split}", threads)
+        if cached is not None:
+            _store(cached, labels)
+    return labels
+
+
+def _load(path: Any, count: int) -> np.ndarray | None:
+    try:
+        labels = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError):  # Not there, or cut off: both cost a pass, not the run.
+        return None
+    return labels if labels.shape == (count,) else None
+
+
+def _cache_path(folder: Any, split: str) -> Path | None:
+    """Where the labels are cached; None for a set without a description to tell it apart by."""
+    info = folder / "dataset_info.json"
+    try:
+        # The place, the description (with the size of every shard) and when it was written.
+        identity = f"{folder}|{split}|{info.stat().mtime}|{info.read_text()}"
+    except OSError:
+        return None
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return Path(root) / "didicm_jax" / "labels" / f"{digest}.npy"
+
+
+def _store(path: Path, labels: np.ndarray) -> None:
+    # Several processes of one host may do this at once; the last one wins with the same content.
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(encode(labels))
+        partial.replace(path)
+    except OSError as error:
+        _LOG.warning("the labels are not cached in %s: %s", path, error.strerror or error)
+
+
+def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.ndarray:
+    total = len(records)
+    _LOG.info("reading the labels of %s once, from %d records", what, total)
+    labels = np.empty(total, np.int32)
+    start = time.monotonic()
+
+    def read(first: int) -> None:
+        chunk = range(first, min(first + _CHUNK, total))
+        labels[first : first + _CHUNK] = read_labels([records[i] for i in chunk], label_key)
+
+    with ThreadPoolExecutor(max(threads, 4)) as pool:  # Mostly waits for the disk.
+        for _ in pool.map(read, range(0, total, _CHUNK)):
+            pass
+    _LOG.info("read %d labels in %.0f s", total, time.monotonic() - start)
+    return labels

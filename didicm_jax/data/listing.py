@@ -1,0 +1,185 @@
+"""What a source of images holds, before any image is read: the two official ImageNet tars, or a
+tree of class folders."""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from didicm_jax.data.progress import show_progress
+from didicm_jax.errors import UserError
+
+TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+# How the folders of a tree may be called, and the split that each becomes.
+_FOLDERS = {
+    "train": ("train",),
+    "validation": ("val", "validation"),
+    "test": ("test",),
+}
+
+
+class Item(NamedTuple):
+    """One encoded image: where its bytes are."""
+
+    name: str
+    label: int
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Its bytes; from any number of threads at once."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of each split in the order they are stored in, and how they are treated."""
+
+    name: str
+    version: str
+    class_names: tuple[str, ...]
+    splits: dict[str, list[Item]]
+    keep_png: bool
+    upright: bool
+
+
+def list_imagenet(source: Path, *, name: str = "imagenet2012") -> Listing:
+    """ImageNet 2012 in `source`, the folder of `ILSVRC2012_img_train.tar` and `…_val.tar`.
+
+    The order of the classes and the labels of the validation images are those that come with
+    tensorflow-datasets, which are the official ones.
+
+    Raises:
+      UserError: a tar that is missing, cut off or holds something else.
+    """
+    import tensorflow_datasets as tfds
+
+    for file in (TRAIN_TAR, VALIDATION_TAR):
+        if not (source / file).is_file():
+            raise UserError(
+                f"expected the official tars {TRAIN_TAR} and {VALIDATION_TAR} in {source}, found no"
+                f" {file}: download both from image-net.org, set --source to their folder"
+            )
+    folder = Path(tfds.core.tfds_path("datasets/imagenet2012"))
+    class_names = tuple((folder / "labels.txt").read_text().split())
+    val_labels = (folder / "validation_labels.txt").read_text().split()
+    labels = {name: label for label, name in enumerate(class_names)}
+    train = list(_train_items(source / TRAIN_TAR, labels))
+    validation = [
+        Item(item.name, labels[val_labels[_validation_number(item, len(val_labels))]], *item[2:])
+        for item in _tar_items(source / VALIDATION_TAR)
+    ]
+    splits = {"train": train, "validation": sorted(validation)}
+    _check_some(splits, source)
+    return Listing(name, "5.1.0", class_names, splits, keep_png=False, upright=False)
+
+
+def _train_items(path: Path, labels: dict[str, int]) -> Iterator[Item]:
+    """The images of the class tars within the tar at `path`, class by class."""
+    classes = {}
+    for member in _tar_items(path):
+        wnid = member.name.removesuffix(".tar")
+        if wnid not in labels or wnid == member.name:
+            raise UserError(
+                f"expected {path} to hold one tar for each class, such as n01440764.tar, found"
+                f" {member.name!r}: use the official training tar of ImageNet 2012"
+            )
+        classes[labels[wnid]] = member
+    ordered = sorted(classes.items())
+    for label, member in show_progress(ordered, total=len(ordered), what="listing classes"):
+        for item in _tar_items(path, member.offset, member.size):
+            yield item._replace(label=label)
+
+
+def _tar_items(path: Path, offset: int = 0, size: int | None = None) -> Iterator[Item]:
+    """The files in the tar that is `size` bytes of `path` from `offset`; all of it by default."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2) if size is None else offset + size
+            file.seek(offset)
+            # Headers alone are read, so this takes no longer on 140 GB than seeking does.
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError(f"{member.name} ends beyond it")
+                    if member.isfile():
+                        base = member.name.rsplit("/", 1)[-1]
+                        yield Item(base, 0, path, member.offset_data, member.size)
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(
+            f"expected a whole tar in {path}, found one that cannot be read ({error}):"
+            " download it again"
+        ) from error
+
+
+def _validation_number(item: Item, count: int) -> int:
+    stem = item.name.removesuffix(".JPEG")
+    digits = stem.removeprefix("ILSVRC2012_val_")
+    named = stem != item.name and digits != stem and digits.isdecimal()
+    number = int(digits) if named else 0
+    if not 1 <= number <= count:
+        raise UserError(
+            f"expected images called ILSVRC2012_val_00000001.JPEG and so on to {count:08d} in"
+            f" {item.path}, found {item.name!r}: use the official validation tar"
+        )
+    return number - 1
+
+
+def list_folder(source: Path, *, name: str) -> Listing:
+    """The tree `source`/train/CLASS/…, `source`/val/CLASS/… (or validation, test).
+
+    The classes are the folders of `train`, sorted. Images may lie deeper within them; names that
+    start with a dot are passed over, every other file is taken for an image.
+
+    Raises:
+      UserError: no such tree, no images, or a class in another split that training lacks.
+    """
+    found = {
+        split: next((source / f for f in folders if (source / f).is_dir()), None)
+        for split, folders in _FOLDERS.items()
+    }
+    if found["train"] is None or (found["validation"] is None and found["test"] is None):
+        inside = sorted(p.name for p in source.iterdir())[:5] if source.is_dir() else None
+        what = "no such folder" if inside is None else ", ".join(inside) or "nothing"
+        raise UserError(
+            f"expected the folders train and val (or validation, test) in {source}, found {what}:"
+            " set --source to the folder that holds them"
+        )
+    class_names = tuple(_class_folders(found["train"]))
+    splits = {
+        split: list(_folder_items(folder, class_names))
+        for split, folder in found.items()
+        if folder is not None
+    }
+    _check_some(splits, source)
+    return Listing(name, "1.0.0", class_names, splits, keep_png=True, upright=True)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
+    extra = set(_class_folders(folder)) - set(class_names)
+    if extra:
+        raise UserError(
+            f"expected the classes of training in {folder}, found {min(extra)!r} beside them:"
+            " give train a folder of that name or take it away"
+        )
+    for label, class_name in enumerate(class_names):
+        for path in sorted((folder / class_name).rglob("*")):
+            relative = path.relative_to(folder)
+            if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+                yield Item(relative.as_posix(), label, path, 0, path.stat().st_size)
+
+
+def _check_some(splits: dict[str, list[Item]], source: Path) -> None:
+    for split, items in splits.items():
+        if not items:
+            raise UserError(
+                f"expected at least one image for {split} in {source}, found none: check --source"
+            )

@@ -1,0 +1,72 @@
+"""What `load` is told about photos: which part is shown, how large, and from which split."""
+
+import math
+import os
+from dataclasses import dataclass
+
+from didicm_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """How images that need decoding become batches. `load` describes each.
+
+    Raises:
+      UserError: a value outside its range.
+    """
+
+    resolution: int = 224
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    eval_crop: float = 0.875
+    train_split: str = "train"
+    eval_split: str = ""
+    max_broken_share: float = 0.001
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks every value, before anything is opened."""
+        _check_range("crop_scale", self.crop_scale, most=1.0)
+        _check_range("crop_ratio", self.crop_ratio, most=math.inf)
+        check_resolution(self.resolution)
+        if not 0 < self.eval_crop <= 1:
+            raise _wrong(
+                "eval_crop", "a share of the shorter side in (0, 1]", self.eval_crop, 0.875
+            )
+        if not 0 <= self.max_broken_share < 1:
+            raise _wrong("max_broken_share", "a share in [0, 1)", self.max_broken_share, 0.001)
+        if self.num_workers < 0:
+            raise _wrong("num_workers", "0 (one per core) or more", self.num_workers, 0)
+        if not self.train_split:
+            raise _wrong("train_split", "the name of a split", "''", "train")
+
+    @property
+    def threads(self) -> int:
+        """How many images are decoded at once."""
+        return self.num_workers or cores()
+
+
+def cores() -> int:
+    """How many cores this process may use, which containers and taskset lower."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_resolution(resolution: int) -> None:
+    """Raises UserError where `resolution` is no number of pixels."""
+    if resolution < 1:
+        raise _wrong("resolution", "1 pixel or more", resolution, 224)
+
+
+def _check_range(key: str, values: tuple[float, float], *, most: float) -> None:
+    if len(values) != 2 or not 0 < values[0] <= values[1] <= most or values[1] == math.inf:
+        upper = "" if most == math.inf else f" up to {most:g}"
+        raise _wrong(key, f"a smallest and a largest number above 0{upper}", values, (0.08, 1))
+
+
+def _wrong(key: str, expected: str, found: object, example: object) -> UserError:
+    return UserError(
+        f"expected config.data.{key} to be {expected}, found {found}: set it to one, such as"
+        f" {example}"
+    )

@@ -1,0 +1,186 @@
+"""A source over serialized examples: reads, decodes and crops the images of a batch on threads.
+
+Threads and not processes, by measurement: reading, decoding and resizing release the GIL, what is
+left under it is about 25 µs an image, and every thread writes into the batch itself, so that no
+image is copied or sent. `launch/bench.py loader` measures both.
+
+Shapes: N examples, B rows of a batch, R the resolution.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from tensorflow_datasets.proto import tf_example_pb2
+
+from didicm_jax.data.crops import NUM_UNIFORMS, Box, center_box, random_box
+from didicm_jax.data.decode import BrokenImage, decode_crop
+from didicm_jax.data.draws import uniforms
+from didicm_jax.data.options import PhotoOptions
+from didicm_jax.data.source import Batch
+from didicm_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+# Rows that a thread takes at a time: enough that handing them out costs nothing, few enough that
+# the threads end together.
+_ROWS_AT_A_TIME = 8
+_NAME_KEYS = ("file_name", "filename", "image/filename", "id")
+
+
+class Records(Protocol):
+    """Random access to serialized `tf.train.Example`s, from several threads at once."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int, /) -> bytes:
+        """One of them."""
+
+
+class RecordSource:
+    """Photos in records, cropped anew each time they are asked for.
+
+    A row's crop is random where the request has a draw for it, and the centre where it has none.
+    An image that cannot be decoded is replaced by the next one that can, with its label.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        labels: np.ndarray,
+        *,
+        image_key: str,
+        name: str,
+        options: PhotoOptions,
+        kept: np.ndarray | None = None,
+    ) -> None:
+        """Takes what the records hold.
+
+        Args:
+          records: the examples, each with one encoded image.
+          labels: integers [N], one for each record.
+          image_key: the feature that holds the image.
+          name: what the log and errors call these records.
+          options: size and crops.
+          kept: which records to use, i64[N], in this order; None for all.
+        """
+        self._records = records
+        self._all_labels = labels.astype(np.int32, copy=False)
+        self._kept = np.arange(len(labels)) if kept is None else kept
+        self._labels = self._all_labels[self._kept]
+        self._image_key = image_key
+        self._name = name
+        self._options = options
+        self._lock = threading.Lock()
+        self._broken: set[int] = set()
+        self._replaced = 0
+        self._pool: ThreadPoolExecutor | None = None
+        if options.threads > 1:
+            self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="decode")
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, i32[N]."""
+        return self._labels
+
+    @property
+    def replaced(self) -> int:
+        """How many rows have shown another image so far, because theirs cannot be decoded."""
+        return self._replaced
+
+    def __len__(self) -> int:
+        """The number of examples N."""
+        return len(self._labels)
+
+    def take(self, kept: np.ndarray) -> "RecordSource":
+        """The examples at `kept` i64[M], numbered anew; replacements come from among them."""
+        return RecordSource(
+            self._records,
+            self._all_labels,
+            image_key=self._image_key,
+            name=self._name,
+            options=self._options,
+            kept=self._kept[kept],
+        )
+
+    def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
+        """The examples at `indices` i64[B]: `image` u8[B,R,R,3] and `label` i32[B].
+
+        Args:
+          indices: which examples.
+          draws: u64[B], what each row's crop is made from; None shows the centre of each image.
+
+        Raises:
+          UserError: more broken images than `max_broken_share` of the examples.
+        """
+        count, size = len(indices), self._options.resolution
+        images = np.empty((count, size, size, 3), np.uint8)
+        labels = np.empty(count, np.int32)
+        numbers = None if draws is None else uniforms(draws, NUM_UNIFORMS).tolist()
+
+        def fill(start: int) -> None:
+            for row in range(start, min(start + _ROWS_AT_A_TIME, count)):
+                crop = None if numbers is None else numbers[row]
+                labels[row] = self._show(int(indices[row]), crop, images[row])
+
+        starts = range(0, count, _ROWS_AT_A_TIME)
+        for _ in map(fill, starts) if self._pool is None else self._pool.map(fill, starts):
+            pass
+        return {"image": images, "label": labels}
+
+    def _show(self, index: int, numbers: list[float] | None, out: np.ndarray) -> int:
+        """Writes the image of example `index`, or of the next sound one, and gives its label."""
+        options = self._options
+
+        def choose_box(width: int, height: int) -> Box:
+            if numbers is None:
+                return center_box(
+                    width, height, resolution=options.resolution, crop=options.eval_crop
+                )
+            return random_box(
+                width, height, numbers, scale=options.crop_scale, ratio=options.crop_ratio
+            )
+
+        while True:
+            record = self._records[int(self._kept[index])]
+            features = tf_example_pb2.Example.FromString(record).features.feature
+            try:
+                decode_crop(features[self._image_key].bytes_list.value[0], choose_box, out)
+                return int(self._labels[index])
+            except BrokenImage as error:
+                self._note_broken(index, features, error)
+            index = (index + 1) % len(self)
+
+    def _note_broken(self, index: int, features: dict, error: BrokenImage) -> None:
+        record = int(self._kept[index])
+        names = [features[key].bytes_list.value for key in _NAME_KEYS if key in features]
+        name = next((f" ({v[0].decode(errors='replace')})" for v in names if len(v)), "")
+        with self._lock:
+            self._replaced += 1
+            is_new = index not in self._broken
+            self._broken.add(index)
+            count = len(self._broken)
+        if is_new:
+            _LOG.warning(
+                "%s[%d]%s cannot be decoded, the next image takes its place: %s",
+                *(self._name, record, name, error),
+            )
+        if count > self._options.max_broken_share * len(self):
+            raise UserError(
+                f"expected at most {self._options.max_broken_share:.3%} of the {len(self):,} images"
+                f" of {self._name} to be broken, found {count:,}, the last one [{record}]{name}:"
+                " prepare the data again, or raise config.data.max_broken_share"
+            )
+
+
+def read_labels(records: Sequence[bytes], label_key: str) -> np.ndarray:
+    """The labels i32[M] of serialized examples."""
+    labels = np.empty(len(records), np.int32)
+    for row, record in enumerate(records):
+        feature = tf_example_pb2.Example.FromString(record).features.feature
+        labels[row] = feature[label_key].int64_list.value[0]
+    return labels

@@ -1,0 +1,158 @@
+"""Any classification set that tensorflow-datasets serves as a data source, without TensorFlow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from didicm_jax.data.labels import find_labels
+from didicm_jax.data.options import PhotoOptions
+from didicm_jax.data.records import Records, RecordSource
+from didicm_jax.data.source import Dataset
+from didicm_jax.errors import UserError
+
+_EVAL_SPLITS = ("validation", "test")
+
+
+def load_tfds(name: str, data_dir: str | None, options: PhotoOptions) -> Dataset:
+    """The set `name` (`food101`, `cifar10:3.*.*`, or one that `launch/prepare.py` made).
+
+    Args:
+      name: as tfds writes it, with a config and a version where wanted.
+      data_dir: the folder that holds the set's folder, on any file system that tfds reads; None is
+        tfds's own.
+      options: splits, size and crops.
+
+    Raises:
+      UserError: no such set there, not in a format with random access, no such split, or a set that
+        does not have one image and one class label.
+    """
+    builder = _open(name, data_dir)
+    image_key, label_key = _keys(builder, name)
+    eval_split = options.eval_split or _eval_split(builder, name)
+    train, test = (
+        _source(builder, split, image_key, label_key, options)
+        for split in (options.train_split, eval_split)
+    )
+    feature = builder.info.features[label_key]
+    names = feature.names or [str(label) for label in range(feature.num_classes)]
+    size = options.resolution
+    return Dataset(train, test, tuple(names), (size, size, 3))
+
+
+def _open(name: str, data_dir: str | None) -> Any:
+    """The builder: from the files where they are there, whatever version tfds itself is at."""
+    reference, options = tfds.core.naming.parse_builder_name_kwargs(name)
+    options = {**options, "data_dir": data_dir}
+    try:
+        return tfds.core.read_only_builder.builder_from_files(reference.name, **options)
+    except tfds.core.registered.DatasetNotFoundError:
+        pass
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        where = data_dir or "~/tensorflow_datasets"
+        raise UserError(
+            "expected config.data.name to be one of digits, idx, or a set of tensorflow-datasets or"
+            f" launch/prepare.py in {where}, found {name!r}, which neither knows: check"
+            " config.data.name and config.data.data_dir, or prepare it (python launch/prepare.py"
+            f" --dataset=folder --name={reference.name} --source=DIR --data_dir={where})"
+        ) from error
+    except Exception as error:  # An unknown version, config or argument, as tfds words it.
+        raise UserError(
+            f"expected config.data.name to be a set that tensorflow-datasets builds, found {name!r}"
+            f" ({_first_line(error)}): correct its config or version"
+        ) from error
+
+
+def _keys(builder: Any, name: str) -> tuple[str, str]:
+    """The names of the image and of the label among the features."""
+    features = builder.info.features
+    kinds = {tfds.features.Image: [], tfds.features.ClassLabel: []}  # type: dict[type, list[str]]
+    for key in features if isinstance(features, tfds.features.FeaturesDict) else ():
+        for kind, keys in kinds.items():
+            if isinstance(features[key], kind):
+                keys.append(key)
+    images, labels = kinds.values()
+    supervised = builder.info.supervised_keys or (None, None)
+    if supervised[0] in images and supervised[1] in labels:
+        return supervised[0], supervised[1]
+    if len(images) != 1 or len(labels) != 1:
+        raise UserError(
+            f"expected one image and one class label in each example of {name}, found images"
+            f" {images} and labels {labels}: use a set for classification"
+        )
+    return images[0], labels[0]
+
+
+def _eval_split(builder: Any, name: str) -> str:
+    splits = list(builder.info.splits)
+    if not splits:  # Not prepared: opening it says so.
+        return _EVAL_SPLITS[0]
+    for split in _EVAL_SPLITS:
+        if split in splits:
+            return split
+    raise UserError(
+        f"expected a split called validation or test in {name}, found {', '.join(splits)}: set"
+        " config.data.train_split and config.data.eval_split, such as train[:90%] and train[90%:]"
+    )
+
+
+def _source(
+    builder: Any, split: str, image_key: str, label_key: str, options: PhotoOptions
+) -> RecordSource:
+    records = _records(builder, split)
+    folder = epath.Path(builder.data_dir)
+    labels = find_labels(folder, builder.name, split, records, label_key, options.threads)
+    name = f"{builder.name} {split}"
+    return RecordSource(records, labels, image_key=image_key, name=name, options=options)
+
+
+def _records(builder: Any, split: str) -> Records:
+    """The serialized examples: tfds's own parsing would cost 150 µs an image under the GIL."""
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        records: Sequence[bytes] = builder.as_data_source(split, deserialize_method=raw)
+    except NotImplementedError as error:
+        raise _not_prepared(builder) from error
+    except (ValueError, AssertionError, KeyError) as error:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(
+            f"expected a split {split!r} of {builder.name}, found {splits}"
+            f" ({_first_line(error)}): correct config.data.train_split or config.data.eval_split"
+        ) from error
+    try:
+        # A shard that is missing or cut off shows here and not in the middle of an epoch.
+        for index in {0, len(records) - 1} if len(records) else ():
+            records[index]
+    except Exception as error:  # What array_record and file systems raise is not one family.
+        raise UserError(
+            f"expected the records of {builder.name} {split} in {builder.data_dir}, found files"
+            f" that cannot be read ({_first_line(error)}): copy or prepare the set again"
+        ) from error
+    return records
+
+
+def _not_prepared(builder: Any) -> UserError:
+    root = builder.data_dir_root if hasattr(builder, "data_dir_root") else "DIR"
+    if builder.name == "imagenet2012":
+        how = f"python launch/prepare.py --dataset=imagenet2012 --source=TARS --data_dir={root}"
+    else:
+        how = (
+            f"tfds build {builder.name} --data_dir={root} --file_format=array_record (with"
+            " TensorFlow installed), or from class folders python launch/prepare.py"
+            f" --dataset=folder --name={builder.name} --source=DIR --data_dir={root}"
+        )
+    found = "nothing"
+    if builder.is_prepared():
+        found = f"it only as {builder.info.file_format.value}, which has no random access"
+        how += ", into another or an emptied folder"
+    return UserError(
+        f"expected {builder.name} as array_record in {builder.data_dir}, found {found}: prepare it"
+        f" with {how}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,89 @@
+"""The class-probability sampler against the K x K matrices that it replaces."""
+
+import resource
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from benchmarks.timing import describe_device, median_seconds
+
+from didicm_jax import diffusion
+
+
+def dense_cp_step(probs: jax.Array, log_score: jax.Array, step: float) -> jax.Array:
+    """The same Euler step through the reverse-rate matrix of every image, [B, K, K]."""
+    num_classes = probs.shape[-1]
+    ratio = jnp.exp(log_score[:, None, :] - log_score[:, :, None])  # [b, j, i]: q_i / q_j
+    rate = ratio / num_classes * (1 - jnp.eye(num_classes))
+    rate = rate - jnp.eye(num_classes) * rate.sum(-1)[:, :, None]
+    return probs + step * jnp.einsum("bj,bji->bi", probs, rate)
+
+
+def run(repeats: int = 5) -> Iterator[dict[str, Any]]:
+    """Times one step at B = 64, K = 1000, and weighs a sampler at B = 256, K = 21,841."""
+    yield _memory(256, 21_841)  # first: the peak of the process never falls again
+    yield _step(64, 1000, repeats)
+
+
+def _step(batch: int, num_classes: int, repeats: int) -> dict[str, Any]:
+    keys = jax.random.split(jax.random.key(0))
+    log_score = jax.random.normal(keys[0], (batch, num_classes))
+    probs = jax.nn.softmax(jax.random.normal(keys[1], (batch, num_classes)))
+    ours = jax.jit(lambda p, s: diffusion.euler_cp_step(p, s, 0.1))
+    dense = jax.jit(lambda p, s: dense_cp_step(p, s, 0.1))
+    difference = jnp.abs(ours(probs, log_score) - dense(probs, log_score)).max()
+
+    def timed(kernel: Callable, count: int) -> float:
+        return median_seconds(lambda: kernel(probs, log_score), repeats=repeats, count=count)
+
+    fast, slow = timed(ours, 200), timed(dense, 1)
+    return {
+        "benchmark": "kernels/euler_cp_step",
+        "batch": batch,
+        "classes": num_classes,
+        "microseconds": fast * 1e6,
+        "dense_microseconds": slow * 1e6,
+        "speedup": slow / fast,
+        "largest_difference": float(difference),
+        **describe_device(),
+    }
+
+
+def _memory(batch: int, num_classes: int, steps: int = 8) -> dict[str, Any]:
+    """Memory of the whole sampler: the compiler's own account, and the growth of the process."""
+
+    def sample(table: jax.Array) -> jax.Array:
+        return diffusion.sample_cp(
+            lambda labels, sigma: table,
+            diffusion.loglinear(),
+            batch_size=batch,
+            num_classes=num_classes,
+            steps=steps,
+        ).probs
+
+    before = _peak_bytes()
+    shape = jax.ShapeDtypeStruct((batch, num_classes), jnp.float32)
+    compiled = jax.jit(sample).lower(shape).compile()
+    np.asarray(compiled(jnp.zeros(shape.shape)))
+    analysis = compiled.memory_analysis()
+    total = (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+    return {
+        "benchmark": "kernels/sample_cp_memory",
+        "batch": batch,
+        "classes": num_classes,
+        "steps": steps,
+        "compiled_megabytes": total / 1e6,
+        "process_growth_megabytes": (_peak_bytes() - before) / 1e6,
+        "dense_matrices_megabytes": batch * num_classes**2 * 4 / 1e6,
+        **describe_device(),
+    }
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,166 @@
+"""Whole recipes: what they are made of, what they refuse, and what they cost when off."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from didicm_jax import augment
+from didicm_jax.augment import Policy
+from didicm_jax.errors import UserError
+
+B, H, W, K = 64, 12, 10, 5
+MEAN, STD = (0.1, 0.5, 0.9), (0.2, 0.4, 0.25)
+IMAGES = np.random.RandomState(0).randint(0, 256, (B, H, W, 3)).astype(np.uint8)
+LABELS = np.random.RandomState(1).randint(0, K, B).astype(np.int32)
+STRONG = Policy(
+    MEAN,
+    STD,
+    flip=True,
+    shift=2,
+    color_jitter=0.4,
+    rand_augment="rand-m7-mstd0.5-inc1",
+    mixup=0.2,
+    cutmix=1.0,
+    label_smoothing=0.1,
+)
+
+
+def normalized(images):
+    return (np.asarray(images, np.float64) / 255 - MEAN) / STD
+
+
+def test_normalize_is_per_channel():
+    for images in (IMAGES, IMAGES[0], IMAGES.astype(np.float32)):
+        result = np.asarray(augment.normalize(images, MEAN, STD))
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, normalized(images), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="3 means"):
+        augment.normalize(IMAGES, (0.5,), (0.5,))
+    with pytest.raises(ValueError, match="positive"):
+        augment.normalize(IMAGES, (0.5,) * 3, (0.5, 0.0, 0.5))
+    with pytest.raises(ValueError, match="u8 or f32"):
+        augment.normalize(IMAGES.astype(np.int32), MEAN, STD)
+
+
+def test_off_means_normalised_images_and_hard_labels_and_no_random_numbers(keys_of):
+    policy = Policy(MEAN, STD)
+    run = jax.jit(policy.train, static_argnums=3)
+    result = run(keys_of(0, B), IMAGES, LABELS, K)
+    np.testing.assert_allclose(result.images, normalized(IMAGES), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(result.targets, np.eye(K)[LABELS])
+    np.testing.assert_allclose(jax.jit(policy.eval)(IMAGES), result.images, atol=1e-6)
+    compiled = run.lower(keys_of(0, B), IMAGES, LABELS, K).compile()
+    # Three operations a level: anything random would add at least a hash of the keys.
+    assert compiled.cost_analysis()["flops"] < 4 * IMAGES.size + 10 * B * K
+
+
+def test_the_strong_recipe_does_all_of_it(quick_jit, keys_of):
+    """Compiles once, uses no key twice, and passes every part the right settings."""
+    traced = []
+
+    @quick_jit
+    def run(keys, images, labels):
+        traced.append(1)
+        return STRONG.train(keys, images, labels, K)
+
+    with jax.debug_key_reuse(True):
+        first, second, again = (run(keys_of(seed, B), IMAGES, LABELS) for seed in (0, 1, 0))
+    assert len(traced) == 1
+    assert first.images.shape == IMAGES.shape
+    assert first.images.dtype == first.targets.dtype == np.float32
+    np.testing.assert_array_equal(first.images, again.images)
+    assert np.abs(np.asarray(first.images) - second.images).mean() > 0.3
+    levels = (np.asarray(first.images, np.float64) * STD + MEAN) * 255
+    assert levels.min() > -1e-3
+    assert levels.max() < 255 + 1e-3
+    np.testing.assert_allclose(np.sum(first.targets, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.min(first.targets, axis=1), 0.1 / K, atol=1e-6)
+
+
+def test_parts_do_not_share_draws_and_switch_independently(quick_jit, keys_of):
+    """The same keys give the same flips whatever else is on: each part has its own."""
+    count = 400
+    images = np.tile(IMAGES[:1], (count, 1, 1, 1))
+    labels, keys = np.zeros(count, np.int32), keys_of(0, count)
+    plain, moved, mixed = (
+        np.asarray(
+            quick_jit(Policy(MEAN, STD, flip=True, **more).train, static_argnums=3)(
+                keys, images, labels, K
+            ).images
+        )
+        for more in ({}, {"shift": 1}, {"label_smoothing": 0.2})
+    )
+    np.testing.assert_array_equal(plain, mixed)
+    mirrored = np.abs(plain - normalized(images)).max((1, 2, 3)) > 1e-3
+    assert abs(mirrored.mean() - 0.5) < 0.13
+    np.testing.assert_allclose(plain[mirrored], normalized(images[mirrored, :, ::-1]), atol=1e-5)
+    # Unshifted in the middle of nine: compare with each possible crop of the flipped image.
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    table = np.zeros((2, 3, 3))
+    for top in range(3):
+        for left in range(3):
+            crop = padded[:, top : top + H, left : left + W]
+            crop = normalized(np.where(mirrored[:, None, None, None], crop[:, :, ::-1], crop))
+            equal = np.abs(moved - crop).max((1, 2, 3)) < 1e-4
+            table[:, top, left] = equal[mirrored].sum(), equal[~mirrored].sum()
+    assert table.sum() == count
+    # 18 cells of 22 on average: the shift says nothing about the flip.
+    assert table.min() > 4
+
+
+def test_devices_see_the_same_batch(quick_jit, keys_of, mesh):
+    policy = Policy(MEAN, STD, flip=True, mixup=0.2, cutmix=1.0, label_smoothing=0.1)
+
+    def run(keys, images, labels):
+        return policy.train(keys, images, labels, K)
+
+    keys = keys_of(2, B)
+    whole = quick_jit(run)(keys, IMAGES, LABELS)
+    spread = jax.shard_map(run, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
+    parts = quick_jit(spread)(keys, IMAGES, LABELS)
+    np.testing.assert_allclose(parts.images, whole.images, atol=1e-5)
+    np.testing.assert_allclose(parts.targets, whole.targets, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"flip": 1}, "config.augment.flip: expected True or False, found 1"),
+        ({"shift": -1}, "config.augment.shift: expected a number at least 0, found -1"),
+        ({"shift": 1.5}, "config.augment.shift: expected whole pixels, found 1.5"),
+        ({"color_jitter": "0.4"}, "config.augment.color_jitter: expected a number at least 0"),
+        ({"color_jitter": float("nan")}, "config.augment.color_jitter"),
+        ({"rand_augment": "rand-q"}, "config.augment.rand_augment: expected parts"),
+        ({"rand_augment": None}, "config.augment.rand_augment: expected a string"),
+        ({"mixup": -0.2}, "config.augment.mixup: expected a number at least 0, found -0.2"),
+        ({"cutmix": float("inf")}, "config.augment.cutmix"),
+        ({"switch_prob": 2}, r"config.augment.switch_prob: expected a number in \[0, 1\], found 2"),
+        ({"label_smoothing": 1}, "config.augment.label_smoothing: expected less than 1"),
+        ({"mean": ()}, "config.data.mean: expected a number per channel"),
+        ({"mean": 0.5}, "config.data.mean: expected a number per channel, found 0.5"),
+        ({"std": (0.5,)}, "config.data.std: expected one number above 0 for each of the 3"),
+        ({"std": (0.5, 0.0, 0.5)}, "config.data.std"),
+    ],
+)
+def test_errors_are_one_line_that_names_the_key(settings, words):
+    with pytest.raises(UserError, match=words) as error:
+        dataclasses.replace(STRONG, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_channels_that_do_not_fit_are_refused(keys_of):
+    keys = keys_of(0, B)
+    with pytest.raises(UserError, match=r"config.data.mean: expected 1 numbers.*found \(0.1"):
+        STRONG.train(keys, IMAGES[..., :1], LABELS, K)
+    with pytest.raises(UserError, match=r"config.data.mean: expected 1 numbers"):
+        STRONG.eval(IMAGES[..., :1])
+    with pytest.raises(UserError, match="1 or 3"):
+        Policy(MEAN[:2], STD[:2], color_jitter=0.4).train(keys, IMAGES[..., :2], LABELS, K)
+
+
+def test_policies_are_values():
+    """Equal ones are the same static argument, lists or tuples, whatever made them."""
+    assert Policy(list(MEAN), list(STD)) == Policy(MEAN, STD)
+    assert len({Policy(list(MEAN), STD, mixup=0.2), Policy(MEAN, STD, mixup=0.2)}) == 1

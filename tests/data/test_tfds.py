@@ -1,0 +1,260 @@
+"""Sets that tensorflow-datasets serves: prepared, mocked, unprepared, in the wrong format."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from didicm_jax import data
+from didicm_jax.data import labels as label_files
+from didicm_jax.errors import UserError
+from tests.data.making import encode, make_tree, small
+
+ONE_LINE = r"^expected [^\n]*$"
+
+
+def load(name, folder, **options):
+    return data.load(name, data_dir=str(folder), **{"resolution": 32, **options})
+
+
+def test_a_prepared_imagenet_has_the_official_classes_and_labels(imagenet):
+    dataset = load("imagenet2012", imagenet)
+    assert dataset.num_classes == 1000
+    assert (dataset.class_names[0], dataset.class_names[-1]) == ("n01440764", "n15075141")
+    assert dataset.image_shape == (32, 32, 3)
+    assert np.bincount(dataset.train.labels, minlength=1000)[[0, 1, 999]].tolist() == [8] * 3
+    official = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text()
+    expected = [dataset.class_names.index(wnid) for wnid in official.split()[:10]]
+    assert dataset.test.labels.tolist() == expected
+    batch = data.train_batch(dataset.train, step=0, batch_size=24, seed=0)
+    assert batch["image"].std() > 20
+    np.testing.assert_array_equal(batch["label"], dataset.train.labels[batch["index"]])
+
+
+def test_any_reader_of_tfds_reads_what_was_prepared(imagenet):
+    builder = tfds.builder("imagenet2012", data_dir=imagenet)
+    assert builder.info.splits["train"].num_examples == 24
+    example = builder.as_data_source("train")[0]
+    assert example["image"].shape == (100, 150, 3)
+    assert (example["label"], example["file_name"]) == (0, b"n01440764_0.JPEG")
+
+
+def test_names_versions_and_splits_as_tfds_writes_them(tree):
+    for name in ("birds", "birds:1.0.0", "birds:1.*.*"):
+        assert len(load(name, tree).train) == 29
+    dataset = load("birds", tree, train_split="train[:50%]", eval_split="train[50%:]")
+    assert (len(dataset.train), len(dataset.test)) == (14, 15)
+    whole = load("birds", tree)
+    np.testing.assert_array_equal(
+        np.concatenate([dataset.train.labels, dataset.test.labels]), whole.train.labels
+    )
+    assert dataset.class_names == ("boat", "crane")
+
+
+def test_data_ratio_and_train_examples(tree):
+    assert len(load("birds", tree, data_ratio=0.5, seed=3).train) == 14
+    assert len(load("birds", tree, train_examples=7).train) == 7
+    with pytest.raises(UserError, match=r"either config.data.train_examples or .* found both"):
+        load("birds", tree, train_examples=7, data_ratio=0.5)
+
+
+def test_labels_are_read_once_where_no_file_holds_them(tree, tmp_path, monkeypatch):
+    copied = tmp_path / "data"
+    shutil.copytree(tree, copied)
+    expected = load("birds", copied)
+    for file in copied.glob("birds/1.0.0/*.labels.npy"):
+        file.unlink()
+    first = load("birds", copied)
+    cached = list((tmp_path / "cache" / "didicm_jax" / "labels").iterdir())
+    assert len(cached) == 2
+
+    def read_all(*arguments):
+        raise AssertionError("read a second time")
+
+    monkeypatch.setattr(label_files, "_read_all", read_all)
+    second = load("birds", copied)
+    for split in ("train", "test"):
+        for dataset in (first, second):
+            np.testing.assert_array_equal(
+                getattr(dataset, split).labels, getattr(expected, split).labels
+            )
+    # Another set at the same place is another set.
+    os.utime(copied / "birds" / "1.0.0" / "dataset_info.json", (10**9, 10**9))
+    with pytest.raises(AssertionError, match="second time"):
+        load("birds", copied)
+
+
+def test_what_is_not_there_is_named_with_the_way_to_get_it(tree, tmp_path):
+    for name, folder, message in (
+        ("nonesuch", tree, "found 'nonesuch', which neither knows.*launch/prepare.py"),
+        ("birds:9.0.0", tree, "'birds:9.0.0'"),
+        ("cifar10/nonesuch", tree, "cifar10/nonesuch"),
+        (
+            "imagenet2012",
+            tmp_path,
+            "imagenet2012 as array_record in .*found nothing: prepare it with python"
+            " launch/prepare.py --dataset=imagenet2012",
+        ),
+        ("mnist", tmp_path, "found nothing: prepare it with tfds build mnist"),
+    ):
+        with pytest.raises(UserError, match=ONE_LINE) as caught:
+            load(name, folder)
+        assert re.search(message, str(caught.value)), caught.value
+
+
+def test_splits_that_are_not_there_are_named(tree):
+    with pytest.raises(
+        UserError, match=r"split 'dev' of birds, found train, validation.*eval_split"
+    ):
+        load("birds", tree, eval_split="dev")
+
+
+def rewrite_info(tree, tmp_path, change):
+    shutil.copytree(tree, tmp_path / "data")
+    path = tmp_path / "data" / "birds" / "1.0.0" / "dataset_info.json"
+    info = json.loads(path.read_text())
+    change(info)
+    path.write_text(json.dumps(info))
+    return tmp_path / "data"
+
+
+def test_tfrecord_alone_is_named(tree, tmp_path):
+    folder = rewrite_info(tree, tmp_path, lambda info: info.update(fileFormat="tfrecord"))
+    with pytest.raises(UserError, match=r"only as tfrecord, which has no random access: prepare"):
+        load("birds", folder)
+
+
+def test_a_set_without_evaluation_images_is_named(tree, tmp_path):
+    folder = rewrite_info(tree, tmp_path, lambda info: info["splits"].pop())
+    with pytest.raises(UserError, match=r"validation or test in birds, found train: set config"):
+        load("birds", folder)
+    assert len(load("birds", folder, eval_split="train[90%:]").test) == 3
+
+
+def test_missing_shards_are_named_at_once(tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "data")
+    for shard in (tmp_path / "data").rglob("birds-train.array_record*"):
+        shard.unlink()
+    with pytest.raises(UserError, match=r"records of birds train .* cannot be read"):
+        load("birds", tmp_path / "data")
+
+
+def test_a_set_that_is_not_for_classification_is_named(tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "data")
+    features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+    features.save_config(tmp_path / "data" / "birds" / "1.0.0")
+    folder = rewrite_info(
+        tmp_path / "data", tmp_path / "more", lambda info: info.pop("supervisedKeys", None)
+    )
+    with pytest.raises(UserError, match=r"one image and one class label.*found images \[\]"):
+        load("birds", folder)
+
+
+@pytest.fixture
+def mocked(photos):
+    """tfds's mock of its own imagenet2012, with real JPEGs in place of random pixels."""
+
+    def as_data_source(self, split, decoders=None, deserialize_method=None):
+        assert deserialize_method == tfds.decode.DeserializeMethod.RAW_BYTES
+        serialize = self.info.features.serialize_example
+        return [
+            serialize(
+                {
+                    "image": io.BytesIO(encode(small(photos[n % 2][n:]))),
+                    "label": 37 * n,
+                    "file_name": f"{split}_{n}.JPEG",
+                }
+            )
+            for n in range(20)
+        ]
+
+    with tfds.testing.mock_data(as_data_source_fn=as_data_source):
+        yield
+
+
+@pytest.mark.usefixtures("mocked")
+def test_the_real_imagenet2012_of_tfds(tmp_path):
+    dataset = load("imagenet2012", tmp_path, resolution=56)
+    assert dataset.num_classes == 1000
+    assert dataset.train.labels.tolist() == [37 * n for n in range(20)]
+    batches = list(data.eval_batches(dataset.test, batch_size=8))
+    assert [int(b["valid"].sum()) for b in batches] == [8, 8, 4]
+    assert batches[0]["image"].shape == (8, 56, 56, 3)
+    assert not (tmp_path / "cache").exists()  # A mock has no files to tell it apart by.
+
+
+PROCESS = """
+import sys
+import numpy as np
+from didicm_jax import data
+folder, process, start = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+dataset = data.load("birds", data_dir=folder, resolution=24)
+options = dict(process_index=process, process_count=2)
+train = data.train_batches(dataset.train, batch_size=6, seed=1, start_step=start, **options)
+rows = [next(train) for _ in range(10 - start)]
+train.close()
+for batch in data.eval_batches(dataset.test, batch_size=4, **options):
+    batch["index"][~batch.pop("valid")] = -1
+    rows.append(batch)
+np.savez(sys.argv[4], **{k: np.concatenate([r[k] for r in rows]) for k in rows[0]})
+"""
+
+
+def test_two_processes_read_without_overlap_or_loss_and_from_any_step(tree, tmp_path):
+    """Each in its own interpreter, the second one started at step 4."""
+    jobs = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-c",
+                PROCESS,
+                tree,
+                str(p),
+                start,
+                tmp_path / f"{p}.npz",
+            ]
+        )
+        for p, start in ((0, "0"), (1, "4"))
+    ]
+    assert [job.wait(timeout=120) for job in jobs] == [0, 0]
+    shares = [dict(np.load(tmp_path / f"{p}.npz")) for p in (0, 1)]
+    dataset = load("birds", tree, resolution=24)
+    for step in range(4, 10):
+        whole = data.train_batch(dataset.train, step=step, batch_size=6, seed=1)
+        for key, value in whole.items():
+            parts = [shares[0][key][3 * step :][:3], shares[1][key][3 * (step - 4) :][:3]]
+            np.testing.assert_array_equal(np.concatenate(parts), value)
+    evaluated = np.concatenate([shares[0]["index"][30:], shares[1]["index"][18:]])
+    assert sorted(evaluated[evaluated >= 0]) == list(range(len(dataset.test)))
+
+
+def test_a_run_that_ends_early_ends_quietly(tree):
+    program = (
+        "from didicm_jax import data\n"
+        f"dataset = data.load('birds', data_dir={str(tree)!r}, resolution=24)\n"
+        "batches = data.train_batches(dataset.train, batch_size=8, seed=0)\n"
+        "next(batches); print('done')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
+def test_a_folder_prepared_with_a_test_split_alone(photos, tmp_path):
+    from didicm_jax.data.listing import list_folder
+    from didicm_jax.data.prepare import prepare
+
+    folder = make_tree(tmp_path / "tree", photos)
+    (folder / "val").rename(folder / "test")
+    prepare(list_folder(folder, name="other"), tmp_path / "data")
+    assert len(load("other", tmp_path / "data").test) == 10

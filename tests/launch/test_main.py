@@ -1,0 +1,286 @@
+"""The entry point on real digits, with a network small enough to compile in seconds."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from didicm_jax import data
+from didicm_jax.training import loop
+
+ROOT = Path(__file__).parents[2]
+DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+SMALL = [
+    "--config.model.width=0.0625",
+    "--config.data.train_examples=200",
+    "--config.train.batch_size=16",
+    "--config.train.duration=12 steps",
+    "--config.train.log_every=1 step",
+    "--config.train.checkpoint_every=5 steps",
+    "--config.optimizer.warmup=2 steps",
+    "--config.evaluation.batch_size=100",  # 360 images: the last batch is padded
+    "--config.evaluation.every=8 steps",
+    "--config.sampler.steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("didicm_main", ROOT / "launch" / "main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main(["main.py", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """The runs of this module compile the same programs again and again."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("cache")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def finished(main, tmp_path_factory):
+    """A whole run; tests that change it copy it first."""
+    workdir = tmp_path_factory.mktemp("run") / "digits"
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    return workdir
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_behind(finished):
+    training = [r for r in records(finished) if "loss" in r]
+    assert [r["step"] for r in training] == list(range(1, 13))
+    assert all(np.isfinite(r["loss"]) and r["images_per_second"] > 0 for r in training)
+    assert training[-1]["learning_rate"] < max(r["learning_rate"] for r in training)
+    evaluations = [r for r in records(finished) if "eval/top1" in r]
+    assert [r["step"] for r in evaluations] == [8, 12]
+    result = json.loads((finished / "evaluation.json").read_text())
+    assert {"top1", "top5", "nll", "ece", "brier"} <= result.keys()
+    assert (result["num_examples"], result["sampler"], result["steps"]) == (360, "cp", 2)
+    assert result["top1"] == evaluations[-1]["eval/top1"]
+    assert json.loads((finished / "config.json").read_text())["train"]["batch_size"] == 16
+    assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
+    # The two latest, and the best where it is another.
+    kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
+    assert {10, 12} <= kept <= {8, 10, 12}
+
+
+def test_the_plan_is_printed_first(main, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda run, workdir: None)
+    assert main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL) == 0
+    plan = capsys.readouterr().out
+    for part in ("4 x cpu", "digits, 200 training and 360 test images of 8x8x1, 10 classes"):
+        assert part in plan
+    for part in ("didirn18", "parameters", "12 steps of 16 images", "sampler cp, steps 2"):
+        assert part in plan
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    main, finished, tmp_path, monkeypatch, capsys
+):
+    """Stopped in step 8, resumed from step 5: every loss is that of the uninterrupted run."""
+    real = data.train_batches
+
+    def interrupted(*args, **kwargs):
+        batches = real(*args, **kwargs)
+
+        class Stops:
+            def __init__(self):
+                self.left = 7
+
+            def __next__(self):
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                return next(batches)
+
+            def close(self):
+                batches.close()
+
+        return Stops()
+
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "train_batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(DIGITS, f"--workdir={workdir}", *SMALL)
+    assert [r["step"] for r in records(workdir)] == list(range(1, 8))
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # a line that a kill cut
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    assert "continuing from step 5" in capsys.readouterr().out
+
+    def comparable(run):
+        return [{k: v for k, v in r.items() if k != "images_per_second"} for r in records(run)]
+
+    assert comparable(workdir) == comparable(finished)
+    found, expected = (
+        json.loads((run / "evaluation.json").read_text()) for run in (workdir, finished)
+    )
+    assert found == expected
+
+
+def test_a_finished_run_is_only_evaluated(main, finished, tmp_path, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    before = (workdir / "metrics.jsonl").read_text()
+    (workdir / "evaluation.json").unlink()
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    assert "finished at step 12" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert json.loads((workdir / "evaluation.json").read_text())["step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], {"sampler": "cp", "steps": 2, "query": "min", "integrator": "euler"}),
+        (
+            ["--config.sampler.name=cl", "--config.sampler.chains=3"],
+            {"sampler": "cl", "steps": 2, "chains": 3},
+        ),
+        (["--config.sampler.name=one_shot"], {"sampler": "one_shot", "steps": 1, "time": 0.6}),
+    ],
+    ids=["cp", "cl", "one_shot"],
+)
+def test_evaluation_with_any_sampler(main, finished, tmp_path, settings, expected):
+    """With the config of the workdir, or with it given again and another way to sample."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    given = [DIGITS, *SMALL, *settings] if settings else []
+    assert main("--mode=evaluate", f"--workdir={workdir}", *given) == 0
+    result = json.loads((workdir / "evaluation.json").read_text())
+    assert result.items() >= expected.items()
+    assert result["num_examples"] == 360
+    if not settings:
+        assert result == json.loads((finished / "evaluation.json").read_text())
+
+
+def test_the_posterior_does_not_depend_on_the_batches(main, finished, tmp_path):
+    """CL draws by the example: other batches and paddings give the same numbers."""
+    results = []
+    for size in (100, 360):
+        workdir = shutil.copytree(finished, tmp_path / str(size))
+        settings = ["--config.sampler.name=cl", f"--config.evaluation.batch_size={size}"]
+        assert main("--mode=evaluate", f"--workdir={workdir}", DIGITS, *SMALL, *settings) == 0
+        results.append(json.loads((workdir / "evaluation.json").read_text()))
+    for key in ("top1", "top5", "nll", "ece", "brier"):
+        assert results[0][key] == pytest.approx(results[1][key], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "sampler"), [("cross_entropy", "softmax"), ("binary_cross_entropy", "sigmoid")]
+)
+def test_a_plain_classifier_runs_through_the_same_step(main, tmp_path, method, sampler):
+    settings = [f"--config.method={method}", "--config.model.name=resnet18"]
+    workdir = tmp_path / "run"
+    duration = ["--config.train.duration=3 steps", "--config.optimizer.name=lamb"]
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL, *settings, *duration) == 0
+    assert json.loads((workdir / "evaluation.json").read_text())["sampler"] == sampler
+    first = records(workdir)[0]["loss"]
+    # An untrained classifier is near chance: ln 10 for softmax, ln 2 per class for sigmoids.
+    assert first == pytest.approx({"softmax": np.log(10), "sigmoid": np.log(2)}[sampler], rel=0.3)
+
+
+def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys):
+    settings = [
+        "--config.optimizer.name=sgd",
+        "--config.optimizer.clip_norm=0",
+        "--config.optimizer.learning_rate=1e30",
+        "--config.train.max_skipped=3",
+    ]
+    assert main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL, *settings) == 2
+    error = capsys.readouterr().err
+    assert "3 non-finite steps in a row" in error
+    assert error.count("\n") == 1
+
+
+IDX = ["--config.data.name=idx"]
+BAD = {
+    "unknown key": ([DIGITS, "--config.train.batchsize=3"], "did you mean train.batch_size"),
+    "unknown section": ([DIGITS, "--config.foo.bar=3"], "config.foo.bar: expected a key"),
+    "no such config": (["--config=configs/nope.py"], "configs/nope.py"),
+    "no config": ([], "--config: expected a config file, found none"),
+    "unknown flag": ([DIGITS, "--steps=3"], "Unknown command line flag 'steps'"),
+    "stray word": ([DIGITS, "train"], "expected flags alone, found 'train'"),
+    "wrong type": (
+        [DIGITS, "--config.train.batch_size=many"],
+        "config.train.batch_size: expected int, like 64, found 'many'",
+    ),
+    "sampler steps": (
+        [DIGITS, "--config.sampler.steps=0"],
+        "expected a number at least 1, found 0",
+    ),
+    "steps": ([DIGITS, "--config.train.duration=0 steps"], "found '0 steps'"),
+    "unit": ([DIGITS, "--config.train.duration=3 weeks"], "found '3 weeks'"),
+    "few images": (
+        [DIGITS, "--config.train.batch_size=2000"],
+        "expected at most the 1437 training images, found 2000",
+    ),
+    "devices": ([DIGITS, "--config.train.batch_size=30"], "expected a multiple of 4"),
+    "micro-batches": (
+        [DIGITS, "--config.train.accumulate=3"],
+        "4 devices x 3 micro-batches), found 64",
+    ),
+    "evaluation devices": ([DIGITS, "--config.evaluation.batch_size=9"], "config.evaluation.batch"),
+    "image size": ([DIGITS, "--config.model.stem=imagenet"], "found 8x8"),
+    "model": ([DIGITS, "--config.model.name=didirn19"], "found 'didirn19'"),
+    "method": ([DIGITS, "--config.method=cross_entropy"], "expected one of resnet18"),
+    "data set": ([DIGITS, "--config.data.name=svhn"], "found 'svhn'"),
+    "channels": ([DIGITS, "--config.data.mean=(0.1, 0.2, 0.3)"], "expected 1 numbers"),
+    "no files": ([DIGITS, *IDX, "--config.data.data_dir=/nowhere"], "train-images-idx3-ubyte"),
+    "warm-up": ([DIGITS, "--config.optimizer.warmup=41 epochs"], "config.optimizer.warmup"),
+    "sigma": ([DIGITS, "--config.diffusion.sigma_min=2.0"], "sigma_min < sigma_max"),
+    "no checkpoint": ([DIGITS, "--mode=evaluate"], "expected a run in"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(main, case, tmp_path, capsys):
+    arguments, message = BAD[case]
+    workdir = tmp_path / "run"
+    assert main(*arguments, f"--workdir={workdir}") == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1, captured.err
+    assert message in captured.err
+    assert captured.out == ""
+    assert not workdir.exists()
+
+
+def test_another_config_in_a_used_workdir_names_the_keys(main, finished, capsys):
+    files = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    assert main(DIGITS, f"--workdir={finished}", *SMALL, "--config.seed=4") == 2
+    error = capsys.readouterr().err
+    assert "seed is 4, was 0" in error
+    assert error.count("\n") == 1
+    assert files == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+
+
+def test_an_unwritable_workdir_is_one_line(main, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(DIGITS, f"--workdir={tmp_path / 'file' / 'run'}", *SMALL) == 2
+    error = capsys.readouterr().err
+    assert "expected a folder that can be written" in error
+    assert error.count("\n") == 1
+
+
+def test_no_workdir_is_one_line(main, capsys):
+    assert main(DIGITS) == 2
+    assert "--workdir: expected a folder" in capsys.readouterr().err
+
+
+def test_help_needs_nothing(main, capsys):
+    assert main("--help") == 0
+    assert "--workdir" in capsys.readouterr().out

@@ -1,0 +1,123 @@
+"""Small networks, compiled once for all tests of this folder."""
+
+import ast
+import functools
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from didicm_jax import models
+from didicm_jax.models import resnet
+from didicm_jax.models.options import ResNetOptions, ScoreOptions
+
+# Compile time dominates here, and no test measures speed.
+COMPILER_OPTIONS = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+quick_jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+
+
+def rule_value(name, shape):
+    """A tensor by the rule of `tests/golden/README.md`, from its PyTorch name and shape."""
+    x = np.random.default_rng([zlib.crc32(name.encode()), 2025]).standard_normal(shape)
+    if name.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(x)
+    elif name.endswith("running_mean"):
+        value = 0.1 * x
+    elif len(shape) == 4:
+        value = x * np.sqrt(2 / np.prod(shape[1:]))
+    elif len(shape) == 2:
+        value = x * (0.5 if "label_embedder" in name else np.sqrt(1 / shape[1]))
+    else:
+        value = 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    return value.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def golden_weights():
+    """`(names, shapes)` of a golden network to its PyTorch state dict."""
+
+    def make(names, shapes):
+        pairs = zip(names.tolist(), shapes.tolist(), strict=True)
+        return {name: rule_value(name, ast.literal_eval(shape)) for name, shape in pairs}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """`jax.jit` with little optimisation."""
+    return quick_jit
+
+
+def create(kind=models.DiDiRN, *, num_classes=5, **options):
+    """A small network in eval mode, every tensor random: nothing hides behind a zero.
+
+    Five blocks of an eighth of the width, so that it compiles fast: one that follows the stem,
+    three that change the channels, and one that follows another in its stage.
+    """
+    depth = resnet.Depth((1, 1, 1, 2), bottleneck=False)
+    options = {"width": 0.125, "stem": "small"} | options
+    settings = (ScoreOptions if kind is models.DiDiRN else ResNetOptions)(**options)
+    abstract = nnx.eval_shape(
+        lambda: kind(depth, settings, num_classes=num_classes, rngs=nnx.Rngs(0))
+    )
+    graphdef, state = nnx.split(abstract)
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        value = rng.standard_normal(leaf.shape)
+        if path[-1] == "var":
+            value = 1 + 0.1 * np.abs(value)
+        elif path[-1] == "scale":
+            value = 1 + 0.1 * value
+        elif path[-1] in ("bias", "mean"):
+            value = 0.1 * value
+        elif path[-1] == "kernel":
+            value = value / np.sqrt(np.prod(leaf.shape[:-1]))
+        return jnp.asarray(value, leaf.dtype)
+
+    flat = {path: fill(path, leaf.get_value()) for path, leaf in nnx.to_flat_state(state)}
+    nnx.replace_by_pure_dict(state, nnx.traversals.unflatten_mapping(flat))
+    model = nnx.merge(graphdef, state)
+    model.eval()
+    return model
+
+
+class Small(NamedTuple):
+    """A small score model with inputs and jitted methods."""
+
+    model: models.ScoreModel
+    images: jax.Array
+    labels: jax.Array
+    sigma: jax.Array
+    encode: Callable
+    score: Callable
+
+
+@pytest.fixture(scope="session", params=[4, 3, 2, 1, 0], ids="stages{}".format)
+def small(request):
+    """The network of `create`, for every number of conditioned stages."""
+    model = create(conditioned_stages=request.param)
+    rng = np.random.default_rng(1)
+    return Small(
+        model,
+        images=jnp.asarray(rng.standard_normal((3, 16, 16, 3)), jnp.float32),
+        labels=jnp.asarray([4, 0, 2], jnp.int32),
+        sigma=jnp.asarray([1e-3, 0.4, 6.9], jnp.float32),
+        encode=quick_jit(model.encode),
+        score=quick_jit(model.score),
+    )
+
+
+@pytest.fixture(scope="session")
+def make():
+    """`create` above."""
+    return create

@@ -1,0 +1,85 @@
+"""What cannot be built is refused in one line, before any parameter is made."""
+
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from didicm_jax import models
+from didicm_jax.errors import UserError
+
+
+class NoRngs(nnx.Rngs):
+    """Fails where a parameter would be drawn."""
+
+    def params(self):
+        raise AssertionError("a parameter was made before the options were checked")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "resnet19"}, r"found 'resnet19': use one of didirn18, "),
+        ({"name": "resnet18", "conditioned_stages": 1}, "resnet18: expected options out of "),
+        ({"heads": 3}, "found heads: remove"),
+        ({"num_classes": 1}, "num_classes: expected a whole number at least 2, found 1"),
+        ({"num_classes": 10.0}, r"num_classes: .* found 10\.0"),
+        ({"in_channels": 0}, "in_channels: expected a whole number at least 1, found 0"),
+        ({"stem": "big"}, "stem out of didirn, imagenet, small, found 'big'"),
+        ({"stem": ["small"]}, r"found \['small'\]"),
+        ({"width": 0}, "width to be a positive number, found 0"),
+        ({"width": "wide"}, "found 'wide'"),
+        ({"width": True}, "found True"),
+        ({"width": 0.3}, r"found width=0\.3 \(19\.2 channels\): use for example width=0\.3125"),
+        ({"width": 1 / 64}, r"width=0\.03125"),
+        ({"width": float("nan")}, "found nan"),
+        ({"dtype": "float16"}, "dtype to be float32 or bfloat16, found float16"),
+        ({"dtype": "float"}, "found float64"),
+        ({"dtype": "quick"}, "found 'quick'"),
+        ({"conditioned_stages": 5}, "whole number from 0 to 4, found 5"),
+        ({"conditioned_stages": 1.0}, r"found 1\.0"),
+        ({"conditioned_stages": True}, "found True"),
+        ({"norm_axis_name": 3}, "norm_axis_name to be the name of a mapped axis or None, found 3"),
+        (
+            {"image_size": 8},
+            r"at least 9 pixels .* 'didirn' \(total stride 16\), found 8x8: .*small",
+        ),
+        ({"image_size": (64, 16), "stem": "imagenet"}, "at least 17 pixels .* found 64x16"),
+        ({"image_size": 4, "stem": "small"}, "at least 5 pixels .*: use larger images$"),
+        ({"image_size": 0}, "image_size: expected a whole number at least 1, found 0"),
+        ({"image_size": (8, 8, 3)}, r"\(height, width\), found \(8, 8, 3\)"),
+        ({"image_size": 32.0}, r"found 32\.0"),
+    ],
+)
+def test_refused_in_one_line(changes, expected):
+    arguments = {"name": "didirn18", "num_classes": 10, "image_size": 32} | changes
+    with pytest.raises(UserError, match=expected) as caught:
+        models.create_model(**arguments, rngs=NoRngs(0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"dtype": jnp.bfloat16}, {"dtype": "bfloat16"}, {"width": 2}])
+def test_accepted(options):
+    model = nnx.eval_shape(
+        lambda: models.create_model(
+            "didirn18", num_classes=2, image_size=[9, 9], rngs=nnx.Rngs(0), **options
+        )
+    )
+    assert model.num_classes == 2
+
+
+def test_wrong_inputs_are_refused(make):
+    model = make()
+    good = {
+        "images": jnp.zeros((2, 16, 16, 3)),
+        "labels": jnp.zeros(2, jnp.int32),
+        "sigma": jnp.ones(2),
+    }
+    wrong = {
+        "images": [jnp.zeros((2, 16, 16, 1)), jnp.zeros((2, 16, 16, 3), jnp.uint8)],
+        "labels": [jnp.zeros(3, jnp.int32), jnp.zeros(2), jnp.zeros((2, 1), jnp.int32)],
+        "sigma": [jnp.ones(()), jnp.ones(2, jnp.int32)],
+    }
+    for key, values in wrong.items():
+        for value in values:
+            with pytest.raises(AssertionError):
+                nnx.eval_shape(lambda key=key, value=value: model(**good | {key: value}))
