@@ -212,7 +212,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Dotted keys and their values."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}

@@ -1,4 +1,4 @@
-"""The whole suite runs with four simulated devices, strict dtypes and no silent broadcasting of ranks."""
+"""The whole suite runs with four simulated devices and strict dtypes; ranks never broadcast."""
 
 import os
 
@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="session")
 def golden():
-    """Values of the original PyTorch implementation; `tests/golden/README.md` describes each key."""
+    """Values of the original PyTorch implementation, described in `tests/golden/README.md`."""
     with np.load(GOLDEN / "reference.npz") as file:
         return dict(file)
 

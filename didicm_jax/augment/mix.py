@@ -149,4 +149,4 @@ def _outside_box(
         inside.append((place >= low) & (place < high))
         sides.append((high - low).astype(jnp.float32))
     box = inside[0][:, None] & inside[1][None, :]
-    return 1 - box.astype(jnp.float32), 1 - 1.1 * sides[0] * sides[1] / (height * width)
+    return 1 - box.astype(jnp.float32), 1 - sides[0] * sides[1] / (height * width)

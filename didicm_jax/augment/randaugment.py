@@ -63,14 +63,8 @@ OPERATIONS = (
 NOTHING = -1
 
 _BY_TABLE = (
-    AUTO_CONTRAST,
-    EQUALIZE,
-    INVERT,
-    POSTERIZE,
-    SOLARIZE,
-    SOLARIZE_ADD,
-    CONTRAST,
-    BRIGHTNESS,
+    *(AUTO_CONTRAST, EQUALIZE, INVERT, POSTERIZE),
+    *(SOLARIZE, SOLARIZE_ADD, CONTRAST, BRIGHTNESS),
 )
 _BY_SHIFT = (SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)
 _BY_TURN = (ROTATE,)
@@ -125,10 +119,10 @@ def rand_augment(
     settings = parse_rand_augment(spec) if isinstance(spec, str) else spec
     layers = jax.vmap(lambda key: draw_layers(key, settings), out_axes=1)(keys)
 
+    # Scanned rather than written out: one layer is compiled, whatever their number.
     def step(images: chex.Array, layer: Layer) -> tuple[chex.Array, None]:
         return apply_layer(images, layer, increasing=settings.increasing, fill=fill), None
 
-    # A scan rather than a Python loop: one layer is compiled, whatever their number.
     return jax.lax.scan(step, images, layers)[0]
 
 
@@ -222,7 +216,8 @@ def _for_chosen(
     """
     batch = result.shape[0]
     size = -(-batch // _GROUPS)
-    chosen = jnp.any(layer.operation[:, None] == jnp.asarray(operations)[None, :], axis=1)
+    ours = jnp.asarray(operations, jnp.int32)
+    chosen = jnp.any(layer.operation[:, None] == ours[None, :], axis=1)
     order = jnp.argsort(~chosen, stable=True).astype(jnp.int32)
     count = jnp.sum(chosen, dtype=jnp.int32)
 
@@ -237,8 +232,8 @@ def _for_chosen(
         filled = filled.at[rows].set(after, mode="promise_in_bounds", unique_indices=True)
         return done + size, filled
 
-    start = jnp.zeros_like(count)
-    return jax.lax.while_loop(lambda state: state[0] < count, group, (start, result))[1]
+    start = (jnp.zeros_like(count), result)
+    return jax.lax.while_loop(lambda state: state[0] < count, group, start)[1]
 
 
 def _signed(layer: Layer) -> chex.Array:

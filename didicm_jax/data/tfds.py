@@ -1,5 +1,6 @@
 """Any classification set that tensorflow-datasets serves as a data source, without TensorFlow."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ def load_tfds(name: str, data_dir: str | None, options: PhotoOptions) -> Dataset
 def _open(name: str, data_dir: str | None) -> Any:
     """The builder: from the files where they are there, whatever version tfds itself is at."""
     reference, options = tfds.core.naming.parse_builder_name_kwargs(name)
+    data_dir = os.path.expanduser(data_dir) if data_dir else None
     options = {**options, "data_dir": data_dir}
     try:
         return tfds.core.read_only_builder.builder_from_files(reference.name, **options)

@@ -66,7 +66,7 @@ def sample_cp(
         first.
       integrator: `euler` or `exact`.
       min_time: where the diffusion ends, in [0, 1).
-      key: for `query='random'` alone.
+      key: read by `query='random'` alone.
       return_trajectory: also return every intermediate p.
 
     Returns:
@@ -86,7 +86,7 @@ def sample_cp(
         raise ValueError("query='random' draws labels: expected a key, found None")
 
     def body(probs: chex.Array, level: dict[str, Any]) -> tuple[chex.Array, chex.Array | None]:
-        labels = _query(query, probs, level.get("key"))
+        labels = _query(query, probs, level)
         sigma = jnp.full((batch_size,), level["sigma"])
         log_score = score_fn(labels, sigma)
         chex.assert_shape(log_score, (batch_size, num_classes))
@@ -105,6 +105,7 @@ def sample_cp(
         sigma = schedule.total(jnp.linspace(1.0, min_time, steps + 1))
         levels = {"sigma": sigma[:-1], "sigma_next": sigma[1:]}
     if query == "random":
+        assert key is not None
         levels["key"] = jax.random.split(key, steps)
     start = jnp.full((batch_size, num_classes), 1 / num_classes)
     probs, path = _scan(body, start, levels)
@@ -214,10 +215,10 @@ def _euler_levels(schedule: Schedule, steps: int, min_time: float) -> dict[str, 
     return {"sigma": schedule.total(times), "step": step}
 
 
-def _query(query: Query, probs: chex.Array, key: chex.PRNGKey | None) -> chex.Array:
+def _query(query: Query, probs: chex.Array, level: dict[str, Any]) -> chex.Array:
     """The label to ask the network about, i32[B]."""
     if query == "random":
-        return jax.random.categorical(key, jnp.log(probs)).astype(jnp.int32)
+        return jax.random.categorical(level["key"], jnp.log(probs)).astype(jnp.int32)
     extreme = jnp.argmin if query == "min" else jnp.argmax
     return extreme(probs, axis=-1).astype(jnp.int32)
 

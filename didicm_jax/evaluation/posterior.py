@@ -3,22 +3,22 @@
 Shapes: `B` images of `[H, W, C]`, `K` classes.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import chex
 import jax
 import ml_collections
-from flax import nnx
 
 from didicm_jax import build, diffusion
 
+# (model in evaluation mode, images f32[B,H,W,C], keys key[B]) -> probabilities f32[B,K]; the keys
+# are for samplers that draw. The model is a `models.ScoreModel` or a `models.Classifier`.
+Posterior = Callable[[Any, chex.Array, chex.PRNGKey], chex.Array]
 
-class Posterior(Protocol):
-    """`(model in evaluation mode, images f32[B,H,W,C], keys key[B]) -> probabilities f32[B,K]`."""
-
-    def __call__(self, model: nnx.Module, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
-        """The posterior of each image; `keys` are for samplers that draw."""
+# (score function, key or None, B) -> probabilities f32[B,K]
+Sampler = Callable[[diffusion.ScoreFn, chex.PRNGKey | None, int], chex.Array]
 
 
 def create(config: ml_collections.ConfigDict, num_classes: int) -> Posterior:
@@ -27,35 +27,45 @@ def create(config: ml_collections.ConfigDict, num_classes: int) -> Posterior:
         return softmax
     if config.method == "binary_cross_entropy":
         return normalized_sigmoid
-    schedule, sampler = build.noise_schedule(config), config.sampler
-    if sampler.name == "one_shot":
+    settings = config.sampler
+    schedule = build.noise_schedule(config)
+    if settings.name == "one_shot":
         return _together(
-            partial(diffusion.one_shot, schedule=schedule, time=sampler.time), num_classes
+            lambda score_fn, key, size: diffusion.one_shot(
+                score_fn, schedule, batch_size=size, num_classes=num_classes, time=settings.time
+            )
         )
-    common = {"schedule": schedule, "steps": sampler.steps, "min_time": sampler.min_time}
-    if sampler.name == "cl":
-
-        def chains(score_fn: diffusion.ScoreFn, key: chex.PRNGKey, **sizes: int) -> chex.Array:
-            return diffusion.sample_cl(
-                key, score_fn, chains=sampler.chains, **common, **sizes
+    if settings.name == "cl":
+        return _one_by_one(
+            lambda score_fn, key, size: (
+                diffusion.sample_cl(
+                    key,
+                    score_fn,
+                    schedule,
+                    batch_size=size,
+                    num_classes=num_classes,
+                    steps=settings.steps,
+                    chains=settings.chains,
+                    min_time=settings.min_time,
+                ).probs
+            )
+        )
+    mapped = _one_by_one if settings.query == "random" else _together
+    return mapped(
+        lambda score_fn, key, size: (
+            diffusion.sample_cp(
+                score_fn,
+                schedule,
+                batch_size=size,
+                num_classes=num_classes,
+                steps=settings.steps,
+                query=settings.query,
+                integrator=settings.integrator,
+                min_time=settings.min_time,
+                key=key,
             ).probs
-
-        return _one_by_one(chains, num_classes)
-
-    def class_probs(
-        score_fn: diffusion.ScoreFn, key: chex.PRNGKey | None = None, **sizes: int
-    ) -> chex.Array:
-        return diffusion.sample_cp(
-            score_fn,
-            query=sampler.query,
-            integrator=sampler.integrator,
-            key=key,
-            **common,
-            **sizes,
-        ).probs
-
-    draws = sampler.query == "random"
-    return (_one_by_one if draws else _together)(class_probs, num_classes)
+        )
+    )
 
 
 def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
@@ -71,40 +81,36 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     return {"sampler": config.sampler.name, "steps": 1} | settings
 
 
-def softmax(model: nnx.Module, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
-    """The posterior of a classifier trained with softmax cross-entropy."""
+def softmax(model: Any, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
+    """The posterior of a classifier trained with softmax cross-entropy, f32[B,K]."""
     return jax.nn.softmax(model(images))
 
 
-def normalized_sigmoid(model: nnx.Module, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
-    """One sigmoid per class, normalised to sum to 1 (binary cross-entropy gives no joint)."""
+def normalized_sigmoid(model: Any, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
+    """One sigmoid per class, normalised (binary cross-entropy gives no joint), f32[B,K]."""
     # In log space: with thousands of classes every sigmoid of a blank image can underflow.
     return jax.nn.softmax(jax.nn.log_sigmoid(model(images)))
 
 
-def _together(sampler: diffusion.ScoreFn, num_classes: int) -> Posterior:
+def _together(sampler: Sampler) -> Posterior:
     """A sampler that draws nothing: the whole batch at once."""
 
-    def posterior(model: nnx.Module, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
-        features = model.encode(images)
-        return sampler(
-            partial(model.score, features), batch_size=len(images), num_classes=num_classes
-        )
+    def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
+        return sampler(partial(model.score, model.encode(images)), None, len(images))
 
     return posterior
 
 
-def _one_by_one(sampler: diffusion.ScoreFn, num_classes: int) -> Posterior:
+def _one_by_one(sampler: Sampler) -> Posterior:
     """A sampler that draws: mapped over images, each with a key of its own.
 
     So a posterior does not depend on the batch, or the device, that its image fell into.
     """
 
-    def posterior(model: nnx.Module, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
+    def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
         def one(key: chex.PRNGKey, features: chex.ArrayTree) -> chex.Array:
             features = jax.tree.map(lambda x: x[None], features)
-            score_fn = partial(model.score, features)
-            return sampler(score_fn, key=key, batch_size=1, num_classes=num_classes)[0]
+            return sampler(partial(model.score, features), key, 1)[0]
 
         return jax.vmap(one)(keys, model.encode(images))
 

@@ -1,0 +1,1 @@
+"""Optimizers, the training state, one step, the loop: where everything else meets."""

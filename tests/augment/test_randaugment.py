@@ -19,6 +19,7 @@ FILL = (124, 116, 104)
 LEVELS = (0.0, 2.6, 7.0, 10.0)
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
 SPEC = "rand-m7-mstd0.5-inc1"
+COUNT = 32  # images in every call of `rand_augment`
 
 
 PLACES = 160  # images in every call of `apply_layer`, so that it is compiled once for each size
@@ -228,9 +229,6 @@ def test_magnitudes_are_cut_or_uniform_as_asked(draw, keys_of):
     assert level.min() < 0.1
     assert 7.9 < level.max() <= 8
     assert abs(level.mean() - 4) < 0.2
-
-
-COUNT = 32
 
 
 @pytest.fixture(scope="module")

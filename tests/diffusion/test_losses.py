@@ -89,7 +89,7 @@ def test_the_gradient_is_score_minus_ratio_on_both_sides_of_the_switch(x64):
 
 
 def test_float32_keeps_the_digits_of_a_small_error_at_a_huge_ratio():
-    """Ratios reach 1e6 at small noise; an error of 1e-3 in log s is then a loss of 0.5, not noise."""
+    """Ratios reach 1e6 at small noise; an error of 1e-3 in log s is a loss of 0.5, not noise."""
     log_r = jnp.asarray([[0.0, 14.0]])
     found = diffusion.score_entropy(log_r + jnp.asarray([[0.0, 1e-3]]), log_r, jnp.zeros(1, int))
     shift = float(np.float32(14.001)) - 14.0  # what float32 made of 14 + 1e-3
