@@ -20,27 +20,36 @@ setup(
     # The lower bounds are the oldest versions that the test suite has passed with.
     install_requires=[
         "absl-py>=2.5",
+        "array_record>=0.8.6",
         "chex>=0.1.92",
+        "etils[epath]>=1.15",
         "flax>=0.12.8",
         "grain>=0.2.18",
+        # tensorflow-datasets needs it and does not say so.
+        "importlib_resources>=7.1",
         "jax>=0.10.2",
         "ml_collections>=1.1",
         "numpy>=2.4",
+        "opencv-python-headless>=5.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "pillow>=13.0",
         "scikit-learn>=1.9",
+        "simplejpeg>=1.9",
         "tensorboardX>=2.6.5",
+        "tensorflow-datasets>=4.9.10",
         "tqdm>=4.67",
     ],
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
+        # Decodes only the crop; not needed where the system has libturbojpeg 3.
+        "turbojpeg": ["turbojpeg>=0.0.2"],
         "test": [
             "hypothesis>=6.150",
             "import-linter>=2.16",
             "mypy>=2.4",
-            "pillow>=13.0",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "ruff>=0.17",

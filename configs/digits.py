@@ -21,11 +21,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.stem = "small"
 
     config.train.batch_size = 64
-    config.train.duration = "40 epochs"
-    config.train.label_smoothing = 0.05
+    config.train.duration = "60 epochs"
+    config.augment.label_smoothing = 0.05
     config.train.ema_decay = 0.99
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = "2 epochs"
     config.evaluation.batch_size = 360
     config.evaluation.every = "10 epochs"

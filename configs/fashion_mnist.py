@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train.batch_size = 256
     config.train.duration = "40 epochs"
-    config.train.label_smoothing = 0.1
+    config.augment.label_smoothing = 0.1
     config.train.ema_decay = 0.999
     config.train.checkpoint_every = "2 epochs"
     config.optimizer.name = "adamw"

@@ -1,8 +1,5 @@
-"""From a validated config to the things it names: data, network, noise schedule."""
+"""From a validated config to what it names: data, augmentation, network, noise schedule."""
 
-from collections.abc import Callable
-
-import chex
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
@@ -22,7 +19,16 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
         settings.name,
         data_dir=settings.data_dir or None,
         train_examples=settings.train_examples or None,
+        data_ratio=settings.data_ratio,
         seed=config.seed,
+        resolution=settings.resolution or None,
+        crop_scale=settings.crop_scale,
+        crop_ratio=settings.crop_ratio,
+        eval_crop=settings.eval_crop,
+        train_split=settings.train_split,
+        eval_split=settings.eval_split,
+        max_broken_share=settings.max_broken_share,
+        num_workers=settings.num_workers,
     )
     channels = loaded.image_shape[-1]
     for key in ("mean", "std"):
@@ -71,7 +77,10 @@ def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
     return diffusion.geometric(settings.sigma_min, settings.sigma_max)
 
 
-def normalizer(config: ml_collections.ConfigDict) -> Callable[[chex.Array], chex.Array]:
-    """`images u8[B,H,W,C] -> f32[B,H,W,C]` with the mean and deviation of `config.data`."""
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
-    return lambda images: augment.normalize(images, mean, std)
+def policy(config: ml_collections.ConfigDict) -> augment.Policy:
+    """The augmentation of `config.augment`, with the mean and deviation of `config.data`.
+
+    Raises:
+      UserError: a setting is out of range.
+    """
+    return augment.Policy(mean=config.data.mean, std=config.data.std, **config.augment)

@@ -30,15 +30,32 @@ def default() -> ml_collections.ConfigDict:
     config.method = "didicm"
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = "digits"  # digits, idx
+    config.data.name = "digits"  # digits, idx, or a set that tfds or launch/prepare.py prepared
     config.data.data_dir = ""  # "": where the data set is installed
     config.data.train_examples = 0  # keep this many, the same share of each class; 0: all
+    config.data.data_ratio = 1.0  # or this share of them
+    config.data.resolution = 0  # pixels a side; 0: 224 for photos, as they are for digits and idx
+    config.data.repeats = 1  # copies of each example in a batch (repeated augmentation)
+    # Of photos: the random crop of training, as shares of the area and as width / height.
+    config.data.crop_scale = (0.08, 1.0)
+    config.data.crop_ratio = (3 / 4, 4 / 3)
+    config.data.eval_crop = 0.875  # share of the shorter side that evaluation shows
+    config.data.train_split = "train"
+    config.data.eval_split = ""  # "": validation, or test where there is none
+    config.data.max_broken_share = 0.001  # more images that cannot be decoded stop the run
+    config.data.num_workers = 0  # threads that decode; 0: one per core
     config.data.mean = (0.5,)  # per channel, of images in [0, 1]
     config.data.std = (0.5,)
 
     config.augment = ml_collections.ConfigDict()
     config.augment.flip = False  # mirror half of the images
     config.augment.shift = 0  # pad by so many pixels and crop at random
+    config.augment.color_jitter = 0.0  # of brightness, contrast and saturation
+    config.augment.rand_augment = ""  # such as rand-m7-mstd0.5-inc1, as timm spells it
+    config.augment.mixup = 0.0  # alpha of its Beta distribution
+    config.augment.cutmix = 0.0
+    config.augment.switch_prob = 0.5  # of cutmix, where both are on
+    config.augment.label_smoothing = 0.0
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "didirn18"  # didirn18|34|50|101|152, or resnet… for a classifier
@@ -61,7 +78,6 @@ def default() -> ml_collections.ConfigDict:
     config.train.batch_size = 64  # global
     config.train.accumulate = 1  # micro-batches per step and device
     config.train.duration = "60 epochs"
-    config.train.label_smoothing = 0.0
     config.train.ema_decay = 0.0  # of parameters and statistics, used in evaluation; 0: off
     config.train.max_skipped = 50  # stop after so many non-finite steps in a row
     config.train.log_every = "20 steps"
@@ -148,17 +164,6 @@ def _below_one(key: str, value: float) -> None:
         raise UserError(f"config.{key}: expected a number in [0, 1), found {value}")
 
 
-def _channels(key: str, value: Any) -> None:
-    if not value or not all(isinstance(x, int | float) for x in value):
-        raise UserError(f"config.{key}: expected one number per channel, found {value!r}")
-
-
-def _positive_channels(key: str, value: Any) -> None:
-    _channels(key, value)
-    if min(value) <= 0:
-        raise UserError(f"config.{key}: expected numbers above 0, found {value!r}")
-
-
 def _anything(key: str, value: Any) -> None:
     """For keys whose readers check them: names of files and of registered things."""
 
@@ -169,10 +174,26 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "data.name": _anything,
     "data.data_dir": _anything,
     "data.train_examples": _number(0),
-    "data.mean": _channels,
-    "data.std": _positive_channels,
+    "data.data_ratio": _number(0, 1, open_low=True),
+    "data.resolution": _number(0),
+    "data.repeats": _number(1),
+    "data.crop_scale": _anything,
+    "data.crop_ratio": _anything,
+    "data.eval_crop": _number(0, 1, open_low=True),
+    "data.train_split": _anything,
+    "data.eval_split": _anything,
+    "data.max_broken_share": _below_one,
+    "data.num_workers": _number(0),
+    "data.mean": _anything,
+    "data.std": _anything,
     "augment.flip": _anything,
     "augment.shift": _number(0),
+    "augment.color_jitter": _number(0),
+    "augment.rand_augment": _anything,
+    "augment.mixup": _number(0),
+    "augment.cutmix": _number(0),
+    "augment.switch_prob": _number(0, 1),
+    "augment.label_smoothing": _below_one,
     "model.name": _anything,
     "model.width": _number(0, open_low=True),
     "model.stem": _anything,
@@ -187,7 +208,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "train.batch_size": _number(1),
     "train.accumulate": _number(1),
     "train.duration": _duration,
-    "train.label_smoothing": _below_one,
     "train.ema_decay": _below_one,
     "train.max_skipped": _number(1),
     "train.log_every": _duration,

@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("kernels",)
+NAMES = ("kernels", "loader", "augment")
 
 
 def main(argv: list[str]) -> int:

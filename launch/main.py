@@ -33,9 +33,9 @@ def main(argv: list[str]) -> int:
         workdir, evaluates = Path(values.workdir), values.mode == "evaluate"
         config = _config(given, workdir, evaluates)
         # Only now: it starts jax, which takes seconds and claims the devices.
-        from didicm_jax.training import loop
+        from didicm_jax.training import loop, plan
 
-        run = loop.plan(config)
+        run = plan.plan(config)
         if evaluates:
             print(reporting.summary(loop.evaluate(run, workdir, values.checkpoint)))
         else:

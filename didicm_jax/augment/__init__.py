@@ -12,7 +12,6 @@ from didicm_jax.augment.mix import Mixed, mix, soft_targets
 from didicm_jax.augment.photometric import color_jitter
 from didicm_jax.augment.policy import Policy, normalize
 from didicm_jax.augment.randaugment import OPERATIONS, rand_augment
-from didicm_jax.augment.small import small
 from didicm_jax.augment.spec import RandAugmentSpec, parse_rand_augment
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "rand_augment",
     "random_flip",
     "shift_crop",
-    "small",
     "soft_targets",
     "warp",
 ]

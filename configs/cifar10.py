@@ -1,0 +1,40 @@
+"""DiDiCM on CIFAR-10, as tensorflow-datasets or `launch/prepare.py` has prepared it.
+
+    python launch/prepare.py --dataset=folder --name=cifar10 --source=TREE --data_dir=DATA
+    python launch/main.py --config=configs/cifar10.py --workdir=runs/cifar10 \\
+        --config.data.data_dir=DATA
+
+TREE holds `train/CLASS/*.png` and `val/CLASS/*.png`. The result has not been measured yet.
+"""
+
+import ml_collections
+
+from didicm_jax import config as configuration
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """50,000 training and 10,000 test images of 32x32, a DiDiRN-18 with a stem for thumbnails."""
+    config = configuration.default()
+    config.data.name = "cifar10"
+    config.data.mean = (0.4914, 0.4822, 0.4465)
+    config.data.std = (0.2470, 0.2435, 0.2616)
+    # The whole image at its own size; what moves it is the shift below.
+    config.data.resolution = 32
+    config.data.crop_scale = (1.0, 1.0)
+    config.data.crop_ratio = (1.0, 1.0)
+    config.data.eval_crop = 1.0
+    config.augment.flip = True
+    config.augment.shift = 4
+    config.augment.label_smoothing = 0.1
+
+    config.model.name = "didirn18"
+    config.model.stem = "small"
+
+    config.train.batch_size = 256
+    config.train.duration = "200 epochs"
+    config.train.ema_decay = 0.999
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.weight_decay = 0.05
+    config.evaluation.batch_size = 1000
+    return config

@@ -1,0 +1,56 @@
+"""Batches on their way to the devices, and how long the devices waited for them."""
+
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from didicm_jax import data, devices
+
+
+class Feed:
+    """Takes batches from a source one step ahead of need.
+
+    While the devices work on a step, the next batch is fetched and its transfer started. `waited`
+    sums the seconds in which a batch was fetched and the devices were found idle at the end of it:
+    an upper bound of the time that they waited for data.
+    """
+
+    def __init__(
+        self,
+        source: data.Source,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        seed: int,
+        repeats: int,
+        step: int,
+    ) -> None:
+        """Starts at the batch of step `step`, counted from 0."""
+        self.waited = 0.0
+        self._mesh, self._source = mesh, source
+        self._batches = data.train_batches(
+            source, batch_size=batch_size, seed=seed, start_step=step, repeats=repeats
+        )
+
+    @property
+    def replaced(self) -> int:
+        """Images so far that could not be decoded, in whose place others were used."""
+        return self._source.replaced
+
+    def take(self, running: Any = None) -> dict[str, jax.Array]:
+        """The next batch: `image` u8[B,H,W,C] and `label` i32[B], sharded over the devices.
+
+        Args:
+          running: results of the step that the devices are working on, if they are.
+        """
+        started = time.monotonic()
+        batch = next(self._batches)
+        if running is not None and all(x.is_ready() for x in jax.tree.leaves(running)):
+            self.waited += time.monotonic() - started
+        return devices.shard({key: batch[key] for key in ("image", "label")}, self._mesh)
+
+    def close(self) -> None:
+        """Ends the threads that make batches."""
+        self._batches.close()
