@@ -32,6 +32,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step of the checkpoint with the highest evaluated top-1, if one was evaluated."""
+        self._manager.wait_until_finished()  # until then a checkpoint has no metrics
         step = self._manager.best_step()
         if step is None or _top1(self._manager.metrics(step)) == _NOT_EVALUATED:
             return None

@@ -86,7 +86,9 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDi
     except flags.IllegalFlagValueError as error:
         match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error))
         if match is None:
-            raise UserError(str(error)) from error
+            # A config file that raises comes with a traceback; what it says is on the last line.
+            said = str(error).strip().splitlines()[-1]
+            raise UserError(said.split("UserError: ")[-1]) from error
         like = defaults[match[1]]
         raise UserError(
             f"config.{match[1]}: expected {type(like).__name__}, like {like!r}, found {match[2]!r}"

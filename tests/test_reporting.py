@@ -1,0 +1,89 @@
+import contextlib
+import io
+import json
+import sys
+
+import pytest
+
+from didicm_jax import reporting
+from didicm_jax.errors import UserError
+
+METRICS = {"top1": 0.5, "top5": 1.0, "nll": 0.25, "ece": 0.1, "brier": 0.2, "num_examples": 1000}
+
+
+def opened(workdir, step=0, total=100):
+    return contextlib.closing(reporting.Reporter(workdir, step, total))
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def record(loss):
+    return {"loss": loss, "images_per_second": 1234.5}
+
+
+def test_records_and_plain_lines(tmp_path, capsys):
+    with opened(tmp_path) as reporter:
+        reporter.train(10, record(0.5))
+        reporter.train(20, record(0.25))
+        reporter.evaluation(20, METRICS)
+    assert lines(tmp_path) == [
+        {"step": 10, "loss": 0.5, "images_per_second": 1234.5},
+        {"step": 20, "loss": 0.25, "images_per_second": 1234.5},
+        {"step": 20} | {f"eval/{key}": value for key, value in METRICS.items()},
+    ]
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "step 10/100: loss 0.5000, 1,234 images/s"
+    assert shown[1].startswith("step 20/100: loss 0.2500, 1,234 images/s, 0")
+    assert shown[1].endswith(" left")
+    assert shown[2] == (
+        "step 20/100: top-1 50.00%, top-5 100.00%, NLL 0.2500, ECE 0.1000, Brier 0.2000 "
+        "on 1,000 images"
+    )
+
+
+def test_one_live_line_on_a_terminal(tmp_path, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with opened(tmp_path) as reporter:
+        for step in range(10, 101, 10):
+            reporter.train(step, record(1 / step))
+    assert "loss" not in capsys.readouterr().out
+    assert "\n" not in terminal.getvalue().rstrip("\n")
+    last = terminal.getvalue().split("\r")[-1]
+    assert "step 100/100" in last
+    assert "loss 0.0100, 1,234 images/s" in last
+    assert "left" in last
+
+
+def test_records_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path):
+    with opened(tmp_path) as reporter:
+        for step in (10, 20, 30):
+            reporter.train(step, record(0.5))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')
+    with opened(tmp_path, step=20) as reporter:
+        reporter.train(30, record(0.75))
+    assert [(r["step"], r["loss"]) for r in lines(tmp_path)] == [(10, 0.5), (20, 0.5), (30, 0.75)]
+    assert [p.name for p in tmp_path.glob("*.partial")] == []
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    reporting.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        reporting.write_json(path, {"a": object()})
+    assert reporting.read_json(path) == {"a": 1}
+
+
+def test_what_is_no_json_is_one_line(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    for name in ("x.json", "y.json"):
+        with pytest.raises(UserError, match="expected a JSON file") as error:
+            reporting.read_json(tmp_path / name)
+        assert "\n" not in str(error.value)
