@@ -4,7 +4,8 @@ apt-get install dataset-fashion-mnist
 python launch/main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
 Another MNIST-family set: add --config.data.data_dir=DIR. A short run on a laptop:
-add --config.train.duration="300 steps" --config.model.width=0.25
+add --config.train.duration="300 steps" --config.optimizer.warmup="30 steps" \\
+    --config.model.width=0.25
 """
 
 import ml_collections

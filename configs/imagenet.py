@@ -4,16 +4,16 @@
     python launch/main.py --workdir=runs/imagenet --config.data.data_dir=DATA \\
         --config=configs/imagenet.py:recipe=strong,model=didirn50,resolution=56,data_ratio=0.25
 
-(`--config` must come before the `--config.…` that change it.) The options after the colon, each
-with its default:
+The options after the colon, each with its default (give `data_ratio` and `method` there: the
+learning rate and the network follow them):
 
     recipe=strong|weak  resolution=224  data_ratio=1.0  model=didirn50  method=didicm|classifier
 
 `method=classifier` is the matched baseline: the ResNet of the same depth on the same stem, with
 binary cross-entropy in the strong recipe (ResNet strikes back, A1) and softmax cross-entropy in the
 weak one. `--config=configs/imagenet.py:smoke` is the strong recipe for a few steps at a low
-resolution on whatever `data_dir` holds, and an evaluation of its whole validation split: two
-minutes on a laptop.
+resolution on whatever `data_dir` holds (add `--config.data.name=NAME` for a set of your own), and
+an evaluation of its whole validation split: two minutes on a laptop.
 
 What to expect is the paper's table (arXiv 2511.20263, strong recipe, DiDiRN-50, CP with 8 steps,
 against its ResNet-50), top-1 / top-5; this project has not reproduced it, for want of the data:

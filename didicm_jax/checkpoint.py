@@ -14,8 +14,8 @@ _NOT_EVALUATED = -1.0
 class Checkpoints:
     """The checkpoints of one run, under `workdir/checkpoints`, named by step."""
 
-    def __init__(self, workdir: Path) -> None:
-        """Opens, or makes, the folder of checkpoints."""
+    def __init__(self, workdir: Path, *, create: bool = True) -> None:
+        """Opens the folder of checkpoints; where there is none it is made, or taken as empty."""
         self._folder = workdir.resolve() / "checkpoints"
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
@@ -23,7 +23,9 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(best_fn=_top1, preservation_policy=keep),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_top1, preservation_policy=keep, create=create
+            ),
         )
 
     def latest(self) -> int | None:

@@ -14,8 +14,29 @@ from didicm_jax.errors import UserError
 
 METHODS = ("didicm", "cross_entropy", "binary_cross_entropy")
 
-# Sections that say how a trained run is evaluated; the others say what was trained.
-FREE = ("sampler", "evaluation")
+# What may change between two starts of a run, and, further, between training and evaluating it: a
+# key, or a whole section. All else says what is trained.
+FREE = ("data.data_dir", "data.num_workers", "train.log_every", "train.checkpoint_every")
+FREE_IN_EVALUATION = (*FREE, "sampler", "evaluation", "data.eval_split", "data.max_broken_share")
+
+# What is read only where another key has a certain value: elsewhere it must stay at its default.
+_READ_ONLY_IF: dict[str, tuple[str, tuple[str, ...]]] = {
+    "diffusion": ("method", ("didicm",)),
+    "sampler": ("method", ("didicm",)),
+    "model.conditioned_stages": ("method", ("didicm",)),
+    "diffusion.eps": ("diffusion.schedule", ("loglinear",)),
+    "diffusion.sigma_min": ("diffusion.schedule", ("geometric",)),
+    "diffusion.sigma_max": ("diffusion.schedule", ("geometric",)),
+}
+_PHOTOS_ONLY = (
+    "crop_scale",
+    "crop_ratio",
+    "eval_crop",
+    "train_split",
+    "eval_split",
+    "max_broken_share",
+    "num_workers",
+)
 
 
 def default() -> ml_collections.ConfigDict:
@@ -135,7 +156,7 @@ def _duration(key: str, text: str) -> tuple[float, str]:
     if not valid:
         raise UserError(
             f"config.{key}: expected a number above 0 and a unit, like '60 epochs', '500 steps' or "
-            f"'1e6 examples', found {text!r}"
+            f"'1e6 examples', found {text!r}; change it"
         )
     return number, unit
 
@@ -143,7 +164,9 @@ def _duration(key: str, text: str) -> tuple[float, str]:
 def _one_of(*choices: str) -> Callable[[str, Any], None]:
     def check(key: str, value: Any) -> None:
         if value not in choices:
-            raise UserError(f"config.{key}: expected one of {', '.join(choices)}, found {value!r}")
+            raise UserError(
+                f"config.{key}: expected one of {', '.join(choices)}, found {value!r}; choose one"
+            )
 
     return check
 
@@ -154,14 +177,16 @@ def _number(low: float, high: float = math.inf, *, open_low: bool = False) -> Ca
         if not (above and value <= high and value < math.inf):
             bound = f"{'above' if open_low else 'at least'} {low:g}"
             upper = "" if high == math.inf else f" and at most {high:g}"
-            raise UserError(f"config.{key}: expected a number {bound}{upper}, found {value}")
+            raise UserError(
+                f"config.{key}: expected a number {bound}{upper}, found {value}; change it"
+            )
 
     return check
 
 
 def _below_one(key: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise UserError(f"config.{key}: expected a number in [0, 1), found {value}")
+        raise UserError(f"config.{key}: expected a number in [0, 1), found {value}; change it")
 
 
 def _anything(key: str, value: Any) -> None:
@@ -174,26 +199,26 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "data.name": _anything,
     "data.data_dir": _anything,
     "data.train_examples": _number(0),
-    "data.data_ratio": _number(0, 1, open_low=True),
-    "data.resolution": _number(0),
+    "data.data_ratio": _anything,
+    "data.resolution": _anything,
     "data.repeats": _number(1),
     "data.crop_scale": _anything,
     "data.crop_ratio": _anything,
-    "data.eval_crop": _number(0, 1, open_low=True),
+    "data.eval_crop": _anything,
     "data.train_split": _anything,
     "data.eval_split": _anything,
-    "data.max_broken_share": _below_one,
-    "data.num_workers": _number(0),
+    "data.max_broken_share": _anything,
+    "data.num_workers": _anything,
     "data.mean": _anything,
     "data.std": _anything,
     "augment.flip": _anything,
-    "augment.shift": _number(0),
-    "augment.color_jitter": _number(0),
+    "augment.shift": _anything,
+    "augment.color_jitter": _anything,
     "augment.rand_augment": _anything,
-    "augment.mixup": _number(0),
-    "augment.cutmix": _number(0),
-    "augment.switch_prob": _number(0, 1),
-    "augment.label_smoothing": _below_one,
+    "augment.mixup": _anything,
+    "augment.cutmix": _anything,
+    "augment.switch_prob": _anything,
+    "augment.label_smoothing": _anything,
     "model.name": _anything,
     "model.width": _number(0, open_low=True),
     "model.stem": _anything,
@@ -264,12 +289,38 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(
                 f"config.{key}: expected {wanted.__name__}, like {expected[key]!r}, found {value!r}"
             )
+        if wanted is tuple and not all(type(x) in (int, float) for x in value):
+            raise UserError(
+                f"config.{key}: expected numbers, like {expected[key]!r}, found {value!r}"
+            )
         _CHECKS[key](key, value)
+    _check_read(found, expected)
     if config.diffusion.sigma_min >= config.diffusion.sigma_max:
         raise UserError(
             "config.diffusion: expected sigma_min < sigma_max, found "
-            f"{config.diffusion.sigma_min} and {config.diffusion.sigma_max}"
+            f"{config.diffusion.sigma_min} and {config.diffusion.sigma_max}; change one"
         )
+
+
+def _check_read(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Refuses a changed setting that nothing would read."""
+    for key in (k for k in found if found[k] != expected[k]):
+        for prefix, (other, values) in _READ_ONLY_IF.items():
+            if under(key, (prefix,)) and found[other] not in values:
+                raise UserError(
+                    f"config.{key}: expected its default {expected[key]!r} with {other}="
+                    f"{found[other]}, which does not read it, found {found[key]!r}; leave it out"
+                )
+        if key.removeprefix("data.") in _PHOTOS_ONLY and found["data.name"] in ("digits", "idx"):
+            raise UserError(
+                f"config.{key}: expected its default {expected[key]!r} with data.name="
+                f"{found['data.name']}, which has no photos, found {found[key]!r}; leave it out"
+            )
+
+
+def under(key: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of `prefixes` or within a section among them."""
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -4,8 +4,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from didicm_jax.errors import UserError
-
 # The one axis of the mesh: every device holds the same network and its share of the batch.
 AXIS = "data"
 
@@ -34,14 +32,6 @@ def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def check_divides(key: str, batch_size: int, parts: int, what: str) -> None:
-    """Refuses a batch that cannot be split evenly.
-
-    Raises:
-      UserError: naming `config.{key}`, the batch and the parts.
-    """
-    if batch_size % parts:
-        near = max(1, round(batch_size / parts)) * parts
-        raise UserError(
-            f"config.{key}: expected a multiple of {parts} ({what}), found {batch_size}; try {near}"
-        )
+def round_up(batch_size: int, parts: int) -> int:
+    """The smallest multiple of `parts` that is at least `batch_size`."""
+    return -(-batch_size // parts) * parts

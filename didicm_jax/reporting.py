@@ -1,6 +1,7 @@
 """What a run tells: the console, `metrics.jsonl`, TensorBoard."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -36,7 +37,7 @@ class Reporter:
                 total=total_steps,
                 initial=step,
                 dynamic_ncols=True,
-                bar_format="step {n_fmt}/{total_fmt} |{bar}| {postfix}, {remaining} left",
+                bar_format="step {n_fmt}/{total_fmt} |{bar}| {desc}{remaining} left",
             )
 
     def say(self, text: str) -> None:
@@ -49,7 +50,7 @@ class Reporter:
         self._write(step, record)
         shown = f"loss {record['loss']:.4f}, {record['images_per_second']:,.0f} images/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(shown, refresh=False)
+            self._bar.set_description_str(f"{shown}, ", refresh=False)
             self._bar.update(step - self._bar.n)
             return
         self.say(f"step {step}/{self._total}: {shown}{self._time_left(step)}")
@@ -77,7 +78,9 @@ class Reporter:
 
     def _write(self, step: int, record: dict[str, float]) -> None:
         # A line at a time and flushed, so that a kill leaves at most the last line cut.
-        self._file.write(json.dumps({"step": step} | record) + "\n")
+        # NaN and infinity are no JSON: a loss that is not finite is written as null.
+        finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
+        self._file.write(json.dumps({"step": step} | finite) + "\n")
         self._file.flush()
         for key, value in record.items():
             tag = key if "/" in key else f"train/{key}"
@@ -109,7 +112,17 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: expected a JSON file, found {error}") from error
+        raise UserError(
+            f"{path}: expected a JSON file, found {error}; restore it or choose another workdir"
+        ) from error
+
+
+def _step_of(line: str) -> float:
+    """The step of a record; infinity where a kill has cut the line."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, TypeError, KeyError):
+        return math.inf
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -117,7 +130,7 @@ def _drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = [line for line in lines if _step_of(line) <= step]
     if kept != lines:
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(kept))

@@ -9,6 +9,7 @@ lists them all. A second start with the same workdir goes on from the last check
 
 import difflib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from didicm_jax.errors import UserError
 
 def main(argv: list[str]) -> int:
     """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
+    # The config file first: what changes it may stand before or after it.
+    argv = [argv[0], *sorted(argv[1:], key=lambda word: not word.startswith("--config="))]
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
         print(f"{__doc__}\n{values.get_help()}")
@@ -46,6 +49,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -72,8 +78,13 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDi
       UserError: an unknown flag, config file or config key, or a value of the wrong type.
     """
     defaults = configuration.flatten(configuration.default())
-    for argument in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+    names_a_file = any(re.match(r"--?config(=|$)", word) for word in argv)
+    for word in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", word)
+        if match and not names_a_file:
+            raise UserError(
+                f"{word}: expected a config file to change, found none; add --config=FILE"
+            )
         if match and match[1] not in defaults:
             close = difflib.get_close_matches(match[1], defaults, n=1)
             hint = f"did you mean {close[0]}?" if close else "didicm_jax/config.py lists them"
@@ -95,10 +106,13 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDi
         ) from error
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from error
-    except OSError as error:
-        found = " ".join(str(error).split())
+    except UserError:
+        raise
+    except Exception as error:  # whatever the Python of the config file may raise
+        found = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f"--config: expected a Python file with get_config, like configs/digits.py ({found})"
+            f"--config: expected a Python file with get_config, like configs/digits.py, found "
+            f"{found}"
         ) from error
     if rest[1:]:
         raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
@@ -118,7 +132,7 @@ def _config(
     path = workdir / "config.json"
     if given is not None:
         configuration.validate(given)
-    if not path.exists():
+    if not _exists(path):
         if evaluates:
             raise UserError(f"--workdir: expected a run in {workdir}, found none; train it first")
         if given is None:
@@ -127,10 +141,12 @@ def _config(
     stored = configuration.from_json(reporting.read_json(path))
     if given is None:
         return stored
-    changed = configuration.differences(given, stored)
-    if evaluates:
-        # How a trained run is sampled and scored is free; what was trained is not.
-        changed = {k: v for k, v in changed.items() if k.split(".")[0] not in configuration.FREE}
+    free = configuration.FREE_IN_EVALUATION if evaluates else configuration.FREE
+    changed = {
+        key: values
+        for key, values in configuration.differences(given, stored).items()
+        if not configuration.under(key, free)
+    }
     if changed:
         pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
         raise UserError(
@@ -138,6 +154,27 @@ def _config(
             "use another workdir, or the old values"
         )
     return given
+
+
+def _exists(path: Path) -> bool:
+    """Whether the file is there.
+
+    Raises:
+      UserError: its folder must not be looked into, or the file not be replaced.
+    """
+    try:
+        if not path.exists():
+            return False
+    except OSError as error:
+        raise UserError(
+            f"--workdir: expected a folder that can be read, found {error}; choose another"
+        ) from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"--workdir: expected a folder that can be written, found {path.parent} read-only; "
+            "change its permissions or choose another"
+        )
+    return True
 
 
 def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:

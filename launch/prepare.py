@@ -77,6 +77,16 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
 
     name = values.name or values.dataset
     check_name(name)
+    if values.dataset == "folder" and name == "imagenet2012":
+        raise UserError(
+            "expected --name to be one of your own, found 'imagenet2012', the official set:"
+            " choose another"
+        )
+    if "://" in values.data_dir:
+        raise UserError(
+            f"expected --data_dir to be a local folder, found {values.data_dir!r}: prepare locally"
+            " and copy the result"
+        )
     list_source = list_folder if values.dataset == "folder" else list_imagenet
     result = prepare(
         list_source(Path(values.source).expanduser(), name=name),

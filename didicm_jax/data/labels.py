@@ -9,13 +9,13 @@ import hashlib
 import io
 import logging
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from didicm_jax.data.progress import show_progress
 from didicm_jax.data.records import Records, read_labels
 
 _LOG = logging.getLogger(__name__)
@@ -94,16 +94,14 @@ def _store(path: Path, labels: np.ndarray) -> None:
 
 def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.ndarray:
     total = len(records)
-    _LOG.info("reading the labels of %s once, from %d records", what, total)
     labels = np.empty(total, np.int32)
-    start = time.monotonic()
 
     def read(first: int) -> None:
         chunk = range(first, min(first + _CHUNK, total))
         labels[first : first + _CHUNK] = read_labels([records[i] for i in chunk], label_key)
 
     with ThreadPoolExecutor(max(threads, 4)) as pool:  # Mostly waits for the disk.
-        for _ in pool.map(read, range(0, total, _CHUNK)):
+        chunks = pool.map(read, range(0, total, _CHUNK))
+        for _ in show_progress(chunks, total=-(-total // _CHUNK), what=f"reading labels of {what}"):
             pass
-    _LOG.info("read %d labels in %.0f s", total, time.monotonic() - start)
     return labels

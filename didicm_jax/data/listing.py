@@ -150,6 +150,11 @@ def list_folder(source: Path, *, name: str) -> Listing:
             " set --source to the folder that holds them"
         )
     class_names = tuple(_class_folders(found["train"]))
+    if len(class_names) < 2:
+        raise UserError(
+            f"expected at least 2 class folders in {found['train']}, found {len(class_names)}:"
+            " put the images of each class in a folder of its own"
+        )
     splits = {
         split: list(_folder_items(folder, class_names))
         for split, folder in found.items()

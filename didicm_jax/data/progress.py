@@ -15,7 +15,7 @@ def show_progress(items: Iterable[Item], *, total: int, what: str) -> Iterator[I
     A bar on a terminal, and a plain line at each tenth elsewhere, so that a log stays readable.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, unit=" images", smoothing=0.05)
+        yield from tqdm(items, total=total, desc=what, unit="", smoothing=0.05)
         return
     tenths = 0
     for count, item in enumerate(items, start=1):

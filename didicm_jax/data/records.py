@@ -2,7 +2,8 @@
 
 Threads and not processes: reading, decoding and resizing release the GIL, the Python around them
 takes about 15 µs an image against 600 to 1,100 µs of decoding, and every thread writes into the
-batch itself, so that no image is copied or sent. `launch/bench.py loader` measures all of these.
+batch itself, so that no image is copied or sent. `launch/bench.py loader` measures the decoders,
+the Python around them and the scaling with threads.
 
 Shapes: N examples, B rows of a batch, R the resolution.
 """
@@ -11,9 +12,10 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from google.protobuf import message
 from tensorflow_datasets.proto import tf_example_pb2
 
 from didicm_jax.data.crops import NUM_UNIFORMS, Box, center_box, random_box
@@ -146,10 +148,13 @@ class RecordSource:
             )
 
         while True:
-            record = self._records[int(self._kept[index])]
-            features = tf_example_pb2.Example.FromString(record).features.feature
+            features = {}
             try:
-                decode_crop(features[self._image_key].bytes_list.value[0], choose_box, out)
+                features = _parse(self._records[int(self._kept[index])])
+                values = features[self._image_key].bytes_list.value
+                if not values:
+                    raise BrokenImage("the record holds no image")
+                decode_crop(values[0], choose_box, out)
                 return int(self._labels[index])
             except BrokenImage as error:
                 self._note_broken(index, features, error)
@@ -175,6 +180,14 @@ class RecordSource:
                 f" of {self._name} to be broken, found {count:,}, the last one [{record}]{name}:"
                 " prepare the data again, or raise config.data.max_broken_share"
             )
+
+
+def _parse(record: bytes) -> Any:
+    """The features of a serialized example, by name; BrokenImage where it is none."""
+    try:
+        return tf_example_pb2.Example.FromString(record).features.feature
+    except message.DecodeError as error:
+        raise BrokenImage(f"the record is damaged ({error})") from error
 
 
 def read_labels(records: Sequence[bytes], label_key: str) -> np.ndarray:

@@ -44,7 +44,13 @@ def load_tfds(name: str, data_dir: str | None, options: PhotoOptions) -> Dataset
 
 def _open(name: str, data_dir: str | None) -> Any:
     """The builder: from the files where they are there, whatever version tfds itself is at."""
-    reference, options = tfds.core.naming.parse_builder_name_kwargs(name)
+    try:
+        reference, options = tfds.core.naming.parse_builder_name_kwargs(name)
+    except ValueError as error:
+        raise UserError(
+            f"expected config.data.name to be the name of a data set, found {name!r}"
+            f" ({_first_line(error)}): write it as tensorflow-datasets does, NAME or NAME/CONFIG"
+        ) from error
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     options = {**options, "data_dir": data_dir}
     try:

@@ -57,7 +57,9 @@ def evaluate(
     *,
     batch_size: int,
 ) -> dict[str, float]:
-    """The metrics of `metrics.summarize` over all of `source`.
+    """The metrics of `metrics.summarize` over all of `source`, and `replaced_images`.
+
+    The latter counts the images that could not be decoded, in whose place others were scored.
 
     Args:
       predict: from `make_predict`.
@@ -70,6 +72,7 @@ def evaluate(
       UserError: the network's posteriors are not finite.
     """
     parts: list[Outcomes] = []
+    replaced = source.replaced
     waiting: tuple[jax.Array, data.Batch] | None = None
     for batch in data.eval_batches(source, batch_size=batch_size):
         inputs = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
@@ -80,7 +83,8 @@ def evaluate(
         waiting = probs, batch
     assert waiting is not None
     parts.append(_score(*waiting))
-    return summarize(Outcomes(*map(np.concatenate, zip(*parts, strict=True))))
+    result = summarize(Outcomes(*map(np.concatenate, zip(*parts, strict=True))))
+    return result | {"replaced_images": source.replaced - replaced}
 
 
 def _score(probs: jax.Array, batch: data.Batch) -> Outcomes:

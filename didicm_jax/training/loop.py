@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from didicm_jax import checkpoint, reporting
+from didicm_jax import checkpoint, devices, reporting
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import posterior
@@ -65,7 +65,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             if not last:
                 batch = feed.take(running=results)
             # One step in flight and one in the queue: no further, or batches pile up in memory.
-            jax.block_until_ready(previous)
+            if previous is not None:
+                _check_finite(step - 1, previous, config.train.max_skipped)
             previous = results
             pace.steps += 1
             if last or step % durations.log == 0:
@@ -94,7 +95,7 @@ def evaluate(run: Run, workdir: Path, which: str = "latest") -> dict[str, Any]:
     Raises:
       UserError: there is no such checkpoint.
     """
-    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+    with contextlib.closing(checkpoint.Checkpoints(workdir, create=False)) as checkpoints:
         step = checkpoints.best() if which == "best" else checkpoints.latest()
         if step is None:
             raise UserError(
@@ -156,7 +157,7 @@ class _Pace:
 def _report(
     run: Run, reporter: reporting.Reporter, step: int, results: Metrics, pace: _Pace
 ) -> None:
-    """Logs a step, which waits for it, and stops a run whose steps are all thrown away."""
+    """Logs a step, which waits for it."""
     results = jax.device_get(results)
     applied = step - int(results.skipped)
     record = {
@@ -166,20 +167,25 @@ def _report(
         "skipped_steps": int(results.skipped),
     }
     reporter.train(step, record | pace.record())
-    if results.skipped_in_row >= run.config.train.max_skipped:
+
+
+def _check_finite(step: int, results: Metrics, max_skipped: int) -> None:
+    """Waits for a step, and stops a run whose steps are all thrown away."""
+    if (in_row := int(results.skipped_in_row)) >= max_skipped:
         raise UserError(
-            f"step {step}: expected finite losses, found {results.skipped_in_row} non-finite steps "
-            "in a row; lower config.optimizer.learning_rate or raise config.diffusion.min_time"
+            f"step {step}: expected finite losses, found {in_row} non-finite steps in a row; "
+            "lower config.optimizer.learning_rate or raise config.diffusion.min_time"
         )
 
 
 def _evaluate(run: Run, predict: evaluation.Predict, current: state.TrainState) -> dict[str, float]:
     return evaluation.evaluate(
         predict,
-        current.best_variables,
+        current.averaged,
         run.dataset.test,
         run.mesh,
-        batch_size=run.config.evaluation.batch_size,
+        # Padding is masked, so any number of devices will do.
+        batch_size=devices.round_up(run.config.evaluation.batch_size, run.mesh.size),
     )
 
 

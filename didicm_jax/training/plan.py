@@ -90,7 +90,7 @@ def plan(config: ml_collections.ConfigDict) -> Run:
     if len(dataset.train) < batch_size:
         raise UserError(
             f"config.train.batch_size: expected at most the {len(dataset.train)} training images, "
-            f"found {batch_size}"
+            f"found {batch_size}; lower it"
         )
     graphdef, abstract = jax.eval_shape(lambda: _create(config, dataset))
     durations = _durations(config, len(dataset.train))
@@ -119,17 +119,29 @@ def _create(
 
 def _check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    if jax.process_count() > 1:
+        raise UserError(
+            f"expected one process with all its devices, found {jax.process_count()} processes; "
+            "start the run on one host"
+        )
     parts = num_devices * accumulate
     what = f"{num_devices} devices x {accumulate} micro-batches"
-    devices.check_divides("train.batch_size", batch_size, parts, what)
-    if (config.augment.mixup or config.augment.cutmix) and batch_size // parts % 2:
+    if batch_size % parts:
+        raise UserError(
+            f"config.train.batch_size: expected a multiple of {parts} ({what}), found {batch_size};"
+            f" try {devices.round_up(batch_size, parts)}"
+        )
+    share = batch_size // parts
+    if share < 2:
+        raise UserError(
+            f"config.train.batch_size: expected at least 2 images per device and micro-batch "
+            f"({what}), for the variance of BatchNorm, found {share}; try {2 * parts}"
+        )
+    if (config.augment.mixup or config.augment.cutmix) and share % 2:
         raise UserError(
             "config.train.batch_size: expected an even number of images per device and "
-            f"micro-batch for mixup and cutmix, found {batch_size // parts}; try {2 * batch_size}"
+            f"micro-batch for mixup and cutmix, found {share}; try {(share + 1) * parts}"
         )
-    devices.check_divides(
-        "evaluation.batch_size", config.evaluation.batch_size, num_devices, f"{num_devices} devices"
-    )
 
 
 def _durations(config: ml_collections.ConfigDict, num_examples: int) -> Durations:
@@ -146,7 +158,8 @@ def _durations(config: ml_collections.ConfigDict, num_examples: int) -> Duration
     if warmup >= total:
         raise UserError(
             f"config.optimizer.warmup: expected less than the {total} steps of the run "
-            f"({config.train.duration}), found {warmup} steps ({config.optimizer.warmup})"
+            f"({config.train.duration}), found {warmup} steps ({config.optimizer.warmup}); "
+            "lower it, with --config.optimizer.warmup='1 step' for one"
         )
     return Durations(
         total,

@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
     skipped_in_row: chex.Array  # i32[], and since the last finite one
 
     @property
-    def best_variables(self) -> Variables:
+    def averaged(self) -> Variables:
         """What to evaluate: the average where there is one."""
         return self.variables if self.ema is None else self.ema
 

@@ -104,7 +104,7 @@ def _decoders(
         decode.JPEG_DECODERS.update(available)
     for name, rate in rates.items():
         yield {
-            "name": f"loader/crop/{name}",
+            "benchmark": f"loader/crop/{name}",
             "resolution": resolution,
             "images_per_cpu_second": round(rate),
             "ratio_to_pillow": round(rate / rates["pillow"], 2),
@@ -149,7 +149,7 @@ def _threads(
     rates = _best_rates(cases, images // _BATCH * _BATCH, rounds, clock=time.perf_counter)
     for count, rate in rates.items():
         yield {
-            "name": "loader/threads",
+            "benchmark": "loader/threads",
             "resolution": resolution,
             "num_workers": count,
             "cores": cores(),
@@ -191,7 +191,7 @@ def _overheads(photos: list[bytes], rounds: int) -> Iterator[dict[str, Any]]:
         records.decode_crop = original
     for name, rate in rates.items():
         yield {
-            "name": f"loader/overhead/{name}",
+            "benchmark": f"loader/overhead/{name}",
             "resolution": resolution,
             "images_per_cpu_second": round(rate),
         }

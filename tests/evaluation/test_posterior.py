@@ -123,6 +123,7 @@ def test_an_evaluation_counts_every_example_once(logits):
     found = loop.evaluate(predict, variables, source, mesh, batch_size=8)
     expected = metrics.summarize(metrics.outcomes(softmax(logits), labels))
     assert found["num_examples"] == 11
+    assert found.pop("replaced_images") == 0
     assert found == pytest.approx(expected, rel=1e-5)
 
 

@@ -1,6 +1,5 @@
 """The ImageNet command on small data in its official form: tars, training, evaluation."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from didicm_jax.data.listing import list_imagenet
+from didicm_jax.data.listing import list_folder, list_imagenet
 from didicm_jax.data.prepare import prepare
-from tests.data.making import make_imagenet
+from tests.data.making import make_imagenet, make_tree
 
 ROOT = Path(__file__).parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'imagenet.py'}"
@@ -18,23 +17,21 @@ CONFIG = f"--config={ROOT / 'configs' / 'imagenet.py'}"
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("imagenet")
-    tars = make_imagenet(folder / "tars", datasets.load_sample_images().images)
-    prepare(list_imagenet(tars), folder / "data")
+    """The official tars, and a tree of class folders with odd and broken images, prepared."""
+    folder = tmp_path_factory.mktemp("photos")
+    photos = datasets.load_sample_images().images
+    prepare(list_imagenet(make_imagenet(folder / "tars", photos)), folder / "data")
+    tree = make_tree(folder / "tree", photos, broken=True)
+    result = prepare(list_folder(tree, name="birds"), folder / "data", max_bad=1)
+    assert result.broken[0].startswith("train/boat/03.jpg")
     return folder / "data"
 
 
-@pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("didicm_main", ROOT / "launch" / "main.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main(["main.py", *map(str, arguments)])
-
-
-def test_tars_to_posteriors_with_the_strong_recipe(main, data_dir, tmp_path):
+@pytest.mark.parametrize("name", ["imagenet2012", "birds"])
+def test_files_to_posteriors_with_the_strong_recipe(main, data_dir, tmp_path, name):
     workdir = tmp_path / "run"
     settings = [
+        f"--config.data.name={name}",
         f"--config.data.data_dir={data_dir}",
         "--config.model.width=0.0625",
         "--config.train.duration=2 steps",
@@ -47,7 +44,7 @@ def test_tars_to_posteriors_with_the_strong_recipe(main, data_dir, tmp_path):
     assert all(np.isfinite(line["loss"]) for line in steps)
     assert all(0 <= line["data_wait"] <= 1 and line["replaced_images"] == 0 for line in steps)
     result = json.loads((workdir / "evaluation.json").read_text())
-    assert (result["num_examples"], result["steps"]) == (10, 2)
+    assert (result["num_examples"], result["steps"], result["replaced_images"]) == (10, 2, 0)
     config = json.loads((workdir / "config.json").read_text())
     assert config["augment"]["rand_augment"] == "rand-m7-mstd0.5-inc1"
     assert config["data"]["repeats"] == 3

@@ -203,7 +203,7 @@ def test_the_average_follows_the_weights(batch):
             lambda a, w, d=decay: d * a + (1 - d) * w, average, jax.device_get(current.variables)
         )
     assert_close(current.ema, average)
-    chex.assert_trees_all_equal(current.best_variables, current.ema)
+    chex.assert_trees_all_equal(current.averaged, current.ema)
 
 
 def test_times_are_stratified_over_the_global_batch_and_do_not_depend_on_the_devices(batch):
