@@ -1,7 +1,7 @@
 """Benchmarks, one JSON line each: `python launch/bench.py kernels`.
 
-Every ratio is measured within one run. `kernels` and `augment` give medians over `--repeats` rounds,
-`loader` the best round, for it measures processor time beside others.
+Every ratio is measured within one run. `kernels` and `augment` give medians over `--repeats`
+rounds, `loader` the best round, for it measures processor time beside others.
 """
 
 import argparse

@@ -110,6 +110,9 @@ def test_trees_that_are_none_are_named(photos, tmp_path):
         list_folder(folder, name="x")
     (tmp_path / "empty" / "train" / "a").mkdir(parents=True)
     (tmp_path / "empty" / "test").mkdir()
+    with pytest.raises(UserError, match=r"at least 2 class folders in .*train, found 1"):
+        list_folder(tmp_path / "empty", name="x")
+    (tmp_path / "empty" / "train" / "b").mkdir()
     with pytest.raises(UserError, match="at least one image for train"):
         list_folder(tmp_path / "empty", name="x")
 

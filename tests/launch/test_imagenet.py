@@ -55,7 +55,7 @@ def test_files_to_posteriors_with_the_strong_recipe(main, data_dir, tmp_path, na
     [
         ([f"{CONFIG}:recipe=medium"], "expected recipe to be strong or weak, found 'medium'"),
         ([f"{CONFIG}:smoke", "--config.augment.rand_augment=rand-q7"], "config.augment.rand_aug"),
-        ([f"{CONFIG}:smoke", "--config.train.batch_size=4"], "even number of images per device"),
+        ([f"{CONFIG}:smoke", "--config.train.batch_size=12"], "even number of images per device"),
         ([f"{CONFIG}:smoke", "--config.data.data_dir=/nowhere"], "imagenet2012"),
         ([f"{CONFIG}:smoke", "--config.data.crop_scale=(0.5, 0.1)"], "config.data.crop_scale"),
     ],
