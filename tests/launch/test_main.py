@@ -16,6 +16,7 @@ from didicm_jax.training.step import Metrics
 ROOT = Path(__file__).parents[2]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 SMALL = [
+    "--config.model.name=didirn10",
     "--config.model.width=0.0625",
     "--config.data.train_examples=200",
     "--config.train.batch_size=16",
@@ -77,7 +78,7 @@ def test_the_plan_is_printed_first(main, tmp_path, capsys, monkeypatch):
     plan = capsys.readouterr().out
     for part in ("4 x cpu", "digits, 200 training and 360 test images of 8x8x1, 10 classes"):
         assert part in plan
-    for part in ("didirn18", "parameters", "12 steps of 16 images", "sampler cp, steps 2"):
+    for part in ("didirn10", "parameters", "12 steps of 16 images", "sampler cp, steps 2"):
         assert part in plan
 
 
@@ -164,7 +165,7 @@ def test_evaluation_with_any_sampler(main, finished, tmp_path, settings, expecte
 
 
 def test_a_plain_classifier_runs_through_the_same_step(main, tmp_path):
-    settings = ["--config.method=cross_entropy", "--config.model.name=resnet18"]
+    settings = ["--config.method=cross_entropy", "--config.model.name=resnet10"]
     workdir = tmp_path / "run"
     settings += ["--config.train.duration=3 steps", "--config.optimizer.name=lamb"]
     small = [word for word in SMALL if "sampler" not in word]
