@@ -104,10 +104,11 @@ def test_sigmoids_are_normalised(logits):
 )
 def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
     config = configured(sampler__steps=3, **changes)
+    # Rates of 1e4 amplify the rounding that another batch size brings; another draw is far off.
     np.testing.assert_allclose(
         predict_all(logits, config, batch_size=4),
         predict_all(logits, config, batch_size=12),
-        rtol=1e-5,
+        rtol=1e-3,
     )
 
 
