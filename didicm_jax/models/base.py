@@ -3,22 +3,24 @@
 Shape symbols: `B` images, `H`, `W` their size, `C` their channels, `K` classes.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import chex
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from didicm_jax.models.parameterization import PARAMETERIZATIONS
 
+
+# `nnx.Module` has the metaclass of abstract classes: one that lacks a method cannot be made.
 class Classifier(nnx.Module):
     """Maps images to logits over the classes."""
 
     num_classes: int
 
+    @abstractmethod
     def __call__(self, images: chex.Array) -> chex.Array:
         """Float images `[B, H, W, C]` to logits float32 `[B, K]` (natural log)."""
-        raise NotImplementedError(f"{type(self).__name__} must define __call__")
 
 
 class ScoreModel(nnx.Module):
@@ -28,14 +30,16 @@ class ScoreModel(nnx.Module):
     """
 
     num_classes: int
+    # What the output stands for, a key of `PARAMETERIZATIONS`.
+    parameterization: str = "ratio"
 
+    @abstractmethod
     def encode(self, images: chex.Array) -> Any:
         """Float images `[B, H, W, C]` to features: a pytree of arrays that lead with B."""
-        raise NotImplementedError(f"{type(self).__name__} must define encode")
 
+    @abstractmethod
     def raw_score(self, features: Any, labels: chex.Array, sigma: chex.Array) -> chex.Array:
-        """The network's output float32 `[B, K]`, before the entry at the label is set to 0."""
-        raise NotImplementedError(f"{type(self).__name__} must define raw_score")
+        """The network's output float32 `[B, K]`, which `parameterization` turns into a score."""
 
     def score(self, features: Any, labels: chex.Array, sigma: chex.Array) -> chex.Array:
         """Log concrete score `log q_t(i | y) - log q_t(label | y)`.
@@ -55,8 +59,7 @@ class ScoreModel(nnx.Module):
           Float32 `[B, K]`, natural log, exactly 0 at the label.
         """
         raw = self.raw_score(features, labels, sigma)
-        at_label = jax.lax.broadcasted_iota(labels.dtype, raw.shape, 1) == labels[:, None]
-        return jnp.where(at_label, 0.0, raw)
+        return PARAMETERIZATIONS[self.parameterization](raw, labels, sigma)
 
     def __call__(self, images: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Array:
         """`score` of `encode(images)`, float32 `[B, K]`."""

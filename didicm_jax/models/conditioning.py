@@ -4,6 +4,7 @@ Shape symbols: `B` images, `E` the width of the embedding, `D` the width of a fe
 """
 
 import math
+from typing import NamedTuple
 
 import chex
 import jax
@@ -34,6 +35,15 @@ def sinusoids(sigma: chex.Array, width: int = SINUSOIDS) -> chex.Array:
     frequencies = jnp.exp(-math.log(MAX_PERIOD) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = sigma.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class PooledFeatures(NamedTuple):
+    """All that a head-only model keeps of an image.
+
+    pooled: float32 `[B, D]`.
+    """
+
+    pooled: chex.Array
 
 
 class LabelTimeEmbedding(nnx.Module):

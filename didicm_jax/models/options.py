@@ -4,6 +4,7 @@ Everything here raises `UserError` with one line: what was expected, what was fo
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from didicm_jax.errors import UserError
+from didicm_jax.models.parameterization import PARAMETERIZATIONS
 
 STAGES = 4
 STAGE_STRIDE = 8  # of the four stages together: all but the first halve the image
@@ -123,14 +125,18 @@ class ScoreOptions(ResNetOptions):
     conditioned_stages: how many stages see label and noise, counted from the end: 4 is the paper,
       1 the last stage, 0 none (two small MLPs on the pooled feature see them). What comes before
       the first conditioned block runs once per image, however many steps are sampled.
+    parameterization: what the output stands for, a key of `PARAMETERIZATIONS`: `ratio`, free
+      log-ratios as in the paper, or `posterior`, logits of the clean posterior.
     """
 
     conditioned_stages: int = STAGES
+    parameterization: str = "ratio"
 
     def check(self, name: str, image_size: ImageSize) -> None:
         """Raises UserError unless model `name` can be built with these options."""
         super().check(name, image_size)
         require_int(f"{name}: conditioned_stages", self.conditioned_stages, 0, STAGES)
+        require_key(f"{name}: parameterization", self.parameterization, PARAMETERIZATIONS)
 
 
 def require_int(what: str, value: object, low: int, high: float = math.inf) -> None:
@@ -138,6 +144,12 @@ def require_int(what: str, value: object, low: int, high: float = math.inf) -> N
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise UserError(f"{what}: expected a whole number {limits}, found {value!r}: change it")
+
+
+def require_key(what: str, value: object, known: Collection[str]) -> None:
+    """Raises UserError unless `value` is one of the names in `known`."""
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"{what}: expected one of {', '.join(known)}, found {value!r}: change it")
 
 
 def check_image_size(name: str, image_size: ImageSize) -> tuple[int, int]:

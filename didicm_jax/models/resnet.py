@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from didicm_jax.models.base import Classifier, ScoreModel
-from didicm_jax.models.conditioning import ConditionedHead, LabelTimeEmbedding
+from didicm_jax.models.conditioning import ConditionedHead, LabelTimeEmbedding, PooledFeatures
 from didicm_jax.models.layers import (
     LINEAR_INIT,
     ZEROS,
@@ -28,15 +28,6 @@ from didicm_jax.models.layers import (
 from didicm_jax.models.options import STAGES, STEMS, ImageSize, ResNetOptions, ScoreOptions
 
 BlockFeatures = Branches
-
-
-class PooledFeatures(NamedTuple):
-    """All that a head-only model keeps of an image.
-
-    pooled: float32 `[B, C]`.
-    """
-
-    pooled: chex.Array
 
 
 class Depth(NamedTuple):
@@ -123,6 +114,7 @@ class DiDiRN(_Trunk, ScoreModel):
     ) -> None:
         super().__init__(depth, options, conditioned=options.conditioned_stages, rngs=rngs)
         self.num_classes = num_classes
+        self.parameterization = options.parameterization
         self.embedding = LabelTimeEmbedding(num_classes, rngs=rngs)
         if options.conditioned_stages == 0:
             self.head = ConditionedHead(self.out_channels, rngs=rngs)
@@ -150,7 +142,7 @@ class DiDiRN(_Trunk, ScoreModel):
     def raw_score(
         self, features: BlockFeatures | PooledFeatures, labels: chex.Array, sigma: chex.Array
     ) -> chex.Array:
-        """The output float32 `[B, K]` for labels int `[B]` and sigma `[B]`, not zeroed."""
+        """The output float32 `[B, K]` for labels int `[B]` and sigma `[B]`."""
         chex.assert_equal_shape_prefix([features[0], labels, sigma], 1)
         activated = jax.nn.silu(self.embedding(labels, sigma))
         if isinstance(features, PooledFeatures):
