@@ -1,4 +1,5 @@
-"""Encoders of images, labels and noise: DiDiRN and the plain ResNets on the same trunk.
+"""Encoders of images, labels and noise: DiDiRN and DiDiViT, and on the same trunks the plain
+ResNets and ViTs.
 
 They know images, labels and sigma; no loss and no sampling. A score model becomes a sampler's
 `ScoreFn` by closing over its features:
@@ -8,18 +9,32 @@ They know images, labels and sigma; no loss and no sampling. A score model becom
 """
 
 from didicm_jax.models.base import Classifier, ScoreModel
-from didicm_jax.models.registry import classifiers, create_model, names, score_models
-from didicm_jax.models.resnet import BlockFeatures, DiDiRN, PooledFeatures, ResNet
+from didicm_jax.models.conditioning import PooledFeatures
+from didicm_jax.models.parameterization import PARAMETERIZATIONS
+from didicm_jax.models.registry import (
+    classifiers,
+    create_model,
+    names,
+    options_of,
+    score_models,
+)
+from didicm_jax.models.resnet import BlockFeatures, DiDiRN, ResNet
+from didicm_jax.models.vit import DiDiViT, TokenFeatures, ViT
 
 __all__ = [
+    "PARAMETERIZATIONS",
     "BlockFeatures",
     "Classifier",
     "DiDiRN",
+    "DiDiViT",
     "PooledFeatures",
     "ResNet",
     "ScoreModel",
+    "TokenFeatures",
+    "ViT",
     "classifiers",
     "create_model",
     "names",
+    "options_of",
     "score_models",
 ]

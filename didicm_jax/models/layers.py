@@ -32,7 +32,7 @@ class Precision(NamedTuple):
     norm_axis_name: str | None
 
 
-class _NoKeys(nnx.Rngs):
+class NoKeys(nnx.Rngs):
     """For layers that start from constants: Flax has each of them draw keys it does not use.
 
     Drawing is not free: where a model is made under a trace (`jax.jit`, `nnx.eval_shape`), each
@@ -63,7 +63,7 @@ class BatchNorm(nnx.BatchNorm):
             dtype=jnp.float32,
             scale_init=scale_init,
             axis_name=axis_name,
-            rngs=_NoKeys(),
+            rngs=NoKeys(),
         )
 
     # The signature is narrower than Flax's on purpose: the mode comes from train() and eval().
@@ -100,7 +100,7 @@ class GroupNorm(nnx.GroupNorm):
             epsilon=1e-5,
             dtype=jnp.float32,
             scale_init=scale_init,
-            rngs=_NoKeys(),
+            rngs=NoKeys(),
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from flax import nnx
 
 from didicm_jax.errors import UserError
-from didicm_jax.models import resnet
+from didicm_jax.models import resnet, vit
 from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.options import ImageSize, require_int
 
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 
 _MODELS: dict[str, Entry] = {
-    **{name: Entry(*row) for name, row in resnet.MODELS.items()},
+    **{name: Entry(*row) for name, row in (resnet.MODELS | vit.MODELS).items()},
 }
 
 
@@ -55,6 +55,15 @@ def classifiers() -> tuple[str, ...]:
     return tuple(name for name, entry in _MODELS.items() if issubclass(entry.kind, Classifier))
 
 
+def options_of(name: str) -> tuple[str, ...]:
+    """The names of the options that model `name` takes.
+
+    Raises:
+      UserError: there is no such model.
+    """
+    return tuple(field.name for field in dataclasses.fields(_entry(name).options))
+
+
 def create_model(
     name: str, *, num_classes: int, image_size: ImageSize, rngs: nnx.Rngs, **options: Any
 ) -> Any:
@@ -65,22 +74,18 @@ def create_model(
       num_classes: K, at least 2.
       image_size: side of the images, or (height, width).
       rngs: source of the initial parameters.
-      **options: those of the family, see `ResNetOptions` and `ScoreOptions`.
+      **options: those of the family: `ResNetOptions` for `resnet*`, with `ScoreOptions` for
+        `didirn*`; `ViTOptions` for `vit_*`, with `DiDiViTOptions` for `didivit_*`.
 
     Returns:
-      A `ScoreModel` for `didirn*`, a `Classifier` for `resnet*`. Its state holds `nnx.Param` and
-      `nnx.BatchStat` only, all float32.
+      A `ScoreModel` for `didirn*` and `didivit_*`, a `Classifier` for `resnet*` and `vit_*`. Its
+      state holds `nnx.Param` and `nnx.BatchStat` only (of the latter a ViT has none), all float32.
 
     Raises:
       UserError: for an unknown name or option, or a value that the model cannot be built with;
         before any parameter is made.
     """
-    if name not in _MODELS:
-        raise UserError(
-            f"expected the name of a model, found {name!r}: use one of {', '.join(_MODELS)}"
-        )
-    entry = _MODELS[name]
-    known = [field.name for field in dataclasses.fields(entry.options)]
+    entry, known = _entry(name), options_of(name)
     unknown = [option for option in options if option not in known]
     if unknown:
         raise UserError(
@@ -91,3 +96,11 @@ def create_model(
     checked = entry.options(**options)
     checked.check(name, image_size)
     return entry.build(checked, num_classes=num_classes, image_size=image_size, rngs=rngs)
+
+
+def _entry(name: str) -> Entry:
+    if name not in _MODELS:
+        raise UserError(
+            f"expected the name of a model, found {name!r}: use one of {', '.join(_MODELS)}"
+        )
+    return _MODELS[name]
