@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch: the original's DiDiRN, and timm's and torchvision's ResNets.
+"""Weights to and from PyTorch: the original DiDiRN, timm ResNets and ViTs, torchvision ResNets.
 
 One mapping serves both directions. The path of a tensor, e.g. `layer2/0/skip/conv/kernel`, is
 renamed module by module (`layer2.0.downsample.0`), and its leaf and layout by the kind of the layer
@@ -6,7 +6,7 @@ renamed module by module (`layer2.0.downsample.0`), and its leaf and layout by t
 used adds one to `_LEAVES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,10 +18,15 @@ from didicm_jax.errors import UserError
 
 
 class Leaf(NamedTuple):
-    """A tensor of a layer in PyTorch: its name, and the axes that bring ours into its order."""
+    """A tensor of a layer in PyTorch.
+
+    axes: of ours, in PyTorch's order.
+    lead: how many axes of length 1 it has there before ours.
+    """
 
     name: str
     axes: tuple[int, ...] | None = None
+    lead: int = 0
 
 
 _NORM = {
@@ -39,7 +44,16 @@ _LEAVES: dict[type[nnx.Module], dict[str, Leaf]] = {
     nnx.BatchNorm: _NORM,
     nnx.GroupNorm: _NORM,
     nnx.LayerNorm: _NORM,
+    models.ViT: {"cls_token": Leaf("cls_token", lead=2)},
 }
+
+
+def _no_constants(model: Any) -> dict[str, np.ndarray]:
+    return {}
+
+
+def _vit_positions(model: models.ViT) -> dict[str, np.ndarray]:
+    return {"pos_embed": np.asarray(model.positions(*model.grid))[None]}
 
 
 class Family(NamedTuple):
@@ -48,11 +62,13 @@ class Family(NamedTuple):
     modules: parts of our module paths and what they are called there, applied in turn to whole
       path segments; what is not listed keeps its name.
     aliases: other names, part of a PyTorch name to what `modules` makes of it.
+    constants: the tensors that are parameters there and are fixed here, by their PyTorch names.
     """
 
     model: type[nnx.Module]
     modules: Mapping[str, str]
     aliases: Mapping[str, str]
+    constants: Callable[[Any], dict[str, np.ndarray]] = _no_constants
 
 
 _FAMILIES = (
@@ -74,6 +90,8 @@ _FAMILIES = (
         modules={"skip/conv": "downsample.0", "skip/norm": "downsample.1"},
         aliases={"skip_connection": "downsample"},
     ),
+    # With average pooling: timm's with global_pool="avg", class_token=False and fc_norm=False.
+    Family(models.ViT, modules={"fc": "head"}, aliases={}, constants=_vit_positions),
 )
 
 # PyTorch counts the batches that a BatchNorm has seen; nothing here or there computes with it.
@@ -81,16 +99,17 @@ _IGNORED = "num_batches_tracked"
 
 
 class Entry(NamedTuple):
-    """A tensor of a model and its PyTorch layout."""
+    """A tensor of a model and what it is in PyTorch."""
 
     variable: nnx.Variable[Any]
-    axes: tuple[int, ...] | None
+    leaf: Leaf
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
         """The shape of the tensor in PyTorch."""
         shape = self.variable.get_value().shape
-        return shape if self.axes is None else tuple(shape[axis] for axis in self.axes)
+        axes = range(len(shape)) if self.leaf.axes is None else self.leaf.axes
+        return (1,) * self.leaf.lead + tuple(shape[axis] for axis in axes)
 
 
 def load_torch_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
@@ -100,16 +119,18 @@ def load_torch_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> N
       model: a model of `didicm_jax.models`, or the abstract one of `nnx.eval_shape`.
       state_dict: PyTorch names to arrays (NumPy, or what `np.asarray` takes: a CPU tensor), in
         PyTorch's layout (convolutions OIHW, linear layers [out, in]). `num_batches_tracked` is
-        ignored. Plain ResNets take `downsample` as well as `skip_connection`.
+        ignored. Plain ResNets take `downsample` as well as `skip_connection`. The `pos_embed` of a
+        ViT must hold the fixed positions of the grid that the model was made for.
 
     Raises:
-      UserError: in one line all tensors that are missing, not known or misshaped; the model is
-        left as it was.
+      UserError: in one line all tensors that are missing, not known, misshaped or other than what
+        is fixed here; the model is left as it was.
     """
     entries = _entries(model)
+    constants = _family(model).constants(model)
     given = _canonical_names(model, state_dict)
-    missing = [name for name in entries if name not in given]
-    surplus = [name for name in given if name not in entries]
+    missing = [name for name in (*entries, *constants) if name not in given]
+    surplus = [name for name in given if name not in entries and name not in constants]
     arrays = {name: np.asarray(given[name]) for name in entries if name in given}
     misshaped = [
         f"{name} {array.shape} for {entries[name].torch_shape}"
@@ -117,16 +138,24 @@ def load_torch_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> N
         if array.shape != entries[name].torch_shape
     ]
     odd = [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]
+    # Weights that were trained with other values there would compute something else here. Half
+    # precision, which some save in, is let through.
+    other = [
+        name
+        for name, fixed in constants.items()
+        if name in given and not _close(np.asarray(given[name]), fixed)
+    ]
     kinds = {
         "missing": missing,
         "not known": surplus,
         "misshaped": misshaped,
         "not numbers": odd,
+        "not the fixed values of this model": other,
     }
     faults = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
     if faults:
         raise UserError(
-            f"expected a state dict with the {len(entries)} tensors of this "
+            f"expected a state dict with the {len(entries) + len(constants)} tensors of this "
             f"{type(model).__name__}, found {'; '.join(faults)}: check the depth, stem, width and "
             "number of classes that it was saved from"
         )
@@ -143,22 +172,32 @@ def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
       model: a model of `didicm_jax.models`.
 
     Returns:
-      Writable NumPy arrays, ready for `torch.from_numpy`; plain ResNets have torchvision's names.
+      Writable NumPy arrays, ready for `torch.from_numpy`; plain ResNets have torchvision's names,
+      and the fixed positions of a ViT are its `pos_embed`.
     """
-    return {name: _to_torch(entry) for name, entry in _entries(model).items()}
+    tensors = {name: _to_torch(entry) for name, entry in _entries(model).items()}
+    constants = _family(model).constants(model)
+    return tensors | {name: np.array(fixed) for name, fixed in constants.items()}
+
+
+def _close(array: np.ndarray, fixed: np.ndarray) -> bool:
+    numbers = array.dtype.kind in "fiu" and array.shape == fixed.shape
+    return numbers and np.allclose(array, fixed, rtol=0, atol=1e-3)
 
 
 def _from_torch(array: np.ndarray, entry: Entry) -> jnp.ndarray:
     dtype = entry.variable.get_value().dtype
-    if entry.axes is not None:
-        array = array.transpose(np.argsort(entry.axes))
+    array = array.reshape(array.shape[entry.leaf.lead :])
+    if entry.leaf.axes is not None:
+        array = array.transpose(np.argsort(entry.leaf.axes))
     # A copy: on a CPU, jax could otherwise go on reading the caller's memory.
     return jnp.array(array, dtype, copy=True)
 
 
 def _to_torch(entry: Entry) -> np.ndarray:
     array = np.asarray(entry.variable.get_value())
-    return np.array(array if entry.axes is None else array.transpose(entry.axes), order="C")
+    array = array if entry.leaf.axes is None else array.transpose(entry.leaf.axes)
+    return np.array(array, order="C").reshape(entry.torch_shape)
 
 
 def _family(model: nnx.Module) -> Family:
@@ -180,10 +219,10 @@ def _entries(model: nnx.Module) -> dict[str, Entry]:
         leaves = next((_LEAVES[kind] for kind in _LEAVES if isinstance(module, kind)), {})
         for own_name, variable in vars(module).items():
             if isinstance(variable, nnx.Variable):
-                # A parameter that belongs to no layer, such as a class token, keeps its name.
+                # A parameter that belongs to no layer keeps its name.
                 leaf = leaves.get(own_name, Leaf(own_name))
                 parts = [*_torch_module(path, family), leaf.name]
-                entries[".".join(parts)] = Entry(variable, leaf.axes)
+                entries[".".join(parts)] = Entry(variable, leaf)
     return entries
 
 

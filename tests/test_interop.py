@@ -17,10 +17,11 @@ def make(name, **options):
 def fill(model, seed=0):
     """A state dict for the model, every value different from its neighbours."""
     rng = np.random.default_rng(seed)
-    return {
+    drawn = {
         name: rng.standard_normal(entry.torch_shape).astype(np.float32)
         for name, entry in interop._entries(model).items()
     }
+    return drawn | interop._family(model).constants(model)
 
 
 def shapes(state_dict):
@@ -34,6 +35,8 @@ def shapes(state_dict):
         ("didirn50", {"conditioned_stages": 1}),
         ("didirn18", {"conditioned_stages": 0}),
         ("resnet50", {"stem": "imagenet"}),
+        ("vit_ti16", {"width": 1 / 3, "depth": 2}),
+        ("vit_s8", {"width": 1 / 3, "depth": 1, "pool": "token", "image_size": (8, 24)}),
     ],
 )
 def test_round_trip_bit_for_bit(name, options):
@@ -132,3 +135,51 @@ def test_an_array_that_holds_no_numbers_changes_nothing():
 def test_a_model_without_counterpart_is_refused():
     with pytest.raises(UserError, match="found Linear"):
         interop.to_torch_state_dict(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
+
+
+# From timm.create_model("vit_tiny_patch16_224").state_dict(): shapes of one of twelve blocks and of
+# what is outside the blocks; 152 tensors in all, as 12 per block and 8 more.
+TIMM_VIT = {
+    "cls_token": (1, 1, 192),
+    "pos_embed": (1, 197, 192),
+    "patch_embed.proj.weight": (192, 3, 16, 16),
+    "patch_embed.proj.bias": (192,),
+    "blocks.11.norm1.weight": (192,),
+    "blocks.11.norm1.bias": (192,),
+    "blocks.11.attn.qkv.weight": (576, 192),
+    "blocks.11.attn.qkv.bias": (576,),
+    "blocks.11.attn.proj.weight": (192, 192),
+    "blocks.11.attn.proj.bias": (192,),
+    "blocks.11.norm2.weight": (192,),
+    "blocks.11.norm2.bias": (192,),
+    "blocks.11.mlp.fc1.weight": (768, 192),
+    "blocks.11.mlp.fc1.bias": (768,),
+    "blocks.11.mlp.fc2.weight": (192, 768),
+    "blocks.11.mlp.fc2.bias": (192,),
+    "norm.weight": (192,),
+    "norm.bias": (192,),
+    "head.weight": (1000, 192),
+    "head.bias": (1000,),
+}
+
+
+def test_timm_names_of_the_plain_vits():
+    model = make("vit_ti16", width=1.0, pool="token", image_size=224, num_classes=1000)
+    given = shapes(fill(model))
+    assert {k: v for k, v in given.items() if k in TIMM_VIT} == TIMM_VIT
+    assert len(given) == 12 * 12 + 8
+
+
+def test_positions_other_than_the_fixed_ones_are_refused():
+    model = make("vit_ti16", width=1 / 3, depth=1)
+    good = fill(model)
+    assert good["pos_embed"].shape == (1, 4, 64)
+    bad = {
+        "not the fixed values of this model": good | {"pos_embed": good["pos_embed"] + 0.1},
+        "missing": {name: good[name] for name in good if name != "pos_embed"},
+    }
+    for kind, given in bad.items():
+        with pytest.raises(UserError, match=f"found {kind}: pos_embed: "):
+            interop.load_torch_state_dict(model, given)
+    half = good | {"pos_embed": good["pos_embed"].astype(np.float16)}
+    interop.load_torch_state_dict(model, half)
