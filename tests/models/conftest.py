@@ -15,6 +15,7 @@ from flax import nnx
 from didicm_jax import models
 from didicm_jax.models import resnet
 from didicm_jax.models.options import ResNetOptions, ScoreOptions
+from didicm_jax.models.vit_options import SHAPES, DiDiViTOptions, ViTOptions
 
 # Compile time dominates here, and no test measures speed.
 COMPILER_OPTIONS = {
@@ -57,18 +58,36 @@ def jit():
     return quick_jit
 
 
-def create(kind=models.DiDiRN, *, num_classes=5, **options):
-    """A small network in eval mode, every tensor random: nothing hides behind a zero.
+def resnet_of(kind, num_classes, rngs, **options):
+    """Five blocks of an eighth of the width, so that it compiles fast.
 
-    Five blocks of an eighth of the width, so that it compiles fast: one that follows the stem,
-    three that change the channels, and one that follows another in its stage.
+    One that follows the stem, three that change the channels, one that follows another in its
+    stage.
     """
     depth = resnet.Depth((1, 1, 1, 2), bottleneck=False)
     options = {"width": 0.125, "stem": "small"} | options
     settings = (ScoreOptions if kind is models.DiDiRN else ResNetOptions)(**options)
-    abstract = nnx.eval_shape(
-        lambda: kind(depth, settings, num_classes=num_classes, rngs=nnx.Rngs(0))
-    )
+    return kind(depth, settings, num_classes=num_classes, rngs=rngs)
+
+
+def vit_of(kind, num_classes, rngs, **options):
+    """Two blocks of one head on patches of 4 pixels."""
+    options = {"width": 1 / 3, "depth": 2} | options
+    settings = (DiDiViTOptions if kind is models.DiDiViT else ViTOptions)(**options)
+    return kind(SHAPES["ti4"], settings, num_classes=num_classes, image_size=16, rngs=rngs)
+
+
+SMALL = {
+    models.DiDiRN: resnet_of,
+    models.ResNet: resnet_of,
+    models.DiDiViT: vit_of,
+    models.ViT: vit_of,
+}
+
+
+def create(kind=models.DiDiRN, *, num_classes=5, **options):
+    """A small network in eval mode, every tensor random: nothing hides behind a zero."""
+    abstract = nnx.eval_shape(lambda: SMALL[kind](kind, num_classes, nnx.Rngs(0), **options))
     graphdef, state = nnx.split(abstract)
     rng = np.random.default_rng(0)
 
@@ -102,10 +121,19 @@ class Small(NamedTuple):
     score: Callable
 
 
-@pytest.fixture(scope="session", params=[4, 3, 2, 1, 0], ids="stages{}".format)
+VARIANTS = {
+    **{f"stages{n}": (models.DiDiRN, {"conditioned_stages": n}) for n in (4, 3, 2, 1, 0)},
+    "blocks2": (models.DiDiViT, {"pool": "token"}),
+    "blocks1": (models.DiDiViT, {"conditioned_blocks": 1}),
+    "blocks0": (models.DiDiViT, {"conditioned_blocks": 0}),
+}
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
 def small(request):
-    """The network of `create`, for every number of conditioned stages."""
-    model = create(conditioned_stages=request.param)
+    """The networks of `create`, for every number of conditioned stages or blocks."""
+    kind, options = VARIANTS[request.param]
+    model = create(kind, **options)
     rng = np.random.default_rng(1)
     return Small(
         model,

@@ -7,6 +7,8 @@ from flax import nnx
 from didicm_jax import models
 from didicm_jax.errors import UserError
 
+VIT = {"name": "didivit_ti16"}
+
 
 class NoRngs(nnx.Rngs):
     """Fails where a parameter would be drawn."""
@@ -48,6 +50,27 @@ class NoRngs(nnx.Rngs):
         ({"image_size": 0}, "image_size: expected a whole number at least 1, found 0"),
         ({"image_size": (8, 8, 3)}, r"\(height, width\), found \(8, 8, 3\)"),
         ({"image_size": 32.0}, r"found 32\.0"),
+        ({"parameterization": "free"}, "expected one of ratio, posterior, found 'free'"),
+        ({"parameterization": None}, "parameterization: .* found None"),
+        ({"conditioned_blocks": 1}, "options out of .* found conditioned_blocks: remove"),
+        (VIT | {"stem": "small"}, "didivit_ti16: expected options out of .* found stem: remove"),
+        (VIT | {"conditioned_stages": 1}, "found conditioned_stages: remove"),
+        (VIT | {"name": "vit_ti16", "conditioned_blocks": 1}, "found conditioned_blocks: remove"),
+        (VIT | {"norm_axis_name": "data"}, "found norm_axis_name: remove"),
+        (VIT | {"name": "vit_ti32"}, "found 'vit_ti32': use one of .* vit_ti16"),
+        (VIT | {"image_size": (32, 30)}, "multiples of its patch of 16 pixels, found 32x30: "),
+        (VIT | {"image_size": 0}, "image_size: expected a whole number at least 1, found 0"),
+        (VIT | {"width": 0.5}, r"found width=0\.5 \(1\.5 heads\): use for example width=0\.6667"),
+        (VIT | {"width": 0.1}, r"width=0\.3333"),
+        (VIT | {"width": "wide"}, "width to be a positive number, found 'wide'"),
+        (VIT | {"depth": 0}, "depth: expected a whole number at least 1, found 0"),
+        (VIT | {"pool": "max"}, "pool: expected one of average, token, found 'max'"),
+        (VIT | {"dtype": "float16"}, "dtype to be float32 or bfloat16, found float16"),
+        (VIT | {"in_channels": 0}, "in_channels: expected a whole number at least 1, found 0"),
+        (VIT | {"conditioned_blocks": 13}, "conditioned_blocks: .* from 0 to 12, found 13"),
+        (VIT | {"depth": 2, "conditioned_blocks": 3}, "from 0 to 2, found 3"),
+        (VIT | {"conditioned_blocks": True}, "found True"),
+        (VIT | {"parameterization": "free"}, "expected one of ratio, posterior, found 'free'"),
     ],
 )
 def test_refused_in_one_line(changes, expected):
@@ -83,3 +106,12 @@ def test_wrong_inputs_are_refused(make):
         for value in values:
             with pytest.raises(AssertionError):
                 nnx.eval_shape(lambda key=key, value=value: model(**good | {key: value}))
+
+
+def test_a_model_that_lacks_a_method_cannot_be_made():
+    class Half(models.ScoreModel):
+        def encode(self, images):
+            return images
+
+    with pytest.raises(TypeError, match="raw_score"):
+        Half()

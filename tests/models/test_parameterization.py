@@ -1,0 +1,104 @@
+"""What the output of a network stands for: against the kernels' closed form, and at the edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from didicm_jax import diffusion, models
+from didicm_jax.models import parameterization
+
+K = 5
+SIGMAS = [0.0, 1e-30, 1e-6, 1e-3, 0.5, 6.9, 50.0]
+
+
+def draw(seed=0):
+    """Logits, labels and, for every row, a sigma."""
+    rng, batch = np.random.default_rng(seed), len(SIGMAS)
+    raw = jnp.asarray(3 * rng.standard_normal((batch, K)), jnp.float32)
+    return raw, jnp.asarray(rng.integers(0, K, batch), jnp.int32), jnp.asarray(SIGMAS, jnp.float32)
+
+
+def is_label(labels):
+    return np.arange(K) == np.asarray(labels)[:, None]
+
+
+def test_posterior_is_the_score_of_its_softmax():
+    raw, labels, sigma = draw()
+    ours = parameterization.posterior(raw, labels, sigma)
+    expected = diffusion.log_ratio(jax.nn.softmax(raw), sigma, labels)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_ratio_is_the_output_itself():
+    raw, labels, sigma = draw()
+    ours = np.asarray(parameterization.ratio(raw.astype(jnp.bfloat16), labels, sigma))
+    assert ours.dtype == np.float32
+    coarse = np.asarray(raw.astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(ours, np.where(is_label(labels), 0, coarse))
+
+
+@pytest.mark.parametrize("name", ["ratio", "posterior"])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
+def test_exactly_zero_at_the_label_and_finite_everywhere(name, scale):
+    raw, labels, sigma = draw()
+    score = parameterization.PARAMETERIZATIONS[name]
+    value, pull = jax.vjp(lambda raw, sigma: score(raw, labels, sigma), scale * raw, sigma)
+    np.testing.assert_array_equal(np.asarray(value)[is_label(labels)], 0)
+    assert np.isfinite(value).all()
+    for grad in pull(jnp.ones_like(value)):
+        assert np.isfinite(grad).all()
+    if name == "ratio":
+        np.testing.assert_array_equal(pull(jnp.ones_like(value))[0], ~is_label(labels))
+
+
+def test_a_class_of_no_probability_has_finite_scores_and_no_gradient():
+    raw, _, sigma = draw()
+    raw, labels = raw.at[:, 1].set(-jnp.inf), jnp.full(len(SIGMAS), 1, jnp.int32)
+    value, pull = jax.vjp(lambda raw: parameterization.posterior(raw, labels, sigma), raw)
+    (grad,) = pull(jnp.ones_like(value))
+    assert np.isfinite(value).all()
+    assert np.isfinite(grad).all()
+    np.testing.assert_array_equal(grad[:, 1], 0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_posterior_respects_the_floor(scale):
+    """q_t(i) >= (1 - a) / K, seen from the label: with q_t(label) from the kernels' marginal."""
+    raw, labels, sigma = draw()
+    ours = np.asarray(parameterization.posterior(scale * raw, labels, sigma))
+    rows = np.arange(len(SIGMAS))
+    here = np.asarray(diffusion.marginal(jax.nn.softmax(scale * raw), sigma))[rows, labels]
+    floor = -np.expm1(-np.asarray(sigma, np.float64)) / K
+    assert np.all(np.exp(ours.astype(np.float64)) * here[:, None] >= floor[:, None] * (1 - 1e-5))
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_loss_of_the_true_posterior_is_zero(hard):
+    raw, labels, _ = draw(seed=1)
+    probs = jax.nn.one_hot(labels, K) if hard else jax.nn.softmax(raw)
+    logits = jnp.log(probs)
+    loss = diffusion.didicm_loss(
+        jax.random.key(0),
+        lambda labels, sigma: parameterization.posterior(logits, labels, sigma),
+        probs,
+        diffusion.loglinear(),
+    )
+    # The rate weight reaches 1/eps = 1000; the loss at a wrong score is of the order of 1.
+    np.testing.assert_allclose(loss, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["didirn18", "didivit_ti16"])
+def test_every_family_takes_the_option(name):
+    def make(**options):
+        options = {"num_classes": K, "image_size": 32} | options
+        return nnx.eval_shape(lambda: models.create_model(name, rngs=nnx.Rngs(0), **options))
+
+    assert make().parameterization == "ratio"
+    abstract = make(parameterization="posterior")
+    raw, labels, sigma = draw()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(abstract), "raw_score", lambda self, features, labels, sigma: raw)
+        ours = abstract.score(None, labels, sigma)
+    np.testing.assert_array_equal(ours, parameterization.posterior(raw, labels, sigma))
