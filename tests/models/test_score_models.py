@@ -131,7 +131,7 @@ def test_bfloat16_computes_beside_float32(make, jit, family, options, kind):
     ("family", "options"),
     [
         (models.DiDiRN, {"conditioned_stages": 1, "stem": "didirn"}),
-        (models.DiDiViT, {"conditioned_blocks": 1, "depth": 1}),
+        (models.DiDiViT, {"depth": 1, "parameterization": "posterior"}),
     ],
 )
 def test_training_under_shard_map_is_training_on_each_device(make, jit, family, options):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.stats import norm
 
 from didicm_jax import diffusion, interop, models
 from didicm_jax.errors import UserError
@@ -99,7 +100,9 @@ def test_didivit_holds_the_plain_vit(make, jit, pool):
     last, reference = score.blocks[1], plain.blocks[1]
     for part in ("attn", "mlp"):
         nnx.update(getattr(last, part), nnx.state(getattr(reference, part)))
-    norms = [(norm.bias[...], norm.scale[...] - 1) for norm in (reference.norm1, reference.norm2)]
+    norms = [
+        (layer.bias[...], layer.scale[...] - 1) for layer in (reference.norm1, reference.norm2)
+    ]
     gate = jnp.ones(64)
     last.modulation.bias[...] = jnp.concatenate([*norms[0], gate, *norms[1], gate])
     score.modulation.bias[...] = jnp.concatenate([plain.norm.bias[...], plain.norm.scale[...] - 1])
@@ -129,6 +132,14 @@ def test_initial_values(jit):
         np.testing.assert_array_equal(leaf, 0)
     # Glorot's bound of a 64 x 64 matrix, three times.
     assert 0.99 < np.abs(kernel).max() / np.sqrt(6 / 128) <= 1
+
+
+def test_gelu_is_exact():
+    x = np.linspace(-6, 6, 25)
+    value, slope = jax.vmap(jax.value_and_grad(transformer.gelu))(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(value, x * norm.cdf(x), atol=1e-6)
+    np.testing.assert_allclose(slope, norm.cdf(x) + x * norm.pdf(x), atol=1e-6)
+    np.testing.assert_allclose(transformer.gelu(jnp.asarray(x, jnp.float32)), value, atol=1e-6)
 
 
 def test_positions_are_those_of_big_vision():
