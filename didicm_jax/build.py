@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
-from didicm_jax import augment, data, diffusion, models
+from didicm_jax import augment, data, devices, diffusion, models
 from didicm_jax.errors import UserError
 
 
@@ -65,6 +65,7 @@ def model(config: ml_collections.ConfigDict, dataset: data.Dataset, rngs: nnx.Rn
         width=settings.width,
         stem=settings.stem,
         dtype=jnp.dtype(settings.dtype),
+        norm_axis_name=devices.AXIS if settings.sync_batch_norm else None,
         **options,
     )
 

@@ -16,7 +16,13 @@ METHODS = ("didicm", "cross_entropy", "binary_cross_entropy")
 
 # What may change between two starts of a run, and, further, between training and evaluating it: a
 # key, or a whole section. All else says what is trained.
-FREE = ("data.data_dir", "data.num_workers", "train.log_every", "train.checkpoint_every")
+FREE = (
+    "data.data_dir",
+    "data.num_workers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.shard_optimizer",
+)
 FREE_IN_EVALUATION = (*FREE, "sampler", "evaluation", "data.eval_split", "data.max_broken_share")
 
 # What is read only where another key has a certain value: elsewhere it must stay at its default.
@@ -87,6 +93,8 @@ def default() -> ml_collections.ConfigDict:
         4  # from the end; 4: the paper, 0: only the head. didicm alone
     )
 
+    config.model.sync_batch_norm = False  # statistics over all devices, or each device its own
+
     config.diffusion = ml_collections.ConfigDict()  # didicm alone
     config.diffusion.schedule = "loglinear"  # loglinear, geometric
     config.diffusion.eps = 1e-3  # loglinear: share of labels still clean at t = 1
@@ -100,6 +108,7 @@ def default() -> ml_collections.ConfigDict:
     config.train.accumulate = 1  # micro-batches per step and device
     config.train.duration = "60 epochs"
     config.train.ema_decay = 0.0  # of parameters and statistics, used in evaluation; 0: off
+    config.train.shard_optimizer = False  # spread its moments and the average over the devices
     config.train.max_skipped = 50  # stop after so many non-finite steps in a row
     config.train.log_every = "20 steps"
     config.train.checkpoint_every = "10 epochs"
@@ -224,6 +233,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "model.stem": _anything,
     "model.dtype": _one_of("float32", "bfloat16"),
     "model.conditioned_stages": _number(0, 4),
+    "model.sync_batch_norm": _anything,
     "diffusion.schedule": _one_of("loglinear", "geometric"),
     "diffusion.eps": _number(0, 0.5, open_low=True),
     "diffusion.sigma_min": _number(0, open_low=True),
@@ -234,6 +244,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "train.accumulate": _number(1),
     "train.duration": _duration,
     "train.ema_decay": _below_one,
+    "train.shard_optimizer": _anything,
     "train.max_skipped": _number(1),
     "train.log_every": _duration,
     "train.checkpoint_every": _duration,

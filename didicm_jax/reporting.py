@@ -8,30 +8,42 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from didicm_jax.errors import UserError
 
 
 class Reporter:
-    """Reports one training run: one live line on a terminal, plain lines elsewhere."""
+    """Reports one training run: one live line on a terminal, plain lines elsewhere.
 
-    def __init__(self, workdir: Path, step: int, total_steps: int) -> None:
+    A disk that is full or gone does not stop the run: what could not be written is kept, and
+    written as soon as that is possible again.
+    """
+
+    def __init__(self, workdir: Path, step: int, total_steps: int, *, silent: bool = False) -> None:
         """Opens the reports of a run that stands at `step` of `total_steps`.
 
         Records of later steps, left by a run that went on past its last checkpoint, are dropped:
         their steps will be run and logged again.
+
+        Args:
+          workdir: of the run.
+          step: the steps done.
+          total_steps: of the run.
+          silent: say and write nothing, for all processes but one.
         """
-        self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, step)
-        self._file = self._path.open("a")
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
-        )
+        self._silent = silent
         self._total = total_steps
         self._first: tuple[int, float] | None = None  # step and time of the first report
         self._bar: tqdm | None = None
+        if silent:
+            return
+        _drop_after(workdir / "metrics.jsonl", step)
+        self._logs = [_Lines(workdir / "metrics.jsonl"), _Events(workdir / "tensorboard", step)]
+        self._unwritten = ""  # why the last records could not be written
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total_steps,
@@ -42,11 +54,15 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Prints a line, above the live one."""
+        if self._silent:
+            return
         tqdm.write(text)
         sys.stdout.flush()
 
     def train(self, step: int, record: dict[str, float]) -> None:
         """Logs one training step: `loss` and `images_per_second` are also shown."""
+        if self._silent:
+            return
         self._write(step, record)
         shown = f"loss {record['loss']:.4f}, {record['images_per_second']:,.0f} images/s"
         if self._bar is not None:
@@ -61,11 +77,23 @@ class Reporter:
         self.say(f"step {step}/{self._total}: {summary(metrics)}")
 
     def close(self) -> None:
-        """Writes out what is buffered and ends the live line."""
+        """Ends the live line."""
         if self._bar is not None:
             self._bar.close()
-        self._file.close()
-        self._board.close()
+
+    def finish(self) -> None:
+        """Makes sure that everything is written.
+
+        Raises:
+          UserError: something could not be.
+        """
+        if not self._silent:
+            self._flush(finish=True)
+            if self._unwritten:
+                raise UserError(
+                    f"--workdir: expected to write metrics.jsonl and tensorboard, found "
+                    f"{self._unwritten}; make room or mend the folder"
+                )
 
     def _time_left(self, step: int) -> str:
         """Judged by the pace since the first report: compilation is before it."""
@@ -77,14 +105,107 @@ class Reporter:
         return f", {tqdm.format_interval(pace * (self._total - step))} left"
 
     def _write(self, step: int, record: dict[str, float]) -> None:
-        # A line at a time and flushed, so that a kill leaves at most the last line cut.
+        if self._silent:
+            return
+        for log in self._logs:
+            log.waiting.append((step, time.time(), record))
+        self._flush()
+
+    def _flush(self, *, finish: bool = False) -> None:
+        due = [log for log in self._logs if finish or time.monotonic() - log.last >= log.interval]
+        faults = [fault for log in due if (fault := log.write())]
+        if faults and not self._unwritten:
+            self.say(f"a report could not be written ({faults[0]}); it is kept, and tried again")
+        self._unwritten = faults[0] if faults else ""
+
+
+class _Log:
+    """Records on their way to a file."""
+
+    interval = 0.0  # seconds between two writes
+
+    def __init__(self) -> None:
+        self.last = -math.inf  # when it was written to
+        self.waiting: list[tuple[int, float, dict[str, float]]] = []  # step, seconds, record
+
+    def write(self) -> str:
+        """Writes what is waiting; returns why it could not, if so."""
+        self.last = time.monotonic()
+        if self.waiting:
+            try:
+                self._append()
+            except OSError as error:
+                return str(error)
+            self.waiting.clear()
+        return ""
+
+    def _append(self) -> None:
+        """Writes `waiting`, so that doing it again after an OSError leaves each record once."""
+        raise NotImplementedError
+
+
+class _Lines(_Log):
+    """JSON lines; opened for each write, so that a folder that comes back is written to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._size = path.stat().st_size if path.exists() else 0
+
+    def _append(self) -> None:
         # NaN and infinity are no JSON: a loss that is not finite is written as null.
-        finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
-        self._file.write(json.dumps({"step": step} | finite) + "\n")
-        self._file.flush()
-        for key, value in record.items():
-            tag = key if "/" in key else f"train/{key}"
-            self._board.add_scalar(tag, value, step)
+        lines = [
+            json.dumps({"step": step} | {k: v if math.isfinite(v) else None for k, v in r.items()})
+            for step, _, r in self.waiting
+        ]
+        with self._path.open("ab") as file:
+            if file.tell() > self._size:
+                file.truncate(self._size)  # half a line, of a write that failed
+            file.write("".join(f"{line}\n" for line in lines).encode())
+            file.flush()
+            # Else a host that dies could lose lines before the checkpoint that follows them.
+            os.fsync(file.fileno())
+            self._size = file.tell()
+
+
+class _Events(_Log):
+    """TensorBoard events.
+
+    Not by `SummaryWriter`: its thread ends at the first failure, and then its queue blocks.
+    """
+
+    interval = 10.0  # each write waits for the disk
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__()
+        self._folder = folder
+        self._writer: EventsWriter | None = None
+        self._files = 0
+        self._start: int | None = step + 1 if step else None
+
+    def _append(self) -> None:
+        try:
+            if self._writer is None:
+                self._folder.mkdir(exist_ok=True)
+                self._files += 1
+                self._writer = EventsWriter(str(self._folder / "events"), f".{self._files}")
+                if self._start is not None:  # later events are of a run that was cut off
+                    start = SessionLog(status=SessionLog.START)
+                    self._writer.write_event(
+                        Event(wall_time=time.time(), step=self._start, session_log=start)
+                    )
+            for step, seconds, record in self.waiting:
+                values = [
+                    Summary.Value(tag=key if "/" in key else f"train/{key}", simple_value=value)
+                    for key, value in record.items()
+                ]
+                self._writer.write_event(
+                    Event(wall_time=seconds, step=step, summary=Summary(value=values))
+                )
+            self._writer.flush()
+        except OSError:
+            self._writer = None  # nothing is read after half an event: begin another file
+            raise
 
 
 def summary(metrics: dict[str, float]) -> str:
@@ -117,6 +238,13 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def has_evaluation(workdir: Path, step: int) -> bool:
+    """Whether `metrics.jsonl` has the evaluation of a step."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return any(_step_of(line) == step and "eval/top1" in json.loads(line) for line in lines)
+
+
 def _step_of(line: str) -> float:
     """The step of a record; infinity where a kill has cut the line."""
     try:
@@ -126,7 +254,7 @@ def _step_of(line: str) -> float:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Removes records of steps after `step`, and a last line that was cut."""
+    """Removes the records of steps after `step`, and a last line that was cut."""
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)

@@ -8,18 +8,16 @@ lists them all. A second start with the same workdir goes on from the last check
 """
 
 import difflib
-import json
 import os
 import re
 import sys
-from pathlib import Path
 
 import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
 from didicm_jax import config as configuration
-from didicm_jax import reporting
+from didicm_jax import reporting, workdir
 from didicm_jax.errors import UserError
 
 
@@ -32,26 +30,62 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}\n{values.get_help()}")
         return 0
     try:
-        given = _parse(values, argv)
-        workdir, evaluates = Path(values.workdir), values.mode == "evaluate"
-        config = _config(given, workdir, evaluates)
-        # Only now: it starts jax, which takes seconds and claims the devices.
-        from didicm_jax.training import loop, plan
-
-        run = plan.plan(config)
-        if evaluates:
-            print(reporting.summary(loop.evaluate(run, workdir, values.checkpoint)))
-        else:
-            _claim(workdir, config)
-            print(run.describe(), flush=True)
-            loop.train(run, workdir)
-        print(f"wrote {workdir / 'evaluation.json'}")
+        return _dispatch(values, argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
+    given = _parse(values, argv)
+    folder, evaluates = workdir.check(values.workdir), values.mode == "evaluate"
+    config = workdir.config_of(given, folder, evaluates=evaluates)
+    # Only now: it starts jax, which takes seconds and claims the devices.
+    import jax
+
+    from didicm_jax import distributed
+    from didicm_jax.training import loop, plan
+
+    cache = values.compilation_cache
+    if cache != "none" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", cache or str(folder / "compilation_cache"))
+    distributed.initialize(
+        values.coordinator_address,
+        values.num_processes,
+        values.process_id,
+        timeout=values.peer_timeout,
+    )
+    try:
+        run = plan.plan(config)
+        if evaluates:
+            result = loop.evaluate(run, folder, values.checkpoint)
+            if distributed.is_main():
+                print(f"{reporting.summary(result)}\nwrote {folder / 'evaluation.json'}")
+            return 0
+        workdir.claim(folder, config)
+        if distributed.is_main():
+            print(run.describe(), flush=True)
+        outcome = loop.train(
+            run, folder, peer_timeout=values.peer_timeout, debug_nans=values.debug_nans
+        )
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        # Not by the usual exit, which would wait for the one that is gone.
+        distributed.leave(
+            f"error: process {jax.process_index()}: expected all processes to take part, found "
+            f"{' '.join(str(error).split())[:200]}; {loop.ADVICE}",
+            3,
+        )
+    if distributed.is_main():
+        print(
+            f"stopped by {outcome.signal} at step {outcome.step}; the same command goes on from it"
+            if outcome.metrics is None
+            else f"wrote {folder / 'evaluation.json'}"
+        )
     return 0
 
 
@@ -67,6 +101,35 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.", flag_values=values)
     flags.DEFINE_enum(
         "checkpoint", "latest", ["latest", "best"], "Which one to evaluate.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "debug_nans",
+        False,
+        "Look for the operation behind the first non-finite step (slower, more memory).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "compilation_cache",
+        "",
+        "Folder for compiled programs, so that a restart need not compile; '': in the workdir, "
+        "'none': none.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "Of several processes: host:port of process 0. Found by itself on Cloud TPU, SLURM, Open "
+        "MPI and Kubernetes.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_processes", None, "How many there are.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
+    flags.DEFINE_float(
+        "peer_timeout",
+        600,
+        "Seconds without progress after which a process gives up waiting for the others.",
+        lower_bound=1,
+        flag_values=values,
     )
     return values
 
@@ -116,82 +179,10 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDi
         ) from error
     if rest[1:]:
         raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
-    if not values.workdir:
-        raise UserError("--workdir: expected a folder for the run, found none; add --workdir=DIR")
     return config
 
 
-def _config(
-    given: ml_collections.ConfigDict | None, workdir: Path, evaluates: bool
-) -> ml_collections.ConfigDict:
-    """The config to use: the one given, which must be the one that the workdir holds.
-
-    Raises:
-      UserError: there is none, it is not valid, or the workdir holds a run with another.
-    """
-    path = workdir / "config.json"
-    if given is not None:
-        configuration.validate(given)
-    if not _exists(path):
-        if evaluates:
-            raise UserError(f"--workdir: expected a run in {workdir}, found none; train it first")
-        if given is None:
-            raise UserError("--config: expected a config file, found none; try configs/digits.py")
-        return given
-    stored = configuration.from_json(reporting.read_json(path))
-    if given is None:
-        return stored
-    free = configuration.FREE_IN_EVALUATION if evaluates else configuration.FREE
-    changed = {
-        key: values
-        for key, values in configuration.differences(given, stored).items()
-        if not configuration.under(key, free)
-    }
-    if changed:
-        pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
-        raise UserError(
-            f"--workdir: expected the run that {workdir} holds, found another config ({pairs}); "
-            "use another workdir, or the old values"
-        )
-    return given
-
-
-def _exists(path: Path) -> bool:
-    """Whether the file is there.
-
-    Raises:
-      UserError: its folder must not be looked into, or the file not be replaced.
-    """
-    try:
-        if not path.exists():
-            return False
-    except OSError as error:
-        raise UserError(
-            f"--workdir: expected a folder that can be read, found {error}; choose another"
-        ) from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(
-            f"--workdir: expected a folder that can be written, found {path.parent} read-only; "
-            "change its permissions or choose another"
-        )
-    return True
-
-
-def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the workdir and writes the config into it.
-
-    Raises:
-      UserError: that cannot be done.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        reporting.write_json(workdir / "config.json", json.loads(config.to_json()))
-    except OSError as error:
-        raise UserError(
-            f"--workdir: expected a folder that can be written, found {error}; choose another"
-        ) from error
-
-
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
+    # Orbax logs tracebacks of failed saves, which the run reports in one line.
+    logging.set_verbosity(logging.FATAL)
     sys.exit(main(sys.argv))

@@ -27,16 +27,22 @@ class Feed:
         repeats: int,
         step: int,
     ) -> None:
-        """Starts at the batch of step `step`, counted from 0."""
+        """Starts at this process's share of the batch of step `step`, counted from 0."""
         self.waited = 0.0
         self._mesh, self._source = mesh, source
         self._batches = data.train_batches(
-            source, batch_size=batch_size, seed=seed, start_step=step, repeats=repeats
+            source,
+            batch_size=batch_size,
+            seed=seed,
+            start_step=step,
+            repeats=repeats,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
     @property
     def replaced(self) -> int:
-        """Images so far that could not be decoded, in whose place others were used."""
+        """This process's images so far that could not be decoded; others were used instead."""
         return self._source.replaced
 
     def take(self, running: Any = None) -> dict[str, jax.Array]:
@@ -54,3 +60,32 @@ class Feed:
     def close(self) -> None:
         """Ends the threads that make batches."""
         self._batches.close()
+
+
+class Pace:
+    """Throughput since the last report, with evaluation left out, and what saving takes of it."""
+
+    def __init__(self, feed: Feed, batch_size: int) -> None:
+        """Starts counting; `steps` is for the caller to count up."""
+        self._feed, self._batch_size = feed, batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts again from nothing."""
+        self.steps, self._since, self._waited = 0, time.monotonic(), self._feed.waited
+        self._saving = 0.0
+
+    def saved(self, seconds: float) -> None:
+        """Tells how long the steps waited for a save to start."""
+        self._saving += seconds
+
+    def record(self) -> dict[str, float]:
+        """Throughput, and the shares of the time that batches and saves were waited for."""
+        elapsed = time.monotonic() - self._since
+        record = {
+            "images_per_second": self.steps * self._batch_size / elapsed,
+            "data_wait": (self._feed.waited - self._waited) / elapsed,
+            "save_wait": self._saving / elapsed,
+        }
+        self.restart()
+        return record

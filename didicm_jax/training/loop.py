@@ -1,84 +1,226 @@
-"""A whole run: restore or start, step, report, evaluate, save."""
+"""A whole run: restore or start, step, report, evaluate, save; and leave nothing half-done."""
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from didicm_jax import checkpoint, devices, reporting
+from didicm_jax import checkpoint, devices, distributed, reporting
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import posterior
-from didicm_jax.training import objectives, state
-from didicm_jax.training.feed import Feed
+from didicm_jax.training import state
+from didicm_jax.training.diagnosis import diagnose
+from didicm_jax.training.feed import Feed, Pace
 from didicm_jax.training.plan import Run
-from didicm_jax.training.step import Metrics, TrainStep, make_train_step
+from didicm_jax.training.programs import make_local, make_predict, make_step
+from didicm_jax.training.step import Metrics
+from didicm_jax.training.stopping import StopRequest
+
+ADVICE = "the same command on every host goes on from the last checkpoint"
 
 
-def train(run: Run, workdir: Path) -> dict[str, Any]:
+class Outcome(NamedTuple):
+    """How a call of `train` ended."""
+
+    metrics: dict[str, Any] | None  # what `evaluation.json` holds; None: stopped before the end
+    step: int  # the steps that are done and saved
+    signal: str  # that stopped it, on this process or, "a signal", on another
+
+
+def train(
+    run: Run, workdir: Path, *, peer_timeout: float = 600, debug_nans: bool = False
+) -> Outcome:
     """Trains, or goes on training, and evaluates at the end.
+
+    SIGTERM and SIGINT, on any process, end it early with everything saved.
 
     Args:
       run: from `plan`.
       workdir: exists; `metrics.jsonl`, `tensorboard`, `checkpoints` and `evaluation.json` go here.
-
-    Returns:
-      What `evaluation.json` holds.
+      peer_timeout: seconds without progress after which a process gives the others up.
+      debug_nans: look for the operation behind the first non-finite step, and raise.
 
     Raises:
-      UserError: too many non-finite steps in a row, or too many broken images.
+      UserError: too many non-finite steps in a row, too many broken images, no checkpoint that is
+        whole or of this network, or the last save failed.
+      FloatingPointError: with `debug_nans`, what was not finite and where.
     """
-    config, durations = run.config, run.durations
-    step_fn, predict = make_step(run), make_predict(run)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(checkpoint.Checkpoints(workdir)))
-        start = checkpoints.latest() or 0
-        reporter = stack.enter_context(
-            contextlib.closing(reporting.Reporter(workdir, start, durations.total))
+        stop = stack.enter_context(StopRequest())
+        watch = stack.enter_context(distributed.Watch(peer_timeout, ADVICE))
+        return _Training(run, workdir, stop, watch, stack, debug_nans).run()
+
+
+class _Training:
+    """One call of `train`: its resources, and what it does with them."""
+
+    def __init__(
+        self,
+        run: Run,
+        workdir: Path,
+        stop: StopRequest,
+        watch: distributed.Watch,
+        stack: contextlib.ExitStack,
+        debug_nans: bool,
+    ) -> None:
+        self.plan, self.workdir, self.stop, self.watch = run, workdir, stop, watch
+        self.durations, self.debug_nans = run.durations, debug_nans
+        self.stack = stack
+        self.reporter: reporting.Reporter | None = None
+        self.checkpoints = stack.enter_context(
+            contextlib.closing(checkpoint.Checkpoints(workdir, say=self._say))
         )
+        self.predict = make_predict(run)
+
+    def run(self) -> Outcome:
+        restored = self.checkpoints.restore_latest(self.plan.abstract_state())
+        start, current = restored or (0, self.plan.new_state())
+        total = self.durations.total
+        reporter = reporting.Reporter(self.workdir, start, total, silent=not distributed.is_main())
+        self.reporter = self.stack.enter_context(contextlib.closing(reporter))
         if start:
-            done = start >= durations.total
-            reporter.say(f"{'finished at' if done else 'continuing from'} step {start}")
-            current = checkpoints.restore(start, run.abstract_state())
-        else:
-            current = run.new_state()
-        if start >= durations.total:
-            metrics = _evaluate(run, predict, current)
-            reporter.say(reporting.summary(metrics))
-            return _conclude(run, workdir, metrics, start)
-        feed = Feed(
-            run.dataset.train,
-            run.mesh,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            repeats=config.data.repeats,
-            step=start,
-        )
-        stack.enter_context(contextlib.closing(feed))
-        pace = _Pace(feed, config.train.batch_size)
-        batch, previous = feed.take(), None
-        for step in range(start + 1, durations.total + 1):
+            done = start >= total
+            self._say(f"{'finished at' if done else 'continuing from'} step {start}")
+        metrics = None
+        if start and self._evaluates_at(start):
+            metrics = self._catch_up(reporter, start, current)
+            if metrics is None and self._asked_to_stop():
+                return self._stopped(start)
+        if start < total:
+            start, metrics = self._steps(reporter, start, current)
+        self.checkpoints.finish()
+        reporter.finish()
+        if metrics is None:
+            return self._stopped(start)
+        return Outcome(_conclude(self.plan, self.workdir, metrics, total), total, "")
+
+    def _steps(
+        self, reporter: reporting.Reporter, start: int, current: state.TrainState
+    ) -> tuple[int, dict[str, float] | None]:
+        """From step `start` to the end: the last step done, and its evaluation unless stopped."""
+        config, total = self.plan.config, self.durations.total
+        feed = self.stack.enter_context(contextlib.closing(_feed(self.plan, start)))
+        step_fn = make_step(self.plan, donate=not self.debug_nans)
+        pace = Pace(feed, config.train.batch_size)
+        batch, previous, metrics = feed.take(), None, None
+        for step in range(start + 1, total + 1):
+            before = current if self.debug_nans else None
+            batch |= self._host_words(feed)
             current, results = step_fn(current, batch)
-            last = step == durations.total
+            if before is not None and not bool(jax.numpy.isfinite(results.loss)):
+                diagnose(make_local(self.plan), before, batch, step)
+            last = step == total
             if not last:
                 batch = feed.take(running=results)
             # One step in flight and one in the queue: no further, or batches pile up in memory.
+            stopping = False
             if previous is not None:
-                _check_finite(step - 1, previous, config.train.max_skipped)
+                self._check_finite(step - 1, previous)
+                stopping = bool(previous.stop)
             previous = results
+            self.watch.beat()
             pace.steps += 1
-            if last or step % durations.log == 0:
-                _report(run, reporter, step, results, pace)
-            evaluated = last or step % durations.evaluate == 0
-            if evaluated:
-                metrics = _evaluate(run, predict, current)
-                reporter.evaluation(step, metrics)
-            if evaluated or step % durations.checkpoint == 0:
-                checkpoints.save(step, current, top1=metrics["top1"] if evaluated else None)
+            if last or step % self.durations.log == 0:
+                self._report(reporter, step, results, pace)
+            metrics, top1 = None, None
+            if self._evaluates_at(step) and not (stopping and not last):
+                metrics = self._evaluate(current)
+                if metrics is None:
+                    stopping = True
+                else:
+                    reporter.evaluation(step, metrics)
+                    top1 = metrics["top1"]
                 pace.restart()
-    return _conclude(run, workdir, metrics, durations.total)
+            if stopping or self._evaluates_at(step) or step % self.durations.checkpoint == 0:
+                saving = time.monotonic()
+                self.checkpoints.save(step, current, top1=top1)
+                pace.saved(time.monotonic() - saving)
+            self.checkpoints.check()
+            if stopping:
+                return step, metrics if last else None
+        return total, metrics
+
+    def _catch_up(
+        self, reporter: reporting.Reporter, step: int, current: state.TrainState
+    ) -> dict[str, float] | None:
+        """The evaluation of a restored step, where it was interrupted or is the last."""
+        last = step == self.durations.total
+        known = distributed.any_process(
+            distributed.is_main() and reporting.has_evaluation(self.workdir, step)
+        )
+        if known and not last:
+            return None
+        metrics = self._evaluate(current)
+        if metrics is None:
+            return None
+        if known:
+            self._say(reporting.summary(metrics))
+        else:
+            reporter.evaluation(step, metrics)
+            self.checkpoints.save(step, current, top1=metrics["top1"])
+        return metrics
+
+    def _evaluates_at(self, step: int) -> bool:
+        return step == self.durations.total or step % self.durations.evaluate == 0
+
+    def _evaluate(self, current: state.TrainState) -> dict[str, float] | None:
+        """The metrics, or None if a stop came in between."""
+
+        def proceed() -> bool:
+            self.watch.beat()
+            return not self._asked_to_stop()
+
+        return _evaluate(self.plan, self.predict, current, proceed)
+
+    def _asked_to_stop(self) -> bool:
+        return distributed.any_process(self.stop.made)
+
+    def _host_words(self, feed: Feed) -> dict[str, jax.Array]:
+        """What this process tells the others with the next step."""
+        words = {"stop": self.stop.made, "replaced": feed.replaced}
+        return {name: devices.from_hosts(value, self.plan.mesh) for name, value in words.items()}
+
+    def _check_finite(self, step: int, results: Metrics) -> None:
+        """Waits for a step, and stops a run whose steps are all thrown away."""
+        in_row = int(results.skipped_in_row)
+        if in_row < self.plan.config.train.max_skipped:
+            return
+        self.checkpoints.finish()
+        good = self.checkpoints.latest()
+        where = "no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
+        raise UserError(
+            f"step {step}: expected finite losses, found {in_row} non-finite steps in a row "
+            f"({where}); lower config.optimizer.learning_rate or raise config.diffusion.min_time, "
+            "or look for the cause with --debug_nans"
+        )
+
+    def _report(
+        self, reporter: reporting.Reporter, step: int, results: Metrics, pace: Pace
+    ) -> None:
+        """Logs a step, which waits for it."""
+        results = jax.device_get(results)
+        applied = step - int(results.skipped)
+        record = {
+            "loss": float(results.loss),
+            "learning_rate": float(self.plan.learning_rate(max(applied - 1, 0))),
+            "grad_norm": float(results.grad_norm),
+            "skipped_steps": int(results.skipped),
+            "replaced_images": int(results.replaced),
+        }
+        reporter.train(step, record | pace.record())
+
+    def _say(self, text: str) -> None:
+        if self.reporter is not None:  # which has the live line to keep
+            self.reporter.say(text)
+        elif distributed.is_main():
+            print(text, flush=True)
+
+    def _stopped(self, step: int) -> Outcome:
+        return Outcome(None, step, self.stop.name or "a signal to another process")
 
 
 def evaluate(run: Run, workdir: Path, which: str = "latest") -> dict[str, Any]:
@@ -93,7 +235,7 @@ def evaluate(run: Run, workdir: Path, which: str = "latest") -> dict[str, Any]:
       What `evaluation.json` holds.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or it is damaged.
     """
     with contextlib.closing(checkpoint.Checkpoints(workdir, create=False)) as checkpoints:
         step = checkpoints.best() if which == "best" else checkpoints.latest()
@@ -102,83 +244,25 @@ def evaluate(run: Run, workdir: Path, which: str = "latest") -> dict[str, Any]:
                 f"--workdir: expected a {which} checkpoint in {workdir}, found none; train first"
             )
         current = checkpoints.restore(step, run.abstract_state())
-    return _conclude(run, workdir, _evaluate(run, make_predict(run), current), step)
+    metrics = _evaluate(run, make_predict(run), current, lambda: True)
+    assert metrics is not None
+    return _conclude(run, workdir, metrics, step)
 
 
-def make_step(run: Run) -> TrainStep:
-    """The jitted training step of a run."""
-    config, num_classes = run.config, run.dataset.num_classes
-    return make_train_step(
-        run.graphdef,
-        objectives.create(config),
-        lambda keys, images, labels: run.policy.train(keys, images, labels, num_classes),
-        run.optimizer,
+def _feed(run: Run, step: int) -> Feed:
+    return Feed(
+        run.dataset.train,
         run.mesh,
-        seed=config.seed,
-        min_time=config.diffusion.min_time,
-        stratified=config.diffusion.stratified,
-        accumulate=config.train.accumulate,
-        ema_decay=config.train.ema_decay,
-    )
-
-
-def make_predict(run: Run) -> evaluation.Predict:
-    """The jitted map from bytes to posteriors of a run's network and sampler."""
-    return evaluation.make_predict(
-        run.graphdef,
-        posterior.create(run.config, run.dataset.num_classes),
-        run.policy.eval,
-        run.mesh,
+        batch_size=run.config.train.batch_size,
         seed=run.config.seed,
+        repeats=run.config.data.repeats,
+        step=step,
     )
 
 
-class _Pace:
-    """Throughput since the last report, with saving and evaluation left out."""
-
-    def __init__(self, feed: Feed, batch_size: int) -> None:
-        self._feed, self._batch_size = feed, batch_size
-        self.restart()
-
-    def restart(self) -> None:
-        self.steps, self._since, self._waited = 0, time.monotonic(), self._feed.waited
-
-    def record(self) -> dict[str, float]:
-        elapsed = time.monotonic() - self._since
-        record = {
-            "images_per_second": self.steps * self._batch_size / elapsed,
-            "data_wait": (self._feed.waited - self._waited) / elapsed,
-            "replaced_images": self._feed.replaced,
-        }
-        self.restart()
-        return record
-
-
-def _report(
-    run: Run, reporter: reporting.Reporter, step: int, results: Metrics, pace: _Pace
-) -> None:
-    """Logs a step, which waits for it."""
-    results = jax.device_get(results)
-    applied = step - int(results.skipped)
-    record = {
-        "loss": float(results.loss),
-        "learning_rate": float(run.learning_rate(max(applied - 1, 0))),
-        "grad_norm": float(results.grad_norm),
-        "skipped_steps": int(results.skipped),
-    }
-    reporter.train(step, record | pace.record())
-
-
-def _check_finite(step: int, results: Metrics, max_skipped: int) -> None:
-    """Waits for a step, and stops a run whose steps are all thrown away."""
-    if (in_row := int(results.skipped_in_row)) >= max_skipped:
-        raise UserError(
-            f"step {step}: expected finite losses, found {in_row} non-finite steps in a row; "
-            "lower config.optimizer.learning_rate or raise config.diffusion.min_time"
-        )
-
-
-def _evaluate(run: Run, predict: evaluation.Predict, current: state.TrainState) -> dict[str, float]:
+def _evaluate(
+    run: Run, predict: evaluation.Predict, current: state.TrainState, proceed: Callable[[], bool]
+) -> dict[str, float] | None:
     return evaluation.evaluate(
         predict,
         current.averaged,
@@ -186,10 +270,12 @@ def _evaluate(run: Run, predict: evaluation.Predict, current: state.TrainState) 
         run.mesh,
         # Padding is masked, so any number of devices will do.
         batch_size=devices.round_up(run.config.evaluation.batch_size, run.mesh.size),
+        proceed=proceed,
     )
 
 
 def _conclude(run: Run, workdir: Path, metrics: dict[str, float], step: int) -> dict[str, Any]:
     result = metrics | posterior.describe(run.config) | {"step": step}
-    reporting.write_json(workdir / "evaluation.json", result)
+    if distributed.is_main():
+        reporting.write_json(workdir / "evaluation.json", result)
     return result

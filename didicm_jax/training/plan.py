@@ -47,7 +47,8 @@ class Run:
         kind = self.mesh.devices.flat[0].device_kind
         config, steps = self.config, self.durations
         lines = {
-            "devices": f"{self.mesh.size} x {kind}",
+            "devices": f"{self.mesh.size} x {kind}"
+            + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""),
             "data": f"{config.data.name}, {len(self.dataset.train):,} training and "
             f"{len(self.dataset.test):,} test images of {shape}, "
             f"{self.dataset.num_classes} classes",
@@ -61,14 +62,25 @@ class Run:
 
     def new_state(self) -> state.TrainState:
         """The state at step 0, made on the devices."""
-        return jax.jit(self._make_state, out_shardings=devices.replicated(self.mesh))()
+        return jax.jit(self._make_state, out_shardings=self.placement())()
 
     def abstract_state(self) -> state.TrainState:
         """Its shapes, types and places: what a checkpoint is read into."""
-        sharding = devices.replicated(self.mesh)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             jax.eval_shape(self._make_state),
+            self.placement(),
+        )
+
+    def placement(self) -> state.TrainState:
+        """A sharding for each of its arrays."""
+        shapes = jax.eval_shape(self._make_state)
+        everywhere = jax.tree.map(lambda x: devices.replicated(self.mesh), shapes)
+        if not self.config.train.shard_optimizer:
+            return everywhere
+        return everywhere._replace(
+            opt_state=devices.spread(shapes.opt_state, self.mesh),
+            ema=devices.spread(shapes.ema, self.mesh),
         )
 
     def _make_state(self) -> state.TrainState:
@@ -119,11 +131,6 @@ def _create(
 
 def _check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
-    if jax.process_count() > 1:
-        raise UserError(
-            f"expected one process with all its devices, found {jax.process_count()} processes; "
-            "start the run on one host"
-        )
     parts = num_devices * accumulate
     what = f"{num_devices} devices x {accumulate} micro-batches"
     if batch_size % parts:

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from didicm_jax import diffusion
-from didicm_jax.devices import AXIS
+from didicm_jax.devices import AXIS, replicated
 from didicm_jax.training.objectives import Batch, Objective
 from didicm_jax.training.state import TrainState, Variables, split
 
@@ -34,50 +34,57 @@ class Metrics(NamedTuple):
     grad_norm: chex.Array  # f32[], before clipping
     skipped: chex.Array  # i32[], non-finite steps so far
     skipped_in_row: chex.Array  # i32[]
+    stop: chex.Array  # f32[], how many processes want to stop
+    replaced: chex.Array  # f32[], images so far that could not be decoded, on all processes
 
 
 class Draws(NamedTuple):
-    """The randomness of this device's examples."""
+    """The randomness of `n` neighbouring examples."""
 
-    augment: chex.PRNGKey  # key[B / D]
-    noise: chex.PRNGKey  # key[B / D]
-    time: chex.Array  # f32[B / D]
+    augment: chex.PRNGKey  # key[n]
+    noise: chex.PRNGKey  # key[n]
+    time: chex.Array  # f32[n]
 
 
-def make_train_step(
+class Rows(NamedTuple):
+    """Which examples of the global batch a device holds."""
+
+    start: chex.Array | int
+    size: int
+    total: int  # B
+
+
+# (variables, step, batch of these rows, rows) -> sums over the micro-batches of loss, gradients and
+# running statistics
+LocalGradients = Callable[
+    [Variables, chex.Array, dict[str, chex.Array], Rows],
+    tuple[chex.Array, chex.ArrayTree, chex.ArrayTree],
+]
+
+
+def make_local_gradients(
     graphdef: nnx.GraphDef,
     objective: Objective,
     prepare: Prepare,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
     *,
     seed: int,
     min_time: float,
     stratified: bool = True,
     accumulate: int = 1,
-    ema_decay: float = 0.0,
-) -> TrainStep:
-    """Builds the jitted step `(state, batch) -> (state, metrics)`; it donates `state`.
+) -> LocalGradients:
+    """What one device does with its rows, before anything is exchanged.
 
-    Gradients, running statistics and the loss are averaged over the devices in one all-reduce.
-    Each micro-batch of each device normalises with its own statistics, so D devices with A
-    micro-batches give what D A devices give. A step whose loss or gradient is not finite leaves
-    everything as it was but the counters.
+    Each micro-batch normalises with its own statistics, so D devices with A micro-batches give what
+    D·A devices give.
 
     Args:
       graphdef: structure of the model, from `state.split`.
       objective: the loss per example.
       prepare: augmentation, normalisation and targets.
-      optimizer: an optax transformation.
-      mesh: one axis, `data`.
       seed: of every draw.
       min_time: smallest diffusion time.
       stratified: spread the times over the global batch, or draw them independently.
       accumulate: A, micro-batches per device.
-      ema_decay: of the average of the weights, approached as (1 + n) / (10 + n); 0: none.
-
-    Returns:
-      The step; `batch` holds `image` u8[B,H,W,C] and `label` i32[B], sharded over `data`.
     """
 
     def loss_fn(
@@ -95,14 +102,71 @@ def make_train_step(
         (loss, stats), grads = grad_fn(variables.params, variables.stats, batch)
         return loss, grads, stats
 
-    def per_device(state: TrainState, batch: dict[str, chex.Array]) -> tuple[TrainState, Metrics]:
-        draws = _draws(seed, state.step, len(batch["label"]), min_time, stratified)
+    def local_gradients(
+        variables: Variables, step: chex.Array, batch: dict[str, chex.Array], rows: Rows
+    ) -> tuple[chex.Array, chex.ArrayTree, chex.ArrayTree]:
+        draws = _draws(seed, step, rows, min_time, stratified)
         images, targets = prepare(draws.augment, batch["image"], batch["label"])
-        # Marked as this device's own, so that their gradients are too, and the all-reduce is ours.
-        variables = jax.lax.pcast(state.variables, AXIS, to="varying")
         whole = Batch(images, targets, draws.noise, draws.time)
-        sums = _accumulate(lambda part: micro_step(variables, part), whole, accumulate)
-        loss, grads, stats = jax.lax.pmean(jax.tree.map(lambda x: x / accumulate, sums), AXIS)
+        return _accumulate(lambda part: micro_step(variables, part), whole, accumulate)
+
+    return local_gradients
+
+
+def make_train_step(
+    local_gradients: LocalGradients,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    placement: chex.ArrayTree | None = None,
+    donate: bool = True,
+) -> TrainStep:
+    """Builds the jitted step `(state, batch) -> (state, metrics)`.
+
+    Gradients, running statistics, the loss and what the hosts tell one another are summed over the
+    devices in one all-reduce. A step whose loss or gradient is not finite leaves everything as it
+    was but the counters.
+
+    Args:
+      local_gradients: from `make_local_gradients`.
+      optimizer: an optax transformation.
+      mesh: one axis, `data`.
+      accumulate: A, micro-batches per device.
+      ema_decay: of the average of the weights, approached as (1 + n) / (10 + n); 0: none.
+      placement: a sharding for each array of the state; None: every device holds all of it. Where
+        the optimizer's moments are spread over the devices, each device updates its part and the
+        parameters are gathered again.
+      donate: let the new state take the memory of the old, which is gone then.
+
+    Returns:
+      The step; `batch` holds `image` u8[B,H,W,C] and `label` i32[B], and what the hosts say, `stop`
+      and `replaced` f32[D] (`devices.from_hosts`), all sharded over `data`.
+    """
+
+    def per_device(
+        variables: Variables, step: chex.Array, batch: dict[str, chex.Array]
+    ) -> tuple[Any, ...]:
+        size, devices = len(batch["label"]), jax.lax.axis_size(AXIS)
+        rows = Rows(jax.lax.axis_index(AXIS) * size, size, size * devices)
+        # Marked as this device's own, so that their gradients are too, and the all-reduce is ours.
+        variables = jax.lax.pcast(variables, AXIS, to="varying")
+        sums = local_gradients(variables, step, batch, rows)
+        means = jax.tree.map(lambda x: x / (accumulate * devices), sums)
+        hosts = batch["stop"].sum(), batch["replaced"].sum()
+        return jax.lax.psum((means, hosts), AXIS)
+
+    everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
+    reduced = jax.shard_map(
+        per_device,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, sharded),
+        out_specs=everywhere,
+    )
+
+    def train_step(state: TrainState, batch: dict[str, chex.Array]) -> tuple[TrainState, Metrics]:
+        (loss, grads, stats), hosts = reduced(state.variables, state.step, batch)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         new = _update(state, grads, stats, optimizer, ema_decay)
@@ -112,31 +176,25 @@ def make_train_step(
             skipped=jnp.where(finite, state.skipped, state.skipped + 1),
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
         )
-        return state, Metrics(loss, grad_norm, state.skipped, state.skipped_in_row)
+        return state, Metrics(loss, grad_norm, state.skipped, state.skipped_in_row, *hosts)
 
-    mapped = jax.shard_map(
-        per_device,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-        out_specs=PartitionSpec(),
+    everything = replicated(mesh)
+    placement = everything if placement is None else placement
+    return jax.jit(
+        train_step, donate_argnums=0 if donate else (), out_shardings=(placement, everything)
     )
-    return jax.jit(mapped, donate_argnums=0)
 
 
-def _draws(seed: int, step: chex.Array, rows: int, min_time: float, stratified: bool) -> Draws:
-    """Keys and times of this device's rows of the global batch."""
-    devices = jax.lax.axis_size(AXIS)
-    start = jax.lax.axis_index(AXIS) * rows
+def _draws(seed: int, step: chex.Array, rows: Rows, min_time: float, stratified: bool) -> Draws:
+    """Keys and times of these rows of the global batch."""
     augment_key, noise_key, time_key = jax.random.split(
         jax.random.fold_in(jax.random.key(seed), step), 3
     )
-    position = start + jnp.arange(rows)
+    position = rows.start + jnp.arange(rows.size)
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     # The whole batch's times on every device: B numbers, and the strata are dealt over all of it.
-    time = diffusion.sample_times(
-        time_key, (rows * devices,), min_time=min_time, stratified=stratified
-    )
-    time = jax.lax.dynamic_slice_in_dim(time, start, rows)
+    time = diffusion.sample_times(time_key, (rows.total,), min_time=min_time, stratified=stratified)
+    time = jax.lax.dynamic_slice_in_dim(time, rows.start, rows.size)
     return Draws(fold_in(augment_key, position), fold_in(noise_key, position), time)
 
 
@@ -149,11 +207,14 @@ def _accumulate(step: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
     def body(sums: Any, part: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, step(part)), None
 
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(step, jax.tree.map(lambda x: x[0], micro)),
-    )
-    return jax.lax.scan(body, jax.lax.pcast(zeros, AXIS, to="varying"), micro)[0]
+    def zeros(like: jax.ShapeDtypeStruct) -> chex.Array:
+        # Within `shard_map` a carry must vary over the devices from the start, if it ever does.
+        array = jnp.zeros(like.shape, like.dtype)
+        axes = tuple(jax.typeof(like).manual_axis_type.varying)
+        return jax.lax.pcast(array, axes, to="varying") if axes else array
+
+    first = jax.tree.map(lambda x: x[0], micro)
+    return jax.lax.scan(body, jax.tree.map(zeros, jax.eval_shape(step, first)), micro)[0]
 
 
 def _update(

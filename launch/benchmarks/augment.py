@@ -12,7 +12,7 @@ from flax import nnx
 
 from didicm_jax import augment, devices, diffusion, models
 from didicm_jax.training import objectives, optimizers, state
-from didicm_jax.training.step import make_train_step
+from didicm_jax.training.step import make_local_gradients, make_train_step
 
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 POLICIES = {
@@ -117,18 +117,18 @@ def _step_seconds(
         )
     )
     optimizer, mesh = optimizers.lamb(1e-3), devices.make_mesh()
-    step = make_train_step(
+    local = make_local_gradients(
         graphdef,
         objectives.didicm(diffusion.loglinear()),
         lambda keys, images, labels: policy.train(keys, images, labels, num_classes),
-        optimizer,
-        mesh,
         seed=0,
         min_time=1e-3,
     )
+    step = make_train_step(local, optimizer, mesh)
     first = state.create(variables, optimizer, ema=False)
     current = [jax.device_put(first, devices.replicated(mesh))]
     batch = devices.shard({"image": np.asarray(images), "label": np.asarray(labels)}, mesh)
+    batch |= {key: devices.from_hosts(0, mesh) for key in ("stop", "replaced")}
 
     def call() -> Any:
         current[0], metrics = step(current[0], batch)

@@ -1,5 +1,8 @@
 """The training step on a small network, over one, two and four devices."""
 
+import math
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,8 +13,8 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from didicm_jax import devices, diffusion
-from didicm_jax.training import objectives, state
-from didicm_jax.training.step import make_train_step
+from didicm_jax.training import objectives, optimizers, state
+from didicm_jax.training.step import make_local_gradients, make_train_step
 
 CLASSES, BATCH, MIN_TIME, SEED = 5, 16, 0.05, 7
 SCHEDULE = diffusion.loglinear()
@@ -63,20 +66,39 @@ def start(mesh, *, norm=True, ema=False, optimizer=None):
     return graphdef, optimizer, jax.device_put(first, devices.replicated(mesh))
 
 
-def make(mesh, *, norm=True, ema_decay=0.0, optimizer=None, objective=None, **options):
+def make(
+    mesh,
+    *,
+    norm=True,
+    ema_decay=0.0,
+    optimizer=None,
+    objective=None,
+    accumulate=1,
+    stratified=True,
+    placement=None,
+):
     graphdef, optimizer, first = start(mesh, norm=norm, ema=ema_decay > 0, optimizer=optimizer)
-    step = make_train_step(
+    local = make_local_gradients(
         graphdef,
         objective or objectives.didicm(SCHEDULE),
         prepare,
-        optimizer,
-        mesh,
         seed=SEED,
         min_time=MIN_TIME,
-        ema_decay=ema_decay,
-        **options,
+        stratified=stratified,
+        accumulate=accumulate,
+    )
+    step = make_train_step(
+        local, optimizer, mesh, accumulate=accumulate, ema_decay=ema_decay, placement=placement
     )
     return step, first
+
+
+def placed(batch, mesh, *, stop=0, replaced=0):
+    """The batch on the devices, with what the host has to say."""
+    hosts = {"stop": stop, "replaced": replaced}
+    return devices.shard(batch, mesh) | {
+        key: devices.from_hosts(value, mesh) for key, value in hosts.items()
+    }
 
 
 def run(mesh, batch, steps=3, **options):
@@ -84,7 +106,7 @@ def run(mesh, batch, steps=3, **options):
     step, current = make(mesh, **options)
     losses = []
     for _ in range(steps):
-        current, metrics = step(current, devices.shard(batch, mesh))
+        current, metrics = step(current, placed(batch, mesh))
         losses.append(float(metrics.loss))
     return jax.device_get(current), losses
 
@@ -111,7 +133,7 @@ def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch):
     """One SGD step against jax.grad of the published loss at the same draws, with no step code."""
     step, first = make(mesh_of(4), norm=False, optimizer=optax.sgd(1.0))
     before = jax.device_get(first.variables.params)
-    after, metrics = step(first, devices.shard(batch, mesh_of(4)))
+    after, metrics = step(first, placed(batch, mesh_of(4)))
 
     graphdef, variables = state.split(Score(norm=False, rngs=nnx.Rngs(0)))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0), 3)
@@ -140,7 +162,7 @@ def test_running_statistics_are_averaged_over_the_devices(batch):
     """Each device normalises with its own share; the state stays one."""
     step, first = make(mesh_of(4))
     weights = jax.device_get(first.variables.params["image"])
-    after, _ = step(first, devices.shard(batch, mesh_of(4)))
+    after, _ = step(first, placed(batch, mesh_of(4)))
     key = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0), 3)[0]
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(BATCH))
     images, _ = prepare(keys, jnp.asarray(batch["image"]), jnp.asarray(batch["label"]))
@@ -163,22 +185,83 @@ def test_a_step_compiles_once_and_donates_its_state(batch):
     step, current = make(mesh, objective=counted)
     first = current
     for _ in range(3):
-        current, _ = step(current, devices.shard(batch, mesh))
+        current, _ = step(current, placed(batch, mesh))
     assert len(traces) == 1
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+
+
+def collectives(compiled):
+    """Names and bytes of the collectives of a compiled program."""
+    found = []
+    widths = {"f32": 4, "s32": 4, "u32": 4, "pred": 1}
+    names = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    for line in compiled.as_text().splitlines():
+        match = re.search(rf"= (.*?) ({names})(?:-start)?\(", line)
+        if match:
+            shapes = re.findall(r"(f32|s32|u32|pred)\[([\d,]*)\]", match[1])
+            sizes = [widths[t] * math.prod(int(d) for d in s.split(",") if d) for t, s in shapes]
+            found.append((match[2], sum(sizes)))
+    return found
+
+
+def test_one_all_reduce_of_the_gradients_and_nothing_that_grows_with_the_batch(batch):
+    """Parameters and statistics x 4 bytes, and the loss and two numbers of the hosts."""
+    mesh = mesh_of(4)
+    step, current = make(mesh, ema_decay=0.9)
+    larger = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
+    totals = []
+    for one in (batch, larger):
+        found = collectives(step.lower(current, placed(one, mesh)).compile())
+        assert {name for name, _ in found} == {"all-reduce"}
+        assert len(found) <= 2
+        totals.append(sum(size for _, size in found))
+    count = sum(x.size for x in jax.tree.leaves(current.variables))
+    assert totals == [4 * (count + 3)] * 2
+
+
+def test_a_spread_optimizer_gives_the_same_numbers_in_less_memory(batch):
+    """Moments and average are split over the devices: the first kernel along its axis of 12."""
+    mesh = mesh_of(4)
+    options = {"ema_decay": 0.9, "optimizer": optimizers.lamb(0.01), "norm": False}
+    expected = run(mesh, batch, **options)
+    _, current = make(mesh, **options)
+    replicated = jax.tree.map(lambda _: devices.replicated(mesh), current)
+    placement = replicated._replace(
+        opt_state=devices.spread(current.opt_state, mesh), ema=devices.spread(current.ema, mesh)
+    )
+    step, _ = make(mesh, placement=placement, **options)
+    current, losses = jax.device_put(current, placement), []
+    for _ in range(3):
+        current, metrics = step(current, placed(batch, mesh))
+        losses.append(float(metrics.loss))
+    kernel = current.ema.params["image"]["kernel"]
+    assert [shard.data.shape for shard in kernel.addressable_shards] == [(3, 8)] * 4
+    moments = [x for x in jax.tree.leaves(current.opt_state) if x.shape == (12, 8)]
+    assert len(moments) == 2
+    assert all(x.addressable_shards[0].data.shape == (3, 8) for x in moments)
+    assert current.variables.params["image"]["kernel"].sharding.is_fully_replicated
+    assert_close((jax.device_get(current), losses), expected)
+
+
+def test_the_hosts_tell_one_another_through_the_step(batch):
+    mesh = mesh_of(4)
+    step, current = make(mesh)
+    for stop, replaced in ((0, 0), (1, 5)):
+        current, metrics = step(current, placed(batch, mesh, stop=stop, replaced=replaced))
+        assert (metrics.stop, metrics.replaced) == (stop, replaced)
 
 
 def test_a_non_finite_step_changes_nothing_but_the_counters(batch):
     mesh = mesh_of(4)
     step, current = make(mesh, ema_decay=0.9)
-    current, _ = step(current, devices.shard(batch, mesh))
+    current, _ = step(current, placed(batch, mesh))
     before = jax.device_get(current)
     bad = batch | {
         "image": np.where(np.arange(BATCH)[:, None, None, None] == 3, 255, batch["image"])
     }
     bad["image"] = bad["image"].astype(np.uint8)
     for count in (1, 2):
-        current, metrics = step(current, devices.shard(bad, mesh))
+        current, metrics = step(current, placed(bad, mesh))
         assert not np.isfinite(metrics.loss)
         assert (metrics.skipped, metrics.skipped_in_row) == (count, count)
     after = jax.device_get(current)
@@ -186,7 +269,7 @@ def test_a_non_finite_step_changes_nothing_but_the_counters(batch):
     for name in kept:
         chex.assert_trees_all_equal(getattr(after, name), getattr(before, name))
     assert after.step == 3
-    current, metrics = step(current, devices.shard(batch, mesh))
+    current, metrics = step(current, placed(batch, mesh))
     assert np.isfinite(metrics.loss)
     assert (metrics.skipped, metrics.skipped_in_row) == (2, 0)
 
@@ -197,7 +280,7 @@ def test_the_average_follows_the_weights(batch):
     step, current = make(mesh, ema_decay=0.15)
     average = jax.device_get(current.variables)
     for n in range(3):
-        current, _ = step(current, devices.shard(batch, mesh))
+        current, _ = step(current, placed(batch, mesh))
         decay = min(0.15, (1 + n) / (10 + n))
         average = jax.tree.map(
             lambda a, w, d=decay: d * a + (1 - d) * w, average, jax.device_get(current.variables)

@@ -1,0 +1,198 @@
+"""Several processes as one program: how they find, tell and outlive one another.
+
+Every process runs the same code on its own devices and its own share of the data. Process 0 alone
+writes reports. With one process everything here is free.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from didicm_jax.errors import UserError
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout: float = 600,
+) -> None:
+    """Joins the other processes of the run, where there are any; call it before any other of jax.
+
+    Cloud TPU, SLURM, Open MPI and Kubernetes (an indexed Job or a JobSet, with the extra `k8s`)
+    say themselves who takes part; elsewhere the three arguments do, and without them the run is of
+    one process. `num_processes=1` asks nobody.
+
+    Args:
+      coordinator_address: host and port of process 0, reachable from all.
+      num_processes: P.
+      process_id: this one, 0..P-1.
+      timeout: seconds after which a process that does not come, or is silent, is given up.
+
+    Raises:
+      UserError: the three are incomplete or impossible, or the others cannot be reached.
+    """
+    given = {
+        "--coordinator_address": coordinator_address,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    if num_processes == 1:
+        return
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise UserError(
+            f"{missing[0]}: expected all of {', '.join(given)} or none, found it missing; add it"
+        )
+    if coordinator_address is not None and num_processes is not None and process_id is not None:
+        _check(coordinator_address, num_processes, process_id)
+    elif not _may_detect():
+        return
+    # Its handler of SIGTERM would replace the run's own, which tells the others through the step.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            initialization_timeout=int(timeout),
+            # Later than the run's own watch, so that its message comes first.
+            heartbeat_timeout_seconds=int(timeout) + 30,
+            shutdown_timeout_seconds=int(timeout),
+        )
+    except ValueError as error:
+        if "coordinator_address should be defined" not in str(error):
+            raise
+    except (RuntimeError, KeyError) as error:
+        raise UserError(
+            f"--coordinator_address: expected {num_processes or 'all'} processes to meet at "
+            f"{coordinator_address or 'the address that the cluster names'} within {timeout:g} s, "
+            f"found {' '.join(str(error).split())[:200]}; check the address and start all of them"
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this process is the one that reports."""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` holds on any process; all must call it, and all learn the same."""
+    return bool(gather(np.array([flag])).any())
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+    """The same-shaped `values` [n, ...] of all processes, [P·n, ...] in their order, bit for bit.
+
+    For numbers that a step does not carry: it waits for everything that was dispatched before.
+    """
+    if jax.process_count() == 1:
+        return values
+    values = np.ascontiguousarray(values)
+    # As bytes: jax would round a float64.
+    raw = multihost_utils.process_allgather(values.view(np.uint8).reshape(-1))
+    return np.asarray(raw).reshape(-1).view(values.dtype).reshape(-1, *values.shape[1:])
+
+
+def sum_processes(number: int) -> int:
+    """The sum of `number` over the processes."""
+    return int(gather(np.array([number])).sum())
+
+
+def leave(message: str, status: int) -> None:
+    """Prints a line and ends this process at once, without waiting for the others."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+class Watch:
+    """Ends the process when it has waited too long for the others.
+
+    A collective with a peer that is dead or hangs waits for ever, and no Python runs meanwhile but
+    another thread. With one process there is nobody to wait for and nothing is watched.
+    """
+
+    def __init__(self, timeout: float, advice: str) -> None:
+        """Gives up after `timeout` seconds without a `beat`, with `advice` on what to do."""
+        self._timeout, self._advice = timeout, advice
+        self._last = time.monotonic()
+        self._done = threading.Event()
+
+    def beat(self) -> None:
+        """Says that there was progress."""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if jax.process_count() > 1:
+            threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._done.set()
+
+    def _run(self) -> None:
+        while not self._done.wait(min(1.0, self._timeout / 4)):
+            if time.monotonic() - self._last > self._timeout:
+                # Where it hangs: the frame says which collective, or which file, is waited for.
+                faulthandler.dump_traceback(file=sys.stderr)
+                leave(
+                    f"error: process {jax.process_index()}: expected progress within "
+                    f"{self._timeout:g} s, found none: another process hangs or is gone; "
+                    f"{self._advice}",
+                    3,
+                )
+
+
+def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:
+    host, _, port = coordinator_address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(
+            "--coordinator_address: expected host:port of process 0, found "
+            f"{coordinator_address!r}; write it like 10.0.0.1:1234"
+        )
+    if num_processes < 1:
+        raise UserError(
+            f"--num_processes: expected 1 or more, found {num_processes}; give their number"
+        )
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id: expected 0 to {num_processes - 1}, found {process_id}; number the "
+            "processes from 0"
+        )
+
+
+def _may_detect() -> bool:
+    """Whether to ask the surroundings.
+
+    A Kubernetes pod that is not one of an indexed Job (a notebook, say) is alone.
+
+    Raises:
+      UserError: it is one of several, but there is no client to ask who the others are.
+    """
+    if "KUBERNETES_SERVICE_HOST" not in os.environ or "JAX_COORDINATOR_ADDRESS" in os.environ:
+        return True
+    if "JOB_COMPLETION_INDEX" not in os.environ:
+        return False
+    try:
+        import kubernetes  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "expected the package kubernetes in a pod of an indexed Job, to find the other "
+            "processes, found none; pip install '.[k8s]', or give --coordinator_address, "
+            "--num_processes and --process_id"
+        ) from error
+    return True

@@ -1,0 +1,69 @@
+"""Finds the operation behind a loss that is not finite."""
+
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from didicm_jax.devices import AXIS
+from didicm_jax.errors import UserError
+from didicm_jax.training.state import TrainState, Variables
+from didicm_jax.training.step import LocalGradients, Rows
+
+
+def diagnose(
+    local_gradients: LocalGradients,
+    before: TrainState,
+    batch: dict[str, chex.Array],
+    step: int,
+) -> None:
+    """Runs a step again, one operation at a time, up to the first result that is not finite.
+
+    On this process's rows. Slow, and only as exact as rounding allows: a compiled step fuses its
+    operations.
+
+    Args:
+      local_gradients: what a device does with its rows; it may exchange nothing.
+      before: the state before the step.
+      batch: of the step, sharded over the devices.
+      step: its number, from 1.
+
+    Raises:
+      FloatingPointError: what the operation is, with a traceback that ends at it.
+      UserError: every operation was finite this time.
+    """
+    variables = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), before.variables)
+    total = len(batch["label"])
+    for part, labels in zip(
+        batch["image"].addressable_shards, batch["label"].addressable_shards, strict=True
+    ):
+        start = part.index[0].start or 0
+        local = {"image": np.asarray(part.data), "label": np.asarray(labels.data)}
+        rows = Rows(start, len(local["label"]), total)
+        inputs = jax.device_put((variables, local), part.device)
+        number = jax.device_put(before.step.addressable_data(0), part.device)
+
+        def one(
+            variables: Variables,
+            local: dict[str, chex.Array],
+            number: Any = number,
+            rows: Any = rows,
+        ) -> Any:
+            return local_gradients(variables, number, local, rows)
+
+        try:
+            with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
+                # As on a mesh of one device, for a BatchNorm that asks the others.
+                jax.vmap(one, axis_name=AXIS)(*jax.tree.map(lambda x: x[None], inputs))
+        except FloatingPointError as error:
+            error.add_note(
+                f"in step {step}, examples {start} to {start + rows.size - 1} of the batch; the "
+                "last line above within didicm_jax is the operation"
+            )
+            raise
+    raise UserError(
+        f"step {step}: expected to find what was not finite, found every operation finite one at a "
+        "time: it overflows only in the compiled step; lower config.optimizer.learning_rate or "
+        "compute in float32"
+    )

@@ -1,0 +1,50 @@
+"""The compiled programs of a run."""
+
+from didicm_jax.evaluation import loop as evaluation
+from didicm_jax.evaluation import posterior
+from didicm_jax.training import objectives
+from didicm_jax.training.plan import Run
+from didicm_jax.training.step import (
+    LocalGradients,
+    TrainStep,
+    make_local_gradients,
+    make_train_step,
+)
+
+
+def make_local(run: Run) -> LocalGradients:
+    """What one device does in a training step of a run."""
+    config, num_classes = run.config, run.dataset.num_classes
+    return make_local_gradients(
+        run.graphdef,
+        objectives.create(config),
+        lambda keys, images, labels: run.policy.train(keys, images, labels, num_classes),
+        seed=config.seed,
+        min_time=config.diffusion.min_time,
+        stratified=config.diffusion.stratified,
+        accumulate=config.train.accumulate,
+    )
+
+
+def make_step(run: Run, *, donate: bool = True) -> TrainStep:
+    """The jitted training step of a run."""
+    return make_train_step(
+        make_local(run),
+        run.optimizer,
+        run.mesh,
+        accumulate=run.config.train.accumulate,
+        ema_decay=run.config.train.ema_decay,
+        placement=run.placement(),
+        donate=donate,
+    )
+
+
+def make_predict(run: Run) -> evaluation.Predict:
+    """The jitted map from bytes to posteriors of a run's network and sampler."""
+    return evaluation.make_predict(
+        run.graphdef,
+        posterior.create(run.config, run.dataset.num_classes),
+        run.policy.eval,
+        run.mesh,
+        seed=run.config.seed,
+    )
