@@ -1,10 +1,13 @@
 """From a validated config to what it names: data, augmentation, network, noise schedule."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
 from didicm_jax import augment, data, devices, diffusion, models
+from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
 
@@ -55,19 +58,45 @@ def model(config: ml_collections.ConfigDict, dataset: data.Dataset, rngs: nnx.Rn
             f"found {settings.name!r}"
         )
     height, width, channels = dataset.image_shape
-    options = {"conditioned_stages": settings.conditioned_stages} if scores else {}
     return models.create_model(
         settings.name,
         num_classes=dataset.num_classes,
         image_size=(height, width),
         rngs=rngs,
         in_channels=channels,
-        width=settings.width,
-        stem=settings.stem,
-        dtype=jnp.dtype(settings.dtype),
-        norm_axis_name=devices.AXIS if settings.sync_batch_norm else None,
-        **options,
+        **_options(settings),
     )
+
+
+def _options(settings: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The settings of `config.model` that this model has.
+
+    Raises:
+      UserError: one that it does not have was changed.
+    """
+    given = {
+        "width": settings.width,
+        "dtype": jnp.dtype(settings.dtype),
+        "parameterization": settings.parameterization,
+        "stem": settings.stem,
+        "norm_axis_name": devices.AXIS if settings.sync_batch_norm else None,
+        "conditioned_stages": settings.conditioned_stages,
+        "depth": settings.depth,
+        "pool": settings.pool,
+        "conditioned_blocks": (
+            None if settings.conditioned_blocks == -1 else settings.conditioned_blocks
+        ),
+    }
+    known = models.options_of(settings.name)
+    defaults = configuration.default().model
+    for option in given.keys() - set(known):
+        key = "sync_batch_norm" if option == "norm_axis_name" else option
+        if settings[key] != defaults[key]:
+            raise UserError(
+                f"config.model.{key}: expected its default {defaults[key]!r} with model.name="
+                f"{settings.name}, which does not read it, found {settings[key]!r}; leave it out"
+            )
+    return {option: value for option, value in given.items() if option in known}
 
 
 def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:

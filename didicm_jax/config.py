@@ -29,7 +29,6 @@ FREE_IN_EVALUATION = (*FREE, "sampler", "evaluation", "data.eval_split", "data.m
 _READ_ONLY_IF: dict[str, tuple[str, tuple[str, ...]]] = {
     "diffusion": ("method", ("didicm",)),
     "sampler": ("method", ("didicm",)),
-    "model.conditioned_stages": ("method", ("didicm",)),
     "diffusion.eps": ("diffusion.schedule", ("loglinear",)),
     "diffusion.sigma_min": ("diffusion.schedule", ("geometric",)),
     "diffusion.sigma_max": ("diffusion.schedule", ("geometric",)),
@@ -85,15 +84,20 @@ def default() -> ml_collections.ConfigDict:
     config.augment.label_smoothing = 0.0
 
     config.model = ml_collections.ConfigDict()
-    config.model.name = "didirn18"  # didirn18|34|50|101|152, or resnet… for a classifier
+    # didirn18|34|50|101|152, didivit_ti|s|b and 16|8|4, or resnet… and vit_… for a classifier
+    config.model.name = "didirn18"
     config.model.width = 1.0  # multiplies every channel count
-    config.model.stem = "didirn"  # didirn, imagenet, small
     config.model.dtype = "float32"  # of the computation; parameters and norms are float32
-    config.model.conditioned_stages = (
-        4  # from the end; 4: the paper, 0: only the head. didicm alone
-    )
-
+    # Of score models: what the output is read as, free log-ratios (the original) or log q_0.
+    config.model.parameterization = "ratio"  # ratio, posterior
+    # Of ResNets.
+    config.model.stem = "didirn"  # didirn, imagenet, small
     config.model.sync_batch_norm = False  # statistics over all devices, or each device its own
+    config.model.conditioned_stages = 4  # of didirn, from the end; 4: the paper, 0: only the head
+    # Of ViTs.
+    config.model.depth = 12  # blocks
+    config.model.pool = "average"  # average, token
+    config.model.conditioned_blocks = -1  # of didivit, from the end; -1: all, 0: only the head
 
     config.diffusion = ml_collections.ConfigDict()  # didicm alone
     config.diffusion.schedule = "loglinear"  # loglinear, geometric
@@ -232,7 +236,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "model.width": _number(0, open_low=True),
     "model.stem": _anything,
     "model.dtype": _one_of("float32", "bfloat16"),
+    "model.parameterization": _one_of("ratio", "posterior"),
     "model.conditioned_stages": _number(0, 4),
+    "model.depth": _number(1),
+    "model.pool": _one_of("average", "token"),
+    "model.conditioned_blocks": _number(-1),
     "model.sync_batch_norm": _anything,
     "diffusion.schedule": _one_of("loglinear", "geometric"),
     "diffusion.eps": _number(0, 0.5, open_low=True),
