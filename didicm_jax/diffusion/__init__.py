@@ -13,6 +13,8 @@ Source: Discrete Diffusion Classification Modeling (arXiv 2511.20263); the score
 SEDD (Lou et al., arXiv 2310.16834).
 """
 
+from didicm_jax.diffusion.grids import Grid, Times, times
+from didicm_jax.diffusion.integrators import Integrator, Query
 from didicm_jax.diffusion.losses import (
     didicm_loss,
     sample_times,
@@ -22,13 +24,14 @@ from didicm_jax.diffusion.losses import (
 from didicm_jax.diffusion.samplers import (
     CLSample,
     CPSample,
-    ScoreFn,
     one_shot,
     sample_cl,
     sample_cp,
 )
 from didicm_jax.diffusion.schedules import Geometric, LogLinear, Schedule, geometric, loglinear
 from didicm_jax.diffusion.steps import (
+    ScoreFn,
+    bayes_cp_step,
     denoise,
     euler_cl_transition,
     euler_cp_step,
@@ -46,9 +49,14 @@ __all__ = [
     "CLSample",
     "CPSample",
     "Geometric",
+    "Grid",
+    "Integrator",
     "LogLinear",
+    "Query",
     "Schedule",
     "ScoreFn",
+    "Times",
+    "bayes_cp_step",
     "denoise",
     "didicm_loss",
     "euler_cl_transition",
@@ -65,6 +73,7 @@ __all__ = [
     "sample_marginal",
     "sample_times",
     "score_entropy",
+    "times",
     "transition",
     "weighted_score_entropy",
 ]

@@ -1,7 +1,8 @@
 """Noise schedules: how much total noise the chain has seen by time t.
 
-Time t runs from 0 (clean label) to 1 (uniform label). `total(t)` is sigma(t), the total noise, and
-`rate(t)` its derivative sigma'(t). Both are elementwise, for t of any shape.
+Time t runs from 0 (clean label) to 1 (uniform label). `total(t)` is sigma(t), the total noise,
+`rate(t)` its derivative sigma'(t), and `time(sigma)` the inverse of `total`. All are elementwise,
+for arguments of any shape.
 """
 
 import dataclasses
@@ -21,6 +22,9 @@ class Schedule(Protocol):
     def rate(self, t: chex.Numeric) -> chex.Array:
         """Rate sigma'(t) = d sigma / dt, the shape of t."""
 
+    def time(self, sigma: chex.Numeric) -> chex.Array:
+        """The time t at which the total noise is sigma, the shape of sigma."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LogLinear:
@@ -35,6 +39,10 @@ class LogLinear:
     def rate(self, t: chex.Numeric) -> chex.Array:
         """`sigma'(t) = (1 - eps) / (1 - (1 - eps) t)`."""
         return (1 - self.eps) / (1 - (1 - self.eps) * jnp.asarray(t))
+
+    def time(self, sigma: chex.Numeric) -> chex.Array:
+        """`t = (1 - exp(-sigma)) / (1 - eps)`."""
+        return -jnp.expm1(-jnp.asarray(sigma)) / (1 - self.eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +60,12 @@ class Geometric:
     def rate(self, t: chex.Numeric) -> chex.Array:
         """`sigma'(t) = sigma(t) log(sigma_max / sigma_min)`."""
         return self.total(t) * math.log(self.sigma_max / self.sigma_min)
+
+    def time(self, sigma: chex.Numeric) -> chex.Array:
+        """`t = log(sigma / sigma_min) / log(sigma_max / sigma_min)`."""
+        return jnp.log(jnp.asarray(sigma) / self.sigma_min) / math.log(
+            self.sigma_max / self.sigma_min
+        )
 
 
 def loglinear(eps: float = 1e-3) -> LogLinear:

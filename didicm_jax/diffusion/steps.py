@@ -5,11 +5,16 @@ concrete score through `q = softmax(log_score)`, the noisy marginal that the sco
 does not depend on the label that was queried.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from didicm_jax.diffusion.uniform import at_least_float32, is_label, marginal
+
+# (labels i32[B], sigma f32[B]) -> log concrete score [B, K] seen from those labels.
+ScoreFn = Callable[[chex.Array, chex.Array], chex.Array]
 
 
 def euler_cp_step(probs: chex.Array, log_score: chex.Array, step: chex.Numeric) -> chex.Array:
@@ -69,11 +74,8 @@ def exact_cp_step(
 ) -> chex.Array:
     """The Bayes-exact step of the class probabilities to a smaller noise, of any size.
 
-    With q and q' the marginals at `sigma` and `sigma_next` of the posterior that the score implies
-    (`denoise`), and `b = exp(-(sigma - sigma_next))`,
-    `p'_i = q'_i ( b p_i / q_i + (1 - b)/K sum_j p_j / q_j )`:
-    the reverse transition of the chain, averaged over p. If p is q then the result is q'. Nothing
-    is clipped but the score, to the floor that every true score obeys, which bounds the quotients.
+    `bayes_cp_step` for the posterior that the score implies (`denoise`). Nothing is clipped but
+    the score, to the floor that every true score obeys, which bounds the quotients.
 
     Args:
       probs: p at noise `sigma`, `[..., K]`.
@@ -85,9 +87,32 @@ def exact_cp_step(
       Probabilities at noise `sigma_next`, `[..., K]`.
     """
     chex.assert_equal_shape([probs, log_score])
+    probs = at_least_float32(probs)
+    return bayes_cp_step(probs, denoise(log_score.astype(probs.dtype), sigma), sigma, sigma_next)
+
+
+def bayes_cp_step(
+    probs: chex.Array, clean: chex.Array, sigma: chex.Array, sigma_next: chex.Array
+) -> chex.Array:
+    """The reverse transition of the chain that started from a known q_0, averaged over p.
+
+    With q and q' the marginals of q_0 at `sigma` and `sigma_next`, and
+    `b = exp(-(sigma - sigma_next))`, `p'_i = q'_i ( b p_i / q_i + (1 - b)/K sum_j p_j / q_j )`.
+    If p is q then the result is q'; two steps with the same q_0 are one over both.
+
+    Args:
+      probs: p at noise `sigma`, `[..., K]`.
+      clean: q_0, `[..., K]`.
+      sigma: the present total noise, `[...]`.
+      sigma_next: the next one, in [0, sigma], `[...]`.
+
+    Returns:
+      Probabilities at noise `sigma_next`, `[..., K]`.
+    """
+    chex.assert_equal_shape([probs, clean])
     chex.assert_equal_shape([sigma, sigma_next])
     probs = at_least_float32(probs)
-    clean = denoise(log_score.astype(probs.dtype), sigma)
+    clean = clean.astype(probs.dtype)
     sigma = jnp.asarray(sigma, probs.dtype)
     sigma_next = jnp.asarray(sigma_next, probs.dtype)
     # q is 0 only where sigma is 0 (no noise to remove: p / q must not be 0 / 0) or underflows.

@@ -50,6 +50,7 @@ KERNELS = {
     ),
     "sample_cp_euler": run_cp,
     "sample_cp_exact": lambda x: run_cp(x, integrator="exact"),
+    "sample_cp_heun": lambda x: run_cp(x, integrator="heun", grid="noise"),
     "one_shot": lambda x: diffusion.one_shot(
         score_with(x), SCHEDULE, batch_size=len(x), num_classes=10, time=0.5
     ),
