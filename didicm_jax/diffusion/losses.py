@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.diffusion.samplers import ScoreFn
 from didicm_jax.diffusion.schedules import Schedule
+from didicm_jax.diffusion.steps import ScoreFn
 from didicm_jax.diffusion.uniform import at_least_float32, is_label, log_ratio, sample_marginal
 
 
@@ -53,11 +53,12 @@ def sample_times(
     Stratified: the interval is cut in as many equal parts as there are draws, each part gets one,
     and a random permutation deals the parts out, so that any slice of the batch (a device's share)
     still sees all of the interval. The mean over the batch keeps its expectation and loses most of
-    its variance.
+    its variance. The last axis of a shape of two or more counts the M draws of one image: each
+    image then has one time in every M-th of the interval, in random order.
 
     Args:
       key: one key.
-      shape: batch shape.
+      shape: `(B,)`, or `(B, M)` for M draws per image; B may be any batch shape.
       min_time: the smallest time, in [0, 1).
       stratified: False draws independently.
 
@@ -67,8 +68,16 @@ def sample_times(
     jitter_key, deal_key = jax.random.split(key)
     uniform = jax.random.uniform(jitter_key, shape)
     if stratified:
-        parts = jax.random.permutation(deal_key, uniform.size).reshape(shape)
-        uniform = (parts.astype(uniform.dtype) + uniform) / uniform.size
+        draws = shape[-1] if len(shape) > 1 else 1
+        images = uniform.size // draws
+        # Row m deals out, over the images, the parts of the m-th of M blocks.
+        blocks = jnp.tile(jnp.arange(images), (draws, 1))
+        parts = jax.random.permutation(deal_key, blocks, axis=1, independent=True)
+        parts = (parts + images * jnp.arange(draws)[:, None]).T
+        if draws > 1:
+            order_key = jax.random.fold_in(deal_key, 1)
+            parts = jax.random.permutation(order_key, parts, axis=1, independent=True)
+        uniform = (parts.reshape(shape).astype(uniform.dtype) + uniform) / uniform.size
     return min_time + (1 - min_time) * uniform
 
 
@@ -103,8 +112,9 @@ def didicm_loss(
     *,
     min_time: float = 1e-3,
     stratified: bool = True,
+    draws_per_image: int = 1,
 ) -> chex.Array:
-    """The training loss of DiDiCM, one noise level per example.
+    """The training loss of DiDiCM, at one or more noise levels per example.
 
     Draws t uniform in [min_time, 1] and c ~ q_t, and returns
     `sigma'(t)/K sum_{i != c} [ s_i - r_i log s_i + r_i (log r_i - 1) ]` with
@@ -115,21 +125,41 @@ def didicm_loss(
     values can be huge; `min_time` bounds them, at the price of a score that is never trained below
     that noise.
 
+    With M draws per image the loss is the mean over M pairs (t, c) of each. `score_fn` is called
+    once, for all pairs, image by image: row b M + m is draw m of image b. It is closed over
+    features that were computed once per image, and repeats those:
+    `lambda labels, sigma: model.score(jnp.repeat(features, M, axis=0), labels, sigma)`.
+
     Args:
       key: one key.
-      score_fn: `(labels i32[...], sigma f32[...]) -> log_score [..., K]`.
-      probs: q_0, hard (one-hot) or soft labels, `[..., K]`.
+      score_fn: `(labels i32[...], sigma f32[...]) -> log_score [..., K]`; for M > 1
+        `(labels i32[B M], sigma f32[B M]) -> log_score [B M, K]`.
+      probs: q_0, hard (one-hot) or soft labels, `[..., K]`; for M > 1 `[B, K]`.
       schedule: total noise and rate.
       min_time: smallest time drawn, in [0, 1).
-      stratified: draw the times stratified over the batch (`sample_times`), or independently.
+      stratified: draw the times stratified over batch and draws (`sample_times`), or independently.
+      draws_per_image: M >= 1.
 
     Returns:
       Per example, `[...]`, weighted by the rate, in nats.
 
+    Raises:
+      ValueError: `draws_per_image` is below 1.
+
     Source: arXiv 2511.20263, the DiDiCM training objective.
     """
+    if draws_per_image < 1:
+        raise ValueError(f"draws_per_image: expected at least 1, found {draws_per_image}")
     time_key, label_key = jax.random.split(key)
-    time = sample_times(time_key, probs.shape[:-1], min_time=min_time, stratified=stratified)
+    batch = probs.shape[:-1]
+    if draws_per_image == 1:
+        time = sample_times(time_key, batch, min_time=min_time, stratified=stratified)
+    else:
+        chex.assert_rank(probs, 2)
+        shape = (*batch, draws_per_image)
+        time = sample_times(time_key, shape, min_time=min_time, stratified=stratified).reshape(-1)
+        probs = jnp.repeat(probs, draws_per_image, axis=0)
     sigma = schedule.total(time)
     labels = sample_marginal(label_key, probs, sigma)
-    return weighted_score_entropy(score_fn(labels, sigma), probs, labels, time, schedule)
+    loss = weighted_score_entropy(score_fn(labels, sigma), probs, labels, time, schedule)
+    return loss if draws_per_image == 1 else loss.reshape(shape).mean(-1)
