@@ -47,10 +47,10 @@ image and class: at t = 1, where q_t is all but flat, that drowns the image.
 | noise | heun | 0.6705 | 0.4056 | 0.1102 | 0.0754 | 0.0500 |
 | noise | exact | 0.7276 | 0.5171 | 0.1827 | 0.0889 | 0.0563 |
 
-A true score is walked best by `exact`, in one step on any grid; a score with errors by `heun` on
-`linear`, or by `exact` on it from four steps on. Of the Euler steps those of `original` are the
-worst: where some classes are all but impossible, its last step, a full one at all but no noise,
-overshoots, and clipping then leaves the possible ones alike.
+A true score is walked best by `exact`, in one step on any grid, and a score with errors by `heun`
+on `linear`. Euler steps on `original` stay far from both posteriors: where some classes are all but
+impossible, its last step, a full one at all but no noise, overshoots, and clipping then leaves the
+possible ones alike.
 """
 
 from typing import Literal, NamedTuple, get_args

@@ -65,7 +65,7 @@ def sample_cp(
     the earliest. The posterior after a step is p carried the rest of the way to `min_time` by the
     exact step for the posterior that the last score implied: the answer, if no later score said
     otherwise. p itself is no measure: it is the marginal at its noise, which moves on as long as
-    noise is left (by 1/S a step for a true score) and is far from q_0 until none is. A decided
+    noise is left (by up to 1/S a step on `linear`) and is far from q_0 until none is. A decided
     image keeps its posterior, whatever the rest of the batch does, and the loop ends when all are
     decided; where no image is, the result is that without tolerance. Such a loop has no
     reverse-mode derivative. For a true score the early answer is closer to the truth than p, than
