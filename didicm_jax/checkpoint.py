@@ -179,6 +179,8 @@ class Checkpoints:
         )
         return ocp.CheckpointManager(
             self._folder,
+            # Named, so that the shapes of a checkpoint are known before it is read.
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 best_fn=_top1,
                 preservation_policy=keep,

@@ -57,6 +57,8 @@ def initialize(
         _check(coordinator_address, num_processes, process_id)
     elif not _may_detect():
         return
+    if jax.distributed.is_initialized():
+        return
     # Its handler of SIGTERM would replace the run's own, which tells the others through the step.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -73,6 +75,8 @@ def initialize(
         if "coordinator_address should be defined" not in str(error):
             raise
     except (RuntimeError, KeyError) as error:
+        if missing and "must be called before" in str(error):
+            return  # called from a program that uses jax already, on its own
         raise UserError(
             f"--coordinator_address: expected {num_processes or 'all'} processes to meet at "
             f"{coordinator_address or 'the address that the cluster names'} within {timeout:g} s, "

@@ -1,5 +1,6 @@
 """What a run tells: the console, `metrics.jsonl`, TensorBoard."""
 
+import contextlib
 import json
 import math
 import os
@@ -77,9 +78,12 @@ class Reporter:
         self.say(f"step {step}/{self._total}: {summary(metrics)}")
 
     def close(self) -> None:
-        """Ends the live line."""
+        """Ends the live line and closes the files."""
         if self._bar is not None:
             self._bar.close()
+        if not self._silent:
+            for log in self._logs:
+                log.close()
 
     def finish(self) -> None:
         """Makes sure that everything is written.
@@ -138,6 +142,9 @@ class _Log:
                 return str(error)
             self.waiting.clear()
         return ""
+
+    def close(self) -> None:
+        """Closes what is open."""
 
     def _append(self) -> None:
         """Writes `waiting`, so that doing it again after an OSError leaves each record once."""
@@ -204,8 +211,15 @@ class _Events(_Log):
                 )
             self._writer.flush()
         except OSError:
-            self._writer = None  # nothing is read after half an event: begin another file
+            self.close()  # nothing is read after half an event: begin another file
             raise
+
+    def close(self) -> None:
+        # What it could not write is still waiting.
+        with contextlib.suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+        self._writer = None
 
 
 def summary(metrics: dict[str, float]) -> str:

@@ -115,6 +115,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config", required=True, help="experiment, as for launch/main.py")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
+    parser.add_argument("--main", type=Path, default=MAIN, help=argparse.SUPPRESS)
     parser.add_argument("--workdir", type=Path, help="where to keep both runs; else they are not")
     options, rest = parser.parse_known_args(argv)
     if options.kills < 1:
@@ -129,7 +130,7 @@ def _compare(options: argparse.Namespace, rest: list[str], folder: Path) -> int:
     if used:
         print(f"error: --workdir: expected a folder without {used[0]}, found one", file=sys.stderr)
         return 2
-    command = [sys.executable, str(MAIN), f"--config={options.config}"]
+    command = [sys.executable, str(options.main), f"--config={options.config}"]
     command += ["--config.train.log_every=1 step", *rest]
     peace, chaos = (Job(command, folder / name) for name in ("peace", "chaos"))
     began = time.monotonic()

@@ -10,6 +10,7 @@ import pytest
 
 from didicm_jax import augment
 from didicm_jax import config as configuration
+from didicm_jax import workdir
 from didicm_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -188,7 +189,6 @@ def test_configs_are_locked():
     [
         ({"method": "cross_entropy", "sampler.steps": 4}, "sampler.steps"),
         ({"method": "cross_entropy", "diffusion.min_time": 0.1}, "diffusion.min_time"),
-        ({"method": "cross_entropy", "model.conditioned_stages": 1}, "model.conditioned_stages"),
         ({"diffusion.schedule": "geometric", "diffusion.eps": 0.1}, "diffusion.eps"),
         ({"diffusion.sigma_max": 2.0}, "diffusion.sigma_max"),
         ({"data.crop_scale": (0.5, 1.0)}, "data.crop_scale"),
@@ -212,7 +212,7 @@ def test_commands_that_are_shown_parse(path, monkeypatch):
     commands = re.findall(r"^(?: *|.*&& \S*)python (launch/main\.py .*)$", text, re.MULTILINE)
     assert commands, path
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(main, "_config", stop)
+    monkeypatch.setattr(workdir, "config_of", stop)
     for command in commands:
         with pytest.raises(Parsed):
             main.main(shlex.split(command))
@@ -222,7 +222,7 @@ class Parsed(Exception):
     """The command line was read, and a config file was loaded from it."""
 
 
-def stop(given, workdir, evaluates):
+def stop(given, folder, *, evaluates):
     if given is not None:
         configuration.validate(given)
     raise Parsed

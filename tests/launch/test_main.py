@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -73,7 +74,8 @@ def test_a_run_leaves_everything_behind(finished):
 
 
 def test_the_plan_is_printed_first(main, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop, "train", lambda run, workdir: None)
+    nothing = loop.Outcome(None, 0, "nobody")
+    monkeypatch.setattr(loop, "train", lambda run, workdir, **options: nothing)
     assert main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL) == 0
     plan = capsys.readouterr().out
     for part in ("4 x cpu", "digits, 200 training and 360 test images of 8x8x1, 10 classes"):
@@ -82,52 +84,84 @@ def test_the_plan_is_printed_first(main, tmp_path, capsys, monkeypatch):
         assert part in plan
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    main, finished, tmp_path, monkeypatch, capsys
-):
-    """Stopped in step 7, resumed from step 5: every loss is that of the uninterrupted run."""
+def comparable(run):
+    """The records without their timings."""
+    timings = ("images_per_second", "data_wait", "save_wait")
+    return [{k: v for k, v in r.items() if k not in timings} for r in records(run)]
+
+
+def interrupt_at(monkeypatch, step):
+    """Sends this process a SIGINT when batch `step` is made."""
     real = data.train_batches
 
     def interrupted(*args, **kwargs):
         batches = real(*args, **kwargs)
 
-        class Stops:
+        class Interrupts:
             def __init__(self):
-                self.left = 7
+                self.count = 0
 
             def __next__(self):
-                if self.left == 0:
-                    raise KeyboardInterrupt
-                self.left -= 1
+                self.count += 1
+                if self.count == step:
+                    signal.raise_signal(signal.SIGINT)
                 return next(batches)
 
             def close(self):
                 batches.close()
 
-        return Stops()
+        return Interrupts()
 
+    monkeypatch.setattr(data, "train_batches", interrupted)
+
+
+@pytest.mark.parametrize("step", [7, 12])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    main, finished, tmp_path, monkeypatch, capsys, step
+):
+    """SIGINT saves and leaves well; every later line is that of the uninterrupted run.
+
+    At step 7 and 12 it comes just before an evaluation, which the next start catches up on.
+    """
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(data, "train_batches", interrupted)
-        assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
-    assert [r["step"] for r in records(workdir)] == list(range(1, 7))
+        interrupt_at(patch, step)
+        assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "SIGINT: finishing the step and saving; a second Ctrl-C leaves at once\n"
+    )
+    stopped = max(r["step"] for r in records(workdir))
+    assert f"stopped by SIGINT at step {stopped}; the same command goes on" in captured.out
+    assert step - 1 <= stopped <= min(step + 2, 12)
+    assert not (workdir / "evaluation.json").exists()
     with (workdir / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 7, "lo')  # a line that a kill cut
+        file.write('{"step": 13, "lo')  # a line that a kill cut
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
-    assert "continuing from step 5" in capsys.readouterr().out
-
-    def comparable(run):
-        return [
-            {k: v for k, v in r.items() if k not in ("images_per_second", "data_wait")}
-            for r in records(run)
-        ]
-
+    word = "finished at" if stopped == 12 else "continuing from"
+    assert f"{word} step {stopped}" in capsys.readouterr().out
     assert comparable(workdir) == comparable(finished)
     found, expected = (
         json.loads((run / "evaluation.json").read_text()) for run in (workdir, finished)
     )
     assert found == expected
+
+
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(main, finished, tmp_path, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    arrays = max((workdir / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(bytes(content))
+    assert main("--mode=evaluate", f"--workdir={workdir}") == 2
+    assert "expected a whole checkpoint" in capsys.readouterr().err
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    said = capsys.readouterr().out
+    assert "checkpoint 12 is damaged" in said
+    assert "going on from that of step 10" in said
+    assert (workdir / "damaged" / "12").is_dir()
+    assert comparable(workdir) == comparable(finished)
+    assert {10, 12} <= {int(p.name) for p in (workdir / "checkpoints").iterdir()}
 
 
 def test_a_finished_run_is_only_evaluated(main, finished, tmp_path, capsys):
@@ -181,15 +215,17 @@ def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeyp
 
     def diverged(state, batch):
         calls.append(1)
-        numbers = (jnp.float32(jnp.nan), jnp.float32(jnp.nan), len(calls), len(calls))
-        return state, Metrics(*map(jnp.asarray, numbers))
+        nan = jnp.float32(jnp.nan)
+        count = jnp.int32(len(calls))
+        return state, Metrics(nan, nan, count, count, jnp.float32(0), jnp.float32(0))
 
-    monkeypatch.setattr(loop, "make_step", lambda run: diverged)
+    monkeypatch.setattr(loop, "make_step", lambda run, donate: diverged)
     settings = ["--config.train.max_skipped=3", "--config.train.log_every=12 steps"]
     workdir = tmp_path / "run"
     assert main(DIGITS, f"--workdir={workdir}", *SMALL, *settings) == 2
     error = capsys.readouterr().err
     assert "step 3: expected finite losses, found 3 non-finite steps in a row" in error
+    assert "no checkpoint yet" in error
     assert error.count("\n") == 1
     assert len(calls) == 4  # one step was in flight
 
@@ -225,6 +261,31 @@ BAD = {
     "a setting of others": (
         [DIGITS, "--config.method=cross_entropy", "--config.sampler.steps=4"],
         "config.sampler.steps: expected its default 8 with method=cross_entropy",
+    ),
+    "a setting of other models": (
+        [
+            DIGITS,
+            "--config.method=cross_entropy",
+            "--config.model.name=resnet18",
+            "--config.model.conditioned_stages=1",
+        ],
+        "config.model.conditioned_stages: expected its default 4 with model.name=resnet18",
+    ),
+    "a setting of ViTs": (
+        [DIGITS, "--config.model.conditioned_blocks=2"],
+        "config.model.conditioned_blocks: expected its default -1 with model.name=didirn18",
+    ),
+    "processes half given": (
+        [DIGITS, "--num_processes=2"],
+        "--coordinator_address: expected all of --coordinator_address",
+    ),
+    "process out of range": (
+        [DIGITS, "--coordinator_address=h:1", "--num_processes=2", "--process_id=2"],
+        "--process_id: expected 0 to 1, found 2",
+    ),
+    "address without a port": (
+        [DIGITS, "--coordinator_address=h", "--num_processes=2", "--process_id=1"],
+        "--coordinator_address: expected host:port of process 0, found 'h'",
     ),
     "a setting of photos": (
         [DIGITS, "--config.data.eval_crop=0.5"],
