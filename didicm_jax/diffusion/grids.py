@@ -50,7 +50,8 @@ image and class: at t = 1, where q_t is all but flat, that drowns the image.
 A true score is walked best by `exact`, in one step on any grid, and a score with errors by `heun`
 on `linear`. Euler steps on `original` stay far from both posteriors: where some classes are all but
 impossible, its last step, a full one at all but no noise, overshoots, and clipping then leaves the
-possible ones alike.
+possible ones alike. That overshoot sharpens a posterior, which can suit a network whose posteriors
+are too flat, such as one trained on smoothed labels: the likelihood of held-out labels decides.
 """
 
 from typing import Literal, NamedTuple, get_args

@@ -48,7 +48,7 @@ def until_still(
       step: one step of the walk.
       start: f32[B, K].
       levels: of at most S steps.
-      tolerance: total variation between successive posteriors under which an image is decided.
+      tolerance: total variation still to come under which an image is decided.
       keep_path: also return p after every step.
     """
     batch_size, steps = start.shape[0], levels.sigma.shape[0]
@@ -62,9 +62,10 @@ def until_still(
         rest = rest / rest.sum(-1, keepdims=True)
         posterior = jnp.where(now.count == steps - 1, state.probs, rest)
         moved = jnp.abs(posterior - now.posterior).sum(-1) / 2
+        to_come = moved * jnp.maximum(steps - 1 - now.count, 1).astype(moved.dtype)
         posterior = jnp.where(now.done[:, None], now.posterior, posterior)
         # The first posterior has nothing to be compared with: the start is no posterior.
-        done = now.done | ((moved < tolerance) & (now.count > 0))
+        done = now.done | ((to_come < tolerance) & (now.count > 0))
         path = now.path
         if path is not None:
             path = path.at[now.count].set(jnp.where(done[:, None], posterior, state.probs))

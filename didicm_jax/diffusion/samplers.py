@@ -61,15 +61,16 @@ def sample_cp(
     near t = 0 the equation is stiff, and a correction there does harm.
 
     With a tolerance, an image is decided when its posterior has stopped moving: when the total
-    variation between the posteriors after two successive steps is below it, so after two steps at
-    the earliest. The posterior after a step is p carried the rest of the way to `min_time` by the
-    exact step for the posterior that the last score implied: the answer, if no later score said
-    otherwise. p itself is no measure: it is the marginal at its noise, which moves on as long as
-    noise is left (by up to 1/S a step on `linear`) and is far from q_0 until none is. A decided
-    image keeps its posterior, whatever the rest of the batch does, and the loop ends when all are
-    decided; where no image is, the result is that without tolerance. Such a loop has no
-    reverse-mode derivative. For a true score the early answer is closer to the truth than p, than
-    `denoise` of p, and than the end of the walk on the grid `original`.
+    variation between the posteriors after two successive steps, times the steps that are left (a
+    posterior that goes on at this pace moves that far), is below it. That takes two steps at least.
+    The posterior after a step is p carried the rest of the way to `min_time` by the exact step for
+    the posterior that the last score implied: the answer, if no later score said otherwise. p
+    itself is no measure: it is the marginal at its noise, which moves on as long as noise is left
+    (by up to 1/S a step on `linear`) and is far from q_0 until none is. A decided image keeps its
+    posterior, whatever the rest of the batch does, and the loop ends when all are decided; where no
+    image is, the result is that without tolerance. Such a loop has no reverse-mode derivative.
+    For a true score the early answer is closer to the truth than p, than `denoise` of p, and than
+    the end of the walk on the grid `original`.
 
     Args:
       score_fn: called at most S times with `labels i32[B]` and `sigma f32[B]`.
@@ -84,7 +85,8 @@ def sample_cp(
       grid: the times, `original`, `linear`, `log` or `noise`; see `diffusion.grids`, which also
         compares grids and integrators.
       min_time: where the diffusion ends, in [0, 1), and positive for `grid='log'`.
-      tolerance: total variation in [0, 1] under which an image is decided; 0 makes all S steps.
+      tolerance: how far, in total variation, a decided image may still have had to go; in [0, 1],
+        0 makes all S steps.
       key: read by `query='random'` alone.
       return_trajectory: also return every intermediate p; from the step that decided an image on,
         its posterior.

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from didicm_jax import diffusion
+from didicm_jax.diffusion import integrators, loops
 
 SCHEDULE = diffusion.loglinear()
 STEPS = 8
@@ -99,6 +100,22 @@ def test_the_early_answer_is_nearer_the_truth_than_the_state_or_its_denoising(
     assert error(found.probs) < error(diffusion.denoise(jnp.log(state), sigma)) < error(state)
     if grid == "original":
         assert error(found.probs) < error(full.probs)
+
+
+def test_a_posterior_that_moves_steadily_is_decided_by_what_is_left():
+    """0.01 a step, and a tolerance of 0.045: decided with four of eight steps left."""
+
+    def step(state, level):
+        first = 0.3 + 0.01 * level.key
+        clean = jnp.stack([first, 1 - first])[None]
+        sigma = level.sigma_end[None]
+        return integrators.CPState(diffusion.marginal(clean, sigma), state.base), clean
+
+    times = diffusion.times("linear", STEPS, 1e-5, SCHEDULE)
+    levels = integrators.levels(SCHEDULE, times, at_edges=True)._replace(key=jnp.arange(8.0))
+    found = loops.until_still(step, jnp.full((1, 2), 0.5), levels, tolerance=0.045, keep_path=False)
+    assert found.steps_used == 4
+    np.testing.assert_allclose(found.probs, [[0.33, 0.67]], atol=1e-4)
 
 
 def test_calls_end_with_the_last_undecided_image(posteriors):
