@@ -1,6 +1,6 @@
 """From a validated config to what it names: data, augmentation, network, noise schedule."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import ml_collections
@@ -43,7 +43,19 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
     return loaded
 
 
-def model(config: ml_collections.ConfigDict, dataset: data.Dataset, rngs: nnx.Rngs) -> nnx.Module:
+class Task(Protocol):
+    """What a network must know of a data set: `data.Dataset`, or its `description.Description`."""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes K."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+
+
+def model(config: ml_collections.ConfigDict, dataset: Task, rngs: nnx.Rngs) -> nnx.Module:
     """The network of `config.model` for the images and classes of `dataset`.
 
     Raises:

@@ -1,5 +1,7 @@
 """The mesh of all devices, and how a batch gets onto it."""
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import numpy as np
@@ -9,14 +11,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXIS = "data"
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along one axis, those of a process side by side.
+def make_mesh(chosen: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes, or the chosen ones, along one axis, those of a process side by
+    side.
 
     So the rows that a process loads are the rows of its devices, on any topology
     (`jax.make_mesh` would order TPUs by their links, which an all-reduce over all of them does not
     need).
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = sorted(
+        jax.devices() if chosen is None else chosen,
+        key=lambda device: (device.process_index, device.id),
+    )
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

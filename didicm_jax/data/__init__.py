@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "num_eval_batches",
     "read_idx",
+    "shows_whole",
     "subset",
     "train_batch",
     "train_batches",
@@ -111,6 +112,11 @@ def load(
     if data_ratio != 1.0:
         return replace(dataset, train=subset(dataset.train, ratio=data_ratio, seed=seed))
     return dataset
+
+
+def shows_whole(name: str) -> bool:
+    """Whether the images of the dataset called `name` are shown whole, or a crop of each."""
+    return name in _LOADERS
 
 
 def _resized(dataset: Dataset, name: str, resolution: int) -> Dataset:

@@ -1,0 +1,147 @@
+"""Images as a user has them, arrays and files of any size, to what evaluation shows the network.
+
+Shapes: HxW pixels of C channels, as the network takes them; hxw those of an image given.
+"""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from didicm_jax.data.crops import Box, center_box
+from didicm_jax.data.decode import BrokenImage, decode_crop, resize, to_rgb
+from didicm_jax.errors import UserError
+
+# One image: u8 or float [h, w] or [h, w, c], a file's path or its bytes, or a Pillow image.
+Given = Any
+
+_CHANNELS = (1, 3, 4)
+_ORIENTATION_TAG = 0x0112
+# Floats that resizing left this far outside [0, 1] are not in another unit.
+_OVERSHOOT = 0.1
+
+
+def listed(images: Any) -> Sequence[Given]:
+    """One image or many as a sequence of single ones, none of them looked into.
+
+    Args:
+      images: an array [N, h, w, c] or [N, h, w]; a list or iterator of images; one image. An array
+        of rank 3 whose last axis is 1, 3 or 4 is one image.
+
+    Raises:
+      UserError: something else.
+    """
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+        return [images]
+    if isinstance(images, list | tuple):
+        return images
+    if isinstance(images, Iterator):
+        return list(images)
+    array = np.asarray(images)
+    if array.dtype.kind in "OUS" and array.ndim == 1:
+        return array.tolist()
+    if array.dtype.kind not in "OUS":
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in _CHANNELS):
+            return [array]
+        if array.ndim in (3, 4) or array.size == 0:
+            return array  # type: ignore[return-value]
+    raise UserError(
+        "expected images as an array [N,H,W,C], [N,H,W] or [H,W,C], a file, or a list of those, "
+        f"found {type(images).__name__} of {array.dtype}{list(array.shape)}; give one of them"
+    )
+
+
+def show(image: Given, out: np.ndarray, *, eval_crop: float | None) -> None:
+    """Writes what evaluation shows of an image.
+
+    Integers are levels in 0..255, floats in [0, 1]. Of two, three and four channels the last of an
+    even number is alpha and dropped; grey and colour become what `out` has. Files and Pillow images
+    are turned upright as their orientation tag says.
+
+    Args:
+      image: see `Given`.
+      out: u8[H,W,C], C order, C 1 or 3; written.
+      eval_crop: how much of the shorter side the centred square shows that is resized; None
+        resizes all of the image, whatever its shape.
+
+    Raises:
+      ValueError: it is no image, in a few words.
+    """
+    if isinstance(image, str | os.PathLike):
+        try:
+            image = Path(image).read_bytes()
+        except OSError as error:
+            raise BrokenImage(error.strerror or str(error)) from error
+    if isinstance(image, bytes):
+        turned = _turned(image)
+        if turned is None:
+            _show_file(image, out, eval_crop)
+            return
+        image = turned
+    if isinstance(image, Image.Image):
+        image = to_rgb(ImageOps.exif_transpose(image))
+    pixels = _levels(np.asarray(image))
+    box = _box(pixels.shape[1], pixels.shape[0], out.shape[0], eval_crop)
+    crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+    resize(_with_channels(crop, out.shape[-1]), out)
+
+
+def _show_file(data: bytes, out: np.ndarray, eval_crop: float | None) -> None:
+    rgb = out if out.shape[-1] == 3 else np.empty((*out.shape[:2], 3), np.uint8)
+    decode_crop(data, lambda width, height: _box(width, height, out.shape[0], eval_crop), rgb)
+    if rgb is not out:
+        np.copyto(out, _with_channels(rgb, out.shape[-1]))
+
+
+def _box(width: int, height: int, resolution: int, eval_crop: float | None) -> Box:
+    if eval_crop is None:
+        return Box(0, 0, width, height)
+    return center_box(width, height, resolution=resolution, crop=eval_crop)
+
+
+def _turned(data: bytes) -> Image.Image | None:
+    """The image of a file that is to be turned; None for one that is not, or is broken."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.getexif().get(_ORIENTATION_TAG, 1) == 1:
+                return None
+            image.load()
+            return image
+    except Exception:  # Broken, and found out when it is decoded.
+        return None
+
+
+def _levels(array: np.ndarray) -> np.ndarray:
+    """An image u8[h,w,c] of 1 or 3 channels."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
+        raise ValueError(f"expected [H,W] or [H,W,C] of 1 to 4 channels, found {list(array.shape)}")
+    array = array[..., : array.shape[-1] - (array.shape[-1] + 1) % 2]
+    if array.dtype == np.uint8:
+        return array
+    low, high = array.min(), array.max()
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        # Also false for NaN.
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+            raise ValueError(f"expected floats in [0, 1], found {low:g} to {high:g}")
+        return np.rint(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+    if array.dtype.kind in "ui" and low >= 0 and high <= 255:
+        return array.astype(np.uint8)
+    raise ValueError(
+        f"expected integers in 0..255 or floats in [0, 1], found {array.dtype} {low} to {high}"
+    )
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """The same image in colour or in grey (ITU-R 601, as Pillow)."""
+    if pixels.shape[-1] == channels:
+        return pixels
+    if channels == 1:
+        return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
+    return np.repeat(pixels, channels, axis=-1)
