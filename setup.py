@@ -43,6 +43,8 @@ setup(
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        # Finds the other processes in a Kubernetes JobSet.
+        "k8s": ["jax[k8s]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         # Decodes only the crop; not needed where the system has libturbojpeg 3.
         "turbojpeg": ["turbojpeg>=0.0.2"],
@@ -52,6 +54,7 @@ setup(
             "mypy>=2.4",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
+            "pyyaml>=6.0",
             "ruff>=0.17",
             "scipy>=1.17",
             "types-tqdm>=4.67",

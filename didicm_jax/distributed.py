@@ -122,13 +122,15 @@ class Watch:
     """Ends the process when it has waited too long for the others.
 
     A collective with a peer that is dead or hangs waits for ever, and no Python runs meanwhile but
-    another thread. With one process there is nobody to wait for and nothing is watched.
+    another thread. It counts from the first `beat`, for what comes before (compiling, say) takes as
+    long as it takes; until then a peer that dies is noticed by its missing heartbeats. With one
+    process there is nobody to wait for and nothing is watched.
     """
 
     def __init__(self, timeout: float, advice: str) -> None:
         """Gives up after `timeout` seconds without a `beat`, with `advice` on what to do."""
         self._timeout, self._advice = timeout, advice
-        self._last = time.monotonic()
+        self._last: float | None = None
         self._done = threading.Event()
 
     def beat(self) -> None:
@@ -150,7 +152,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._done.wait(min(1.0, self._timeout / 4)):
-            if time.monotonic() - self._last > self._timeout:
+            if self._last is not None and time.monotonic() - self._last > self._timeout:
                 # Where it hangs: the frame says which collective, or which file, is waited for.
                 faulthandler.dump_traceback(file=sys.stderr)
                 leave(

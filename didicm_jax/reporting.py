@@ -57,8 +57,10 @@ class Reporter:
         """Prints a line, above the live one."""
         if self._silent:
             return
-        tqdm.write(text)
-        sys.stdout.flush()
+        # The console may be a file on a disk that is full: no reason to end the run.
+        with contextlib.suppress(OSError):
+            tqdm.write(text)
+            sys.stdout.flush()
 
     def train(self, step: int, record: dict[str, float]) -> None:
         """Logs one training step: `loss` and `images_per_second` are also shown."""

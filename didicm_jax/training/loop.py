@@ -121,8 +121,8 @@ class _Training:
             if previous is not None:
                 self._check_finite(step - 1, previous)
                 stopping = bool(previous.stop)
+                self.watch.beat()
             previous = results
-            self.watch.beat()
             pace.steps += 1
             if last or step % self.durations.log == 0:
                 self._report(reporter, step, results, pace)

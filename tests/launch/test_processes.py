@@ -18,10 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("shallow.py")
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
-SMALL = [
-    "--config.model.name=didirn10",
-    "--config.model.width=0.0625",
-    "--config.model.sync_batch_norm=True",
+SETTINGS = [
     "--config.data.train_examples=200",
     "--config.train.batch_size=16",
     "--config.train.duration=20 steps",
@@ -35,6 +32,20 @@ SMALL = [
     "--config.evaluation.batch_size=100",
     "--config.evaluation.every=20 steps",
     "--config.sampler.steps=2",
+]
+RESNET = [
+    *SETTINGS,
+    "--config.model.name=didirn10",
+    "--config.model.width=0.0625",
+    "--config.model.sync_batch_norm=True",
+]
+# One block of one head: compiles three times as fast.
+VIT = [
+    *SETTINGS,
+    "--config.model.name=didivit_ti4",
+    "--config.model.width=0.3333",
+    "--config.model.depth=1",
+    "--config.model.stem=didirn",  # the default, which a ViT does not read
 ]
 TIMINGS = ("images_per_second", "data_wait", "save_wait")
 DEADLINE = 240  # seconds for anything that should happen: slow machines are no failure
@@ -71,10 +82,13 @@ def start(cache, tmp_path):
             with log.open("wb") as output:
                 command = [sys.executable, str(PROGRAM), f"--workdir={workdir}", *arguments]
                 command += several if processes > 1 else []
-                process = subprocess.Popen(
-                    command, stdout=output, stderr=output, env=environment, cwd=ROOT
-                )
-            process.log = log
+                # Through a pipe: what is done to the process's files is not done to its words.
+                writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
+            process = subprocess.Popen(
+                command, stdout=writer.stdin, stderr=writer.stdin, env=environment, cwd=ROOT
+            )
+            writer.stdin.close()
+            process.log, process.writer = log, writer
             started.append(process)
             group.append(process)
         return group if processes > 1 else group[0]
@@ -84,6 +98,7 @@ def start(cache, tmp_path):
         if process.poll() is None:
             process.kill()
             process.wait()
+        process.writer.wait()
 
 
 def free_port():
@@ -107,6 +122,7 @@ def wait_for(process, pattern):
 
 def ends(process, status):
     assert process.wait(DEADLINE) == status, said(process)
+    process.writer.wait()
 
 
 def records(workdir):
@@ -118,14 +134,14 @@ def records(workdir):
 def alone(main, tmp_path_factory):
     """The run of one process with the four devices of the tests."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    assert main(DIGITS, f"--workdir={workdir}", *RESNET) == 0
     return workdir
 
 
 def test_two_processes_are_one_run(alone, main, start, tmp_path):
     """1 x 4 devices and 2 x 2: the same losses to rounding, whoever is told to stop in between."""
     workdir = tmp_path / "run"
-    first = start(workdir, DIGITS, *SMALL, processes=2)
+    first = start(workdir, DIGITS, *RESNET, processes=2)
     wait_for(first[0], "^step 3/")
     first[1].send_signal(signal.SIGTERM)  # the one that reports nothing
     for process in first:
@@ -135,7 +151,7 @@ def test_two_processes_are_one_run(alone, main, start, tmp_path):
         re.search("stopped by a signal to another process at step (\\d+)", said(first[0]))[1]
     )
     assert 3 <= stopped < 20
-    second = start(workdir, DIGITS, *SMALL, processes=2)
+    second = start(workdir, DIGITS, *RESNET, processes=2)
     for process in second:
         ends(process, 0)
     assert f"continuing from step {stopped}" in said(second[0])
@@ -155,25 +171,23 @@ def test_two_processes_are_one_run(alone, main, start, tmp_path):
 
 @pytest.mark.parametrize("kind", ["dead", "hung"])
 def test_without_a_peer_the_others_give_up(start, tmp_path, kind):
-    processes = start(tmp_path / "run", DIGITS, *SMALL, "--peer_timeout=60", processes=2)
-    wait_for(processes[0], "^step 2/")
+    processes = start(tmp_path / "run", DIGITS, *VIT, "--peer_timeout=15", processes=2)
+    wait_for(processes[0], "^step 3/")
     processes[1].send_signal(signal.SIGKILL if kind == "dead" else signal.SIGSTOP)
-    began = time.monotonic()
     ends(processes[0], 3)
-    assert time.monotonic() - began < 120
     last = said(processes[0]).splitlines()[-1]
     assert last.startswith("error: process 0: expected ")
     assert "the same command on every host goes on from the last checkpoint" in last
 
 
 def test_a_full_disk_is_survived_and_told(start, tmp_path):
-    """No file may grow beyond 200 bytes for a while: saves and reports fail, training goes on."""
+    """No file may grow beyond 3,000 bytes for a while: saves and reports fail, training goes on."""
     workdir = tmp_path / "run"
     often = ["--config.train.checkpoint_every=3 steps", "--config.train.duration=40 steps"]
-    process = start(workdir, DIGITS, *SMALL, *often)
+    process = start(workdir, DIGITS, *VIT, *often)
     wait_for(process, "^step 4/")
     limits = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200, limits[1]))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, limits[1]))
     wait_for(process, "could not be saved")
     wait_for(process, "a report could not be written")
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
@@ -185,7 +199,7 @@ def test_a_full_disk_is_survived_and_told(start, tmp_path):
 
 def test_a_last_save_that_fails_is_an_error(start, tmp_path):
     workdir = tmp_path / "run"
-    process = start(workdir, DIGITS, *SMALL)
+    process = start(workdir, DIGITS, *VIT)
     wait_for(process, "^step 12/")
     shutil.move(workdir, tmp_path / "elsewhere")
     ends(process, 2)
@@ -204,7 +218,7 @@ def test_killed_again_and_again_a_run_is_what_it_would_have_been(cache, tmp_path
     command = [sys.executable, str(ROOT / "launch" / "chaos.py"), f"--main={PROGRAM}"]
     settings = ["--config.train.checkpoint_every=2 steps", "--config.train.duration=30 steps"]
     done = subprocess.run(
-        [*command, DIGITS, "--kills=4", "--seed=1", f"--workdir={tmp_path}", *SMALL, *settings],
+        [*command, DIGITS, "--kills=3", "--seed=1", f"--workdir={tmp_path}", *VIT, *settings],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -216,7 +230,7 @@ def test_killed_again_and_again_a_run_is_what_it_would_have_been(cache, tmp_path
     table = dict(
         (part.strip() for part in line.strip("|").split("|")) for line in done.stdout.splitlines()
     )
-    assert (table["kills survived"], table["differing lines"]) == ("4", "0")
+    assert (table["kills survived"], table["differing lines"]) == ("3", "0")
     assert table["lines of metrics.jsonl"] == "32"
 
 
