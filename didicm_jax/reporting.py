@@ -4,14 +4,15 @@ import contextlib
 import json
 import math
 import os
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from didicm_jax.errors import UserError
@@ -188,33 +189,43 @@ class _Events(_Log):
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__()
         self._folder = folder
-        self._writer: EventsWriter | None = None
+        self._path = folder
+        self._writer: RecordWriter | None = None
         self._files = 0
-        self._start: int | None = step + 1 if step else None
+        # Later events are of a run that was cut off.
+        self._start = step + 1 if step else None
 
     def _append(self) -> None:
         try:
-            if self._writer is None:
-                self._folder.mkdir(exist_ok=True)
-                self._files += 1
-                self._writer = EventsWriter(str(self._folder / "events"), f".{self._files}")
-                if self._start is not None:  # later events are of a run that was cut off
-                    start = SessionLog(status=SessionLog.START)
-                    self._writer.write_event(
-                        Event(wall_time=time.time(), step=self._start, session_log=start)
-                    )
+            writer = self._open()
             for step, seconds, record in self.waiting:
                 values = [
                     Summary.Value(tag=key if "/" in key else f"train/{key}", simple_value=value)
                     for key, value in record.items()
                 ]
-                self._writer.write_event(
-                    Event(wall_time=seconds, step=step, summary=Summary(value=values))
-                )
-            self._writer.flush()
+                event = Event(wall_time=seconds, step=step, summary=Summary(value=values))
+                writer.write(event.SerializeToString())
+            writer.flush()
         except OSError:
             self.close()  # nothing is read after half an event: begin another file
             raise
+
+    def _open(self) -> RecordWriter:
+        if self._writer is not None and self._path.exists():
+            return self._writer
+        self.close()
+        self._files += 1
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{self._files}"
+        self._path = self._folder / name
+        self._folder.mkdir(exist_ok=True)
+        self._writer = RecordWriter(str(self._path))
+        first = Event(wall_time=time.time(), file_version="brain.Event:2")
+        self._writer.write(first.SerializeToString())
+        if self._start is not None:
+            start = SessionLog(status=SessionLog.START)
+            event = Event(wall_time=time.time(), step=self._start, session_log=start)
+            self._writer.write(event.SerializeToString())
+        return self._writer
 
     def close(self) -> None:
         # What it could not write is still waiting.

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import resource
 import sys
 
 import pytest
@@ -87,3 +88,33 @@ def test_what_is_no_json_is_one_line(tmp_path):
         with pytest.raises(UserError, match="expected a JSON file") as error:
             reporting.read_json(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_what_a_full_disk_refuses_is_written_later(tmp_path, capsys):
+    """A limit on the size of files stands in for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path) as reporter:
+        reporter.train(1, record(0.5))
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+            reporter.train(2, record(0.25))
+            reporter.train(3, record(0.125))
+            with pytest.raises(UserError, match=r"expected to write metrics\.jsonl"):
+                reporter.finish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        reporter.train(4, record(0.0625))
+        reporter.finish()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert capsys.readouterr().out.count("a report could not be written") == 1
+
+
+def test_a_silent_reporter_leaves_no_trace(tmp_path, capsys):
+    with contextlib.closing(reporting.Reporter(tmp_path, 0, 10, silent=True)) as reporter:
+        reporter.say("hello")
+        reporter.train(1, record(0.5))
+        reporter.evaluation(1, METRICS)
+        reporter.finish()
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""

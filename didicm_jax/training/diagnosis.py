@@ -1,5 +1,7 @@
 """Finds the operation behind a loss that is not finite."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import chex
@@ -33,14 +35,30 @@ def diagnose(
       FloatingPointError: what the operation is, with a traceback that ends at it.
       UserError: every operation was finite this time.
     """
+    # Infinities second: there are honest ones, such as the start of a maximum.
+    for look_for in (jax.debug_nans, jax.debug_infs):
+        _run_again(local_gradients, before, batch, step, look_for)
+    raise UserError(
+        f"step {step}: expected to find what was not finite, found every operation finite one at a "
+        "time: it overflows only in the compiled step; lower config.optimizer.learning_rate or "
+        "compute in float32"
+    )
+
+
+def _run_again(
+    local_gradients: LocalGradients,
+    before: TrainState,
+    batch: dict[str, chex.Array],
+    step: int,
+    look_for: Callable[[bool], AbstractContextManager],
+) -> None:
     variables = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), before.variables)
     total = len(batch["label"])
     for part, labels in zip(
         batch["image"].addressable_shards, batch["label"].addressable_shards, strict=True
     ):
-        start = part.index[0].start or 0
         local = {"image": np.asarray(part.data), "label": np.asarray(labels.data)}
-        rows = Rows(start, len(local["label"]), total)
+        rows = Rows(part.index[0].start or 0, len(local["label"]), total)
         inputs = jax.device_put((variables, local), part.device)
         number = jax.device_put(before.step.addressable_data(0), part.device)
 
@@ -53,17 +71,12 @@ def diagnose(
             return local_gradients(variables, number, local, rows)
 
         try:
-            with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
+            with jax.disable_jit(), look_for(True):
                 # As on a mesh of one device, for a BatchNorm that asks the others.
                 jax.vmap(one, axis_name=AXIS)(*jax.tree.map(lambda x: x[None], inputs))
         except FloatingPointError as error:
             error.add_note(
-                f"in step {step}, examples {start} to {start + rows.size - 1} of the batch; the "
-                "last line above within didicm_jax is the operation"
+                f"in step {step}, examples {rows.start} to {rows.start + rows.size - 1} of the "
+                "batch; the last line above within didicm_jax is the operation"
             )
             raise
-    raise UserError(
-        f"step {step}: expected to find what was not finite, found every operation finite one at a "
-        "time: it overflows only in the compiled step; lower config.optimizer.learning_rate or "
-        "compute in float32"
-    )

@@ -1,0 +1,74 @@
+"""Finding the operation behind a loss that is not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from didicm_jax import devices
+from didicm_jax.errors import UserError
+from didicm_jax.training import state
+from didicm_jax.training.diagnosis import diagnose
+from didicm_jax.training.step import make_local_gradients
+
+
+class Root(nnx.Module):
+    """Its value is finite at 0, its derivative is not."""
+
+    def __init__(self):
+        self.offset = nnx.Param(jnp.zeros(()))
+        self.norm = nnx.BatchNorm(1, axis_name=devices.AXIS, rngs=nnx.Rngs(0))
+
+    def __call__(self, images):
+        return self.norm(images.reshape(-1, 1))[:, 0] + square_root(self.offset[...])
+
+
+def square_root(x):
+    return jnp.sqrt(x)  # the line that is looked for
+
+
+def prepared(images, offset):
+    """A local step, the state before it and a batch; image 255 becomes a NaN."""
+    model = Root()
+    model.offset[...] = jnp.asarray(offset)
+    graphdef, variables = state.split(model)
+    mesh = devices.make_mesh()
+    current = jax.device_put(
+        state.create(variables, optax.sgd(0.1), ema=False), devices.replicated(mesh)
+    )
+
+    def prepare(keys, images, labels):
+        return jnp.sqrt(200 - images.astype(jnp.float32)), labels
+
+    local = make_local_gradients(
+        graphdef, lambda model, batch: model(batch.images), prepare, seed=0, min_time=0.1
+    )
+    batch = {"image": np.asarray(images, np.uint8).reshape(8, 1), "label": np.zeros(8, np.int32)}
+    return local, current, devices.shard(batch, mesh)
+
+
+def test_the_operation_is_in_the_traceback():
+    with pytest.raises(FloatingPointError, match="invalid value") as error:
+        diagnose(*prepared(range(8), 0.0), step=7)
+    assert "in step 7, examples 0 to 1 of the batch" in error.value.__notes__[-1]
+
+
+def test_the_forward_pass_points_at_the_line():
+    with pytest.raises(FloatingPointError) as error:
+        diagnose(*prepared(range(8), -1.0), step=7)
+    assert any(entry.name == "square_root" for entry in error.traceback)
+
+
+def test_the_examples_are_named():
+    images = np.arange(8)
+    images[5] = 255
+    with pytest.raises(FloatingPointError) as error:
+        diagnose(*prepared(images, 1.0), step=7)
+    assert "examples 4 to 5" in error.value.__notes__[-1]
+
+
+def test_where_every_operation_is_finite_it_says_so():
+    with pytest.raises(UserError, match="step 7: expected to find what was not finite"):
+        diagnose(*prepared(range(8), 1.0), step=7)
