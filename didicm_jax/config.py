@@ -29,6 +29,8 @@ FREE_IN_EVALUATION = (*FREE, "sampler", "evaluation", "data.eval_split", "data.m
 _READ_ONLY_IF: dict[str, tuple[str, tuple[str, ...]]] = {
     "diffusion": ("method", ("didicm",)),
     "sampler": ("method", ("didicm",)),
+    "sampler.grid": ("sampler.name", ("cp", "cl")),
+    "sampler.tolerance": ("sampler.name", ("cp",)),
     "diffusion.eps": ("diffusion.schedule", ("loglinear",)),
     "diffusion.sigma_min": ("diffusion.schedule", ("geometric",)),
     "diffusion.sigma_max": ("diffusion.schedule", ("geometric",)),
@@ -106,6 +108,7 @@ def default() -> ml_collections.ConfigDict:
     config.diffusion.sigma_max = 1.0  # geometric: total noise at t = 1
     config.diffusion.min_time = 1e-3  # smallest time that is trained
     config.diffusion.stratified = True  # times spread over the global batch, or independent
+    config.diffusion.draws_per_image = 1  # noise levels that share the encoding of an image
 
     config.train = ml_collections.ConfigDict()
     config.train.batch_size = 64  # global
@@ -133,7 +136,9 @@ def default() -> ml_collections.ConfigDict:
     config.sampler.name = "cp"  # cp, cl, one_shot
     config.sampler.steps = 8  # cp, cl: network calls
     config.sampler.query = "min"  # cp: min, max, random
-    config.sampler.integrator = "euler"  # cp: euler, exact
+    config.sampler.integrator = "euler"  # cp: euler, exact, heun
+    config.sampler.grid = "original"  # cp, cl: original, linear, log, noise
+    config.sampler.tolerance = 0.0  # cp: stop where a posterior moves less (total variation)
     config.sampler.chains = 10  # cl: labels per image
     config.sampler.min_time = 1e-5  # cp, cl: where the diffusion ends
     config.sampler.time = 0.6  # one_shot: the noise level asked
@@ -248,6 +253,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "diffusion.sigma_max": _number(0, open_low=True),
     "diffusion.min_time": _below_one,
     "diffusion.stratified": _anything,
+    "diffusion.draws_per_image": _number(1),
     "train.batch_size": _number(1),
     "train.accumulate": _number(1),
     "train.duration": _duration,
@@ -267,7 +273,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "sampler.name": _one_of("cp", "cl", "one_shot"),
     "sampler.steps": _number(1),
     "sampler.query": _one_of("min", "max", "random"),
-    "sampler.integrator": _one_of("euler", "exact"),
+    "sampler.integrator": _one_of("euler", "exact", "heun"),
+    "sampler.grid": _one_of("original", "linear", "log", "noise"),
+    "sampler.tolerance": _number(0),
     "sampler.chains": _number(1),
     "sampler.min_time": _below_one,
     "sampler.time": _number(0, 1, open_low=True),
@@ -314,6 +322,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
             )
         _CHECKS[key](key, value)
     _check_read(found, expected)
+    if config.sampler.grid == "log" and config.sampler.min_time == 0:
+        raise UserError(
+            "config.sampler.min_time: expected a number above 0 with grid=log, found 0; raise it"
+        )
     if config.diffusion.sigma_min >= config.diffusion.sigma_max:
         raise UserError(
             "config.diffusion: expected sigma_min < sigma_max, found "

@@ -70,6 +70,7 @@ def create_traced(
                     num_classes=num_classes,
                     steps=settings.steps,
                     chains=settings.chains,
+                    grid=settings.grid,
                     min_time=settings.min_time,
                 ).probs
             )
@@ -84,7 +85,9 @@ def create_traced(
             steps=settings.steps,
             query=settings.query,
             integrator=settings.integrator,
+            grid=settings.grid,
             min_time=settings.min_time,
+            tolerance=settings.tolerance,
             key=key,
             return_trajectory=return_trajectory,
         )
@@ -98,8 +101,8 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     if config.method != "didicm":
         return {"sampler": "softmax" if config.method == "cross_entropy" else "sigmoid", "steps": 1}
     reads = {
-        "cp": ("steps", "query", "integrator", "min_time"),
-        "cl": ("steps", "chains", "min_time"),
+        "cp": ("steps", "query", "integrator", "grid", "min_time", "tolerance"),
+        "cl": ("steps", "chains", "grid", "min_time"),
         "one_shot": ("time",),
     }[config.sampler.name]
     settings = {key: config.sampler[key] for key in reads}

@@ -1,13 +1,15 @@
 """What is minimised: the diffusion loss, or a plain classifier's.
 
 An objective gets a model in training mode, whose running statistics it updates, and one
-micro-batch. Everything random is handed to it per example. Shapes: `b` images, `K` classes.
+micro-batch. Everything random is handed to it per example. Shapes: `b` images,
+`K` classes, `M` draws per image.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
@@ -21,7 +23,7 @@ class Batch(NamedTuple):
     images: chex.Array  # f32[b, H, W, C], augmented and normalised
     targets: chex.Array  # f32[b, K], hard or soft labels
     keys: chex.PRNGKey  # key[b], a key per example
-    time: chex.Array  # f32[b], a diffusion time per example, spread over the global batch
+    time: chex.Array  # f32[b, M], M diffusion times per example, spread over the global batch
 
 
 class Objective(Protocol):
@@ -41,15 +43,27 @@ def create(config: ml_collections.ConfigDict) -> Objective:
 
 
 def didicm(schedule: diffusion.Schedule) -> Objective:
-    """The diffusion loss: `diffusion.didicm_loss` with the draws made per example."""
+    """The diffusion loss: `diffusion.didicm_loss` with the draws made per example.
 
-    def loss(model: nnx.Module, batch: Batch) -> chex.Array:
+    The M times of an image, each with a noised label of its own, share one encoding; the loss is
+    their mean, and its gradient the mean of theirs. (A BatchNorm behind the encoder normalises over
+    all `b M` of them.)
+    """
+
+    def loss(model: Any, batch: Batch) -> chex.Array:
+        rows, draws = batch.time.shape
         sigma = schedule.total(batch.time)
-        labels = jax.vmap(diffusion.sample_marginal)(batch.keys, batch.targets, sigma)
-        log_score = model(batch.images, labels, sigma)
+        keys = jax.vmap(lambda key: jax.random.split(key, draws))(batch.keys)
+        sample = jax.vmap(diffusion.sample_marginal, in_axes=(0, None, 0))
+        labels = jax.vmap(sample)(keys, batch.targets, sigma)
+        features = model.encode(batch.images)
+        if draws > 1:
+            features = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), features)
+        log_score = model.score(features, labels.reshape(-1), sigma.reshape(-1))
+        targets = jnp.repeat(batch.targets[:, None], draws, axis=1)
         return diffusion.weighted_score_entropy(
-            log_score, batch.targets, labels, batch.time, schedule
-        )
+            log_score.reshape(targets.shape), targets, labels, batch.time, schedule
+        ).mean(1)
 
     return loss
 

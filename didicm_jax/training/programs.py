@@ -22,6 +22,7 @@ def make_local(run: Run) -> LocalGradients:
         seed=config.seed,
         min_time=config.diffusion.min_time,
         stratified=config.diffusion.stratified,
+        draws_per_image=config.diffusion.draws_per_image,
         accumulate=config.train.accumulate,
     )
 

@@ -4,7 +4,7 @@ What is random belongs to an example of the global batch, not to a device: keys 
 functions of (seed, step, position in the batch). So the same step on another number of devices
 draws the same numbers.
 
-Shapes: `B` global batch, `D` devices, `A` micro-batches, `b = B / D / A`.
+Shapes: `B` global batch, `D` devices, `A` micro-batches, `b = B / D / A`, `M` times per image.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,15 @@ class Draws(NamedTuple):
 
     augment: chex.PRNGKey  # key[n]
     noise: chex.PRNGKey  # key[n]
-    time: chex.Array  # f32[n]
+    time: chex.Array  # f32[n, M]
+
+
+class TimeDraws(NamedTuple):
+    """How diffusion times are drawn."""
+
+    minimum: float
+    stratified: bool
+    per_image: int  # M
 
 
 class Rows(NamedTuple):
@@ -70,6 +78,7 @@ def make_local_gradients(
     seed: int,
     min_time: float,
     stratified: bool = True,
+    draws_per_image: int = 1,
     accumulate: int = 1,
 ) -> LocalGradients:
     """What one device does with its rows, before anything is exchanged.
@@ -84,6 +93,7 @@ def make_local_gradients(
       seed: of every draw.
       min_time: smallest diffusion time.
       stratified: spread the times over the global batch, or draw them independently.
+      draws_per_image: M, times of each image.
       accumulate: A, micro-batches per device.
     """
 
@@ -105,7 +115,8 @@ def make_local_gradients(
     def local_gradients(
         variables: Variables, step: chex.Array, batch: dict[str, chex.Array], rows: Rows
     ) -> tuple[chex.Array, chex.ArrayTree, chex.ArrayTree]:
-        draws = _draws(seed, step, rows, min_time, stratified)
+        times = TimeDraws(min_time, stratified, draws_per_image)
+        draws = _draws(seed, step, rows, times)
         images, targets = prepare(draws.augment, batch["image"], batch["label"])
         whole = Batch(images, targets, draws.noise, draws.time)
         return _accumulate(lambda part: micro_step(variables, part), whole, accumulate)
@@ -185,15 +196,20 @@ def make_train_step(
     )
 
 
-def _draws(seed: int, step: chex.Array, rows: Rows, min_time: float, stratified: bool) -> Draws:
+def _draws(seed: int, step: chex.Array, rows: Rows, times: TimeDraws) -> Draws:
     """Keys and times of these rows of the global batch."""
     augment_key, noise_key, time_key = jax.random.split(
         jax.random.fold_in(jax.random.key(seed), step), 3
     )
     position = rows.start + jnp.arange(rows.size)
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    # The whole batch's times on every device: B numbers, and the strata are dealt over all of it.
-    time = diffusion.sample_times(time_key, (rows.total,), min_time=min_time, stratified=stratified)
+    # The whole batch's times on every device: B M numbers, and the strata are dealt over all of it.
+    time = diffusion.sample_times(
+        time_key,
+        (rows.total, times.per_image),
+        min_time=times.minimum,
+        stratified=times.stratified,
+    )
     time = jax.lax.dynamic_slice_in_dim(time, rows.start, rows.size)
     return Draws(fold_in(augment_key, position), fold_in(noise_key, position), time)
 

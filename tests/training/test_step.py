@@ -29,12 +29,17 @@ class Score(nnx.Module):
         self.label = nnx.Embed(CLASSES, 8, rngs=rngs)
         self.out = nnx.Linear(8, CLASSES, rngs=rngs)
 
-    def __call__(self, images, labels, sigma):
+    def encode(self, images):
         hidden = self.image(images.reshape(len(images), -1))
-        hidden = hidden if self.norm is None else self.norm(hidden)
-        hidden = jnp.tanh(hidden + self.label(labels) * sigma[:, None])
+        return hidden if self.norm is None else self.norm(hidden)
+
+    def score(self, features, labels, sigma):
+        hidden = jnp.tanh(features + self.label(labels) * sigma[:, None])
         at_label = jax.nn.one_hot(labels, CLASSES, dtype=bool)
         return jnp.where(at_label, 0.0, self.out(hidden))
+
+    def __call__(self, images, labels, sigma):
+        return self.score(self.encode(images), labels, sigma)
 
 
 def prepare(keys, images, labels):
@@ -75,6 +80,7 @@ def make(
     objective=None,
     accumulate=1,
     stratified=True,
+    draws_per_image=1,
     placement=None,
 ):
     graphdef, optimizer, first = start(mesh, norm=norm, ema=ema_decay > 0, optimizer=optimizer)
@@ -85,6 +91,7 @@ def make(
         seed=SEED,
         min_time=MIN_TIME,
         stratified=stratified,
+        draws_per_image=draws_per_image,
         accumulate=accumulate,
     )
     step = make_train_step(
@@ -129,9 +136,14 @@ def test_accumulation_equals_the_large_batch(batch, count, accumulate):
     assert_close(run(mesh_of(count), batch, norm=False, accumulate=accumulate), expected)
 
 
-def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch):
-    """One SGD step against jax.grad of the published loss at the same draws, with no step code."""
-    step, first = make(mesh_of(4), norm=False, optimizer=optax.sgd(1.0))
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch, draws):
+    """One SGD step against jax.grad of the published loss at the same draws, with no step code.
+
+    Of several draws per image the loss is evaluated one after the other, image and all.
+    """
+    options = {"norm": False, "optimizer": optax.sgd(1.0), "draws_per_image": draws}
+    step, first = make(mesh_of(4), **options)
     before = jax.device_get(first.variables.params)
     after, metrics = step(first, placed(batch, mesh_of(4)))
 
@@ -142,14 +154,20 @@ def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch):
     images, targets = prepare(
         augment_keys, jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
     )
-    time = diffusion.sample_times(keys[2], (BATCH,), min_time=MIN_TIME)
-    sigma = SCHEDULE.total(time)
-    labels = jax.vmap(diffusion.sample_marginal)(noise_keys, targets, sigma)
+    times = diffusion.sample_times(keys[2], (BATCH, draws), min_time=MIN_TIME)
+    draw_keys = jax.vmap(lambda key: jax.random.split(key, draws))(noise_keys)
+
+    def loss_of_one(model, time, keys):
+        sigma = SCHEDULE.total(time)
+        labels = jax.vmap(diffusion.sample_marginal)(keys, targets, sigma)
+        log_ratio = diffusion.log_ratio(targets, sigma, labels)
+        entropy = diffusion.score_entropy(model(images, labels, sigma), log_ratio, labels)
+        return (SCHEDULE.rate(time) * entropy).mean()
 
     def loss(params):
-        log_score = nnx.merge(graphdef, params, variables.stats)(images, labels, sigma)
-        log_ratio = diffusion.log_ratio(targets, sigma, labels)
-        return (SCHEDULE.rate(time) * diffusion.score_entropy(log_score, log_ratio, labels)).mean()
+        model = nnx.merge(graphdef, params, variables.stats)
+        values = [loss_of_one(model, times[:, m], draw_keys[:, m]) for m in range(draws)]
+        return sum(values) / draws
 
     value, grads = jax.jit(jax.value_and_grad(loss))(variables.params)
     np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
@@ -299,14 +317,17 @@ def test_times_are_stratified_over_the_global_batch_and_do_not_depend_on_the_dev
                 part.time,
                 jax.random.key_data(part.keys),
             )
-            return model(part.images, jnp.zeros(len(part.time), jnp.int32), part.time).sum(-1)
+            labels = jnp.zeros(len(part.time), jnp.int32)
+            return model(part.images, labels, part.time[:, 0]).sum(-1)
 
         return objective
 
     for name, count, stratified in (("four", 4, True), ("one", 1, True), ("free", 4, False)):
         run(mesh_of(count), batch, steps=1, objective=spy(name), stratified=stratified)
     jax.effects_barrier()
-    times = {name: np.sort(np.concatenate([t for t, _ in parts])) for name, parts in seen.items()}
+    times = {
+        name: np.sort(np.concatenate([t.ravel() for t, _ in parts])) for name, parts in seen.items()
+    }
     parts = np.floor((times["four"] - MIN_TIME) / (1 - MIN_TIME) * BATCH)
     np.testing.assert_array_equal(parts, np.arange(BATCH))
     np.testing.assert_array_equal(times["four"], times["one"])
