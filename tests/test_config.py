@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from didicm_jax import augment
+from didicm_jax import augment, workdir
 from didicm_jax import config as configuration
-from didicm_jax import workdir
 from didicm_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +29,9 @@ ALL = [
     ("cifar100",),
     ("imagenet",),
     ("imagenet", "smoke"),
+    ("imagenet_vit",),
+    ("imagenet_vit", "model=didivit_b16,conditioned_blocks=0,draws=1"),
+    ("imagenet_vit", "method=classifier"),
     ("imagenet", "recipe=weak,method=classifier,data_ratio=0.25,resolution=56,model=didirn34"),
 ]
 
@@ -179,6 +181,12 @@ def test_bad_options_are_named(options):
         load("imagenet", options)
 
 
+@pytest.mark.parametrize("options", ["method=svm", "draws=many", "foo=1", "didivit_s16"])
+def test_bad_options_of_the_vit_recipe_are_named(options):
+    with pytest.raises(UserError, match=r"configs/imagenet_vit\.py: expected .* found"):
+        load("imagenet_vit", options)
+
+
 def test_configs_are_locked():
     with pytest.raises(AttributeError):
         load("digits").batchsize = 3
@@ -192,6 +200,7 @@ def test_configs_are_locked():
         ({"diffusion.schedule": "geometric", "diffusion.eps": 0.1}, "diffusion.eps"),
         ({"diffusion.sigma_max": 2.0}, "diffusion.sigma_max"),
         ({"data.crop_scale": (0.5, 1.0)}, "data.crop_scale"),
+        ({"sampler.name": "cl", "sampler.tolerance": 0.1}, "sampler.tolerance"),
     ],
 )
 def test_a_changed_setting_that_nothing_reads_is_an_error(changes, key):

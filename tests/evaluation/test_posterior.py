@@ -133,9 +133,20 @@ def test_an_evaluation_counts_every_example_once(logits):
     [
         (
             {},
-            {"sampler": "cp", "steps": 8, "query": "min", "integrator": "euler", "min_time": 1e-5},
+            {
+                "sampler": "cp",
+                "steps": 8,
+                "query": "min",
+                "integrator": "euler",
+                "grid": "original",
+                "min_time": 1e-5,
+                "tolerance": 0.0,
+            },
         ),
-        ({"sampler__name": "cl"}, {"sampler": "cl", "steps": 8, "chains": 10, "min_time": 1e-5}),
+        (
+            {"sampler__name": "cl"},
+            {"sampler": "cl", "steps": 8, "chains": 10, "grid": "original", "min_time": 1e-5},
+        ),
         ({"sampler__name": "one_shot"}, {"sampler": "one_shot", "steps": 1, "time": 0.6}),
         ({"method": "cross_entropy"}, {"sampler": "softmax", "steps": 1}),
         ({"method": "binary_cross_entropy"}, {"sampler": "sigmoid", "steps": 1}),
