@@ -137,6 +137,10 @@ class Watch:
         """Says that there was progress."""
         self._last = time.monotonic()
 
+    def rest(self) -> None:
+        """Stops counting until the next `beat`, for what waits for more than the others."""
+        self._last = None
+
     def __enter__(self) -> Self:
         if jax.process_count() > 1:
             threading.Thread(target=self._run, daemon=True).start()
@@ -152,7 +156,8 @@ class Watch:
 
     def _run(self) -> None:
         while not self._done.wait(min(1.0, self._timeout / 4)):
-            if self._last is not None and time.monotonic() - self._last > self._timeout:
+            last = self._last
+            if last is not None and time.monotonic() - last > self._timeout:
                 # Where it hangs: the frame says which collective, or which file, is waited for.
                 faulthandler.dump_traceback(file=sys.stderr)
                 leave(

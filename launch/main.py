@@ -46,7 +46,7 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
     # Only now: it starts jax, which takes seconds and claims the devices.
     import jax
 
-    from didicm_jax import distributed
+    from didicm_jax import description, distributed
     from didicm_jax.training import loop, plan
 
     cache = values.compilation_cache
@@ -66,6 +66,7 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
                 print(f"{reporting.summary(result)}\nwrote {folder / 'evaluation.json'}")
             return 0
         workdir.claim(folder, config)
+        description.write(folder, run.dataset)
         if distributed.is_main():
             print(run.describe(), flush=True)
         outcome = loop.train(

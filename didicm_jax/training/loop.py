@@ -75,6 +75,7 @@ class _Training:
             contextlib.closing(checkpoint.Checkpoints(workdir, say=self._say))
         )
         self.predict = make_predict(run)
+        self._words: dict[str, int] = {}
 
     def run(self) -> Outcome:
         restored = self.checkpoints.restore_latest(self.plan.abstract_state())
@@ -92,6 +93,7 @@ class _Training:
                 return self._stopped(start)
         if start < total:
             start, metrics = self._steps(reporter, start, current)
+        self.watch.rest()
         self.checkpoints.finish()
         reporter.finish()
         if metrics is None:
@@ -111,7 +113,7 @@ class _Training:
             before = current if self.debug_nans else None
             batch |= self._host_words(feed)
             current, results = step_fn(current, batch)
-            if before is not None and not bool(jax.numpy.isfinite(results.loss)):
+            if before is not None and int(results.skipped_in_row) > 0:
                 diagnose(make_local(self.plan), before, batch, step)
             last = step == total
             if not last:
@@ -137,6 +139,7 @@ class _Training:
                 pace.restart()
             if stopping or self._evaluates_at(step) or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
+                self.watch.rest()  # a disk may be as slow as it likes
                 self.checkpoints.save(step, current, top1=top1)
                 pace.saved(time.monotonic() - saving)
             self.checkpoints.check()
@@ -182,7 +185,12 @@ class _Training:
     def _host_words(self, feed: Feed) -> dict[str, jax.Array]:
         """What this process tells the others with the next step."""
         words = {"stop": self.stop.made, "replaced": feed.replaced}
-        return {name: devices.from_hosts(value, self.plan.mesh) for name, value in words.items()}
+        if words != self._words:  # they seldom change, and a transfer costs more than a look
+            self._words = words
+            self._on_devices = {
+                name: devices.from_hosts(value, self.plan.mesh) for name, value in words.items()
+            }
+        return self._on_devices
 
     def _check_finite(self, step: int, results: Metrics) -> None:
         """Waits for a step, and stops a run whose steps are all thrown away."""
