@@ -61,7 +61,7 @@ def start(cache, tmp_path):
     """Starts processes of a run, and leaves none behind."""
     started = []
 
-    def start(workdir, *arguments, devices=2, processes=1):
+    def start(workdir, *arguments, devices=2, processes=1, slurm=False):
         port = free_port()
         group = []
         for index in range(processes):
@@ -79,6 +79,16 @@ def start(cache, tmp_path):
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
                 "--xla_backend_optimization_level=0",
             }
+            if slurm:  # what srun would say
+                several = []
+                environment |= {
+                    "SLURM_JOB_ID": "1",
+                    "SLURM_STEP_NODELIST": "localhost",
+                    "SLURM_NTASKS": str(processes),
+                    "SLURM_PROCID": str(index),
+                    "SLURM_LOCALID": str(index),
+                    "JAX_COORDINATOR_PORT": str(port),
+                }
             with log.open("wb") as output:
                 command = [sys.executable, str(PROGRAM), f"--workdir={workdir}", *arguments]
                 command += several if processes > 1 else []
@@ -151,7 +161,7 @@ def test_two_processes_are_one_run(alone, main, start, tmp_path):
         re.search("stopped by a signal to another process at step (\\d+)", said(first[0]))[1]
     )
     assert 3 <= stopped < 20
-    second = start(workdir, DIGITS, *RESNET, processes=2)
+    second = start(workdir, DIGITS, *RESNET, processes=2, slurm=True)  # found by themselves
     for process in second:
         ends(process, 0)
     assert f"continuing from step {stopped}" in said(second[0])

@@ -25,7 +25,8 @@ class Score(nnx.Module):
 
     def __init__(self, *, norm, rngs):
         self.image = nnx.Linear(12, 8, rngs=rngs)
-        self.norm = nnx.BatchNorm(8, momentum=0.9, rngs=rngs) if norm else None
+        axis = devices.AXIS if norm == "sync" else None
+        self.norm = nnx.BatchNorm(8, momentum=0.9, axis_name=axis, rngs=rngs) if norm else None
         self.label = nnx.Embed(CLASSES, 8, rngs=rngs)
         self.out = nnx.Linear(8, CLASSES, rngs=rngs)
 
@@ -127,6 +128,11 @@ def test_devices_and_micro_batches_are_interchangeable(batch, count, accumulate)
     """D devices with A micro-batches are D A devices: the groups of BatchNorm are the same."""
     expected = run(mesh_of(4), batch)
     assert_close(run(mesh_of(count), batch, accumulate=accumulate), expected)
+
+
+def test_with_synchronised_statistics_devices_do_not_matter(batch):
+    """Mean and variance are those of the whole batch, whoever holds it."""
+    assert_close(run(mesh_of(4), batch, norm="sync"), run(mesh_of(1), batch))
 
 
 @pytest.mark.parametrize(("count", "accumulate"), [(1, 4), (4, 1), (4, 2)])
