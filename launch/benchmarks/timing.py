@@ -26,6 +26,36 @@ def median_seconds(call: Callable[[], Any], *, repeats: int, count: int = 1) -> 
     return statistics.median(seconds(call, repeats=repeats, count=count))
 
 
+def in_turns(calls: dict[Any, Callable[[], Any]], *, repeats: int) -> dict[Any, list[float]]:
+    """Seconds of each call in each of `repeats` rounds, after one warm-up call of each.
+
+    A round makes every call once, so that what else the machine does meets all of them: ratios
+    within a round mean more than the seconds do.
+    """
+    rounds: dict[Any, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        jax.block_until_ready(call())
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            rounds[name].append(time.perf_counter() - start)
+    return rounds
+
+
+def median_ratio(rounds: list[float], base: list[float]) -> float:
+    """The median over the rounds of how many times as long as `base` one took."""
+    return statistics.median(a / b for a, b in zip(rounds, base, strict=True))
+
+
+def flops(compiled: Any) -> float:
+    """Floating-point operations of a compiled program, by XLA's account.
+
+    It counts the body of a loop once, whatever its number of rounds.
+    """
+    return float(compiled.cost_analysis()["flops"])
+
+
 def describe_device() -> dict[str, str]:
     """What the figures were measured on."""
     device = jax.devices()[0]

@@ -1,0 +1,96 @@
+"""The networks that the benchmarks compare: score models, and the plain ones on the same trunks."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from didicm_jax import models
+from didicm_jax.training import state
+
+
+class Late(NamedTuple):
+    """A score model that sees the label late, and what it may cost."""
+
+    conditioned: str
+    options: dict[str, Any]
+    sampling: float | None  # 8 steps of it, in passes of the plain network
+    training: float | None  # a step with 8 draws per image, in steps of the plain network
+
+
+class Family(NamedTuple):
+    """A trunk."""
+
+    score_model: str
+    plain: str
+    variants: tuple[Late, ...]
+
+
+# The targets are those that the project set itself; None: no target, for comparison.
+FAMILIES = (
+    Family(
+        "didivit_s16",
+        "vit_s16",
+        (
+            Late("head", {"conditioned_blocks": 0}, 1.1, 1.6),
+            Late("1 block", {"conditioned_blocks": 1}, None, None),
+            Late("2 blocks", {"conditioned_blocks": 2}, 2.2, 1.6),
+        ),
+    ),
+    Family(
+        "didirn50",
+        "resnet50",
+        (
+            Late("head", {"conditioned_stages": 0}, 1.1, 1.6),
+            Late("1 stage", {"conditioned_stages": 1}, 2.5, None),
+        ),
+    ),
+)
+
+
+class Setting(NamedTuple):
+    """How large the measured programs are."""
+
+    batch: int
+    resolution: int
+    num_classes: int
+    dtype: Any
+
+
+def setting(*, batch: int | None, resolution: int, num_classes: int) -> Setting:
+    """The setting for this machine: few images in float32 on a CPU, 64 in bfloat16 elsewhere."""
+    on_cpu = jax.default_backend() == "cpu"
+    return Setting(
+        batch or (4 if on_cpu else 64),
+        resolution,
+        num_classes,
+        jnp.float32 if on_cpu else jnp.bfloat16,
+    )
+
+
+def create(
+    name: str, setting: Setting, options: dict[str, Any] | None = None
+) -> tuple[nnx.GraphDef, state.Variables]:
+    """A new network, its structure and its arrays."""
+
+    def make() -> tuple[nnx.GraphDef, state.Variables]:
+        return state.split(
+            models.create_model(
+                name,
+                num_classes=setting.num_classes,
+                image_size=setting.resolution,
+                # rbg: the draws of an initialisation compile in a third of the time of threefry's.
+                rngs=nnx.Rngs(jax.random.key(0, impl="rbg")),
+                dtype=setting.dtype,
+                **(options or {}),
+            )
+        )
+
+    return jax.eval_shape(make)[0], jax.jit(lambda: make()[1])()
+
+
+def chosen(families: Sequence[str] | None) -> list[Family]:
+    """The families of these score models; None for all."""
+    return [f for f in FAMILIES if families is None or f.score_model in families]
