@@ -38,6 +38,9 @@ class Prediction:
     trajectory: np.ndarray | None
     """f32[N, S + 1, K], the probabilities from the uniform start to the posterior; None for a
     classifier and for samplers that diffuse no probabilities (`cl`, `one_shot`)."""
+    steps_used: np.ndarray | None
+    """i32[N], the steps after which each was decided, S without `sampler.tolerance`; None where
+    there is no trajectory to have."""
 
 
 class Predictor:
@@ -204,7 +207,7 @@ class Predictor:
             )
         labels = np.argmax(answer.probs, axis=-1).astype(np.int32)
         classes = tuple(self.class_names[label] for label in labels)
-        return Prediction(classes, labels, answer.probs, answer.trajectory)
+        return Prediction(classes, labels, *answer)
 
 
 class Part(NamedTuple):

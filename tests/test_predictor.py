@@ -92,6 +92,7 @@ def test_posteriors_are_those_of_the_evaluation(digits, predict):
     assert found.trajectory.shape == (360, 4, 10)
     np.testing.assert_allclose(found.trajectory[:, 0], 0.1)
     np.testing.assert_array_equal(found.trajectory[:, -1], found.probs)
+    np.testing.assert_array_equal(found.steps_used, 3)
 
 
 @pytest.mark.parametrize("name", ["cl", "one_shot"])
@@ -106,6 +107,15 @@ def test_samplers_can_be_changed(digits, name):
     run = plan.plan(changed)
     np.testing.assert_allclose(found(images).probs, evaluated(run, state)[:33], atol=1e-5)
     assert found(images).trajectory is None
+    assert found(images).steps_used is None
+
+
+def test_images_are_decided_early_with_a_tolerance(digits):
+    predict = didicm_jax.Predictor.from_workdir(digits[0], sampler={"tolerance": 0.3}, buckets=[32])
+    found = predict(digits[1].dataset.test.batch(np.arange(32))["image"])
+    assert set(found.steps_used) == {2, 3}
+    early = found.steps_used == 2
+    np.testing.assert_array_equal(found.trajectory[early, 2], found.probs[early])
 
 
 def test_a_classifier_with_running_statistics_has_no_trajectory(tmp_path):
