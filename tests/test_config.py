@@ -224,7 +224,7 @@ def test_commands_that_are_shown_parse(path, monkeypatch):
     monkeypatch.setattr(workdir, "config_of", stop)
     for command in commands:
         with pytest.raises(Parsed):
-            main.main(shlex.split(command))
+            main.main(shlex.split(command, comments=True))
 
 
 class Parsed(Exception):

@@ -230,6 +230,21 @@ def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeyp
     assert len(calls) == 4  # one step was in flight
 
 
+def test_debug_nans_points_at_the_operation(main, tmp_path):
+    settings = [word for word in SMALL if "model" not in word]
+    settings += [
+        "--config.model.name=didivit_ti4",
+        "--config.model.stem=didirn",  # the default, which a ViT does not read
+        "--config.model.width=0.3333",
+        "--config.model.depth=1",
+        "--config.optimizer.learning_rate=1e30",
+    ]
+    with pytest.raises(FloatingPointError) as error:
+        main(DIGITS, f"--workdir={tmp_path / 'run'}", *settings, "--debug_nans")
+    assert "of the batch; the last line above within didicm_jax" in error.value.__notes__[-1]
+    assert any("models" in str(entry.path) for entry in error.traceback)
+
+
 IDX = ["--config.data.name=idx"]
 BAD = {
     "unknown key": ([DIGITS, "--config.train.batchsize=3"], "did you mean train.batch_size"),
