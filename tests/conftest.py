@@ -2,8 +2,8 @@
 
 import os
 
-# Before jax is imported: the number of devices is fixed when its backend starts. Most of the time of
-# the suite is compilation, of which LLVM's optimisation is a third.
+# Before jax is imported: the number of devices is fixed when its backend starts. Most of the time
+# of the suite is compilation, of which LLVM's optimisation is a third.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

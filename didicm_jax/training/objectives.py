@@ -51,7 +51,7 @@ def didicm(schedule: diffusion.Schedule) -> Objective:
     """
 
     def loss(model: Any, batch: Batch) -> chex.Array:
-        rows, draws = batch.time.shape
+        draws = batch.time.shape[1]
         sigma = schedule.total(batch.time)
         keys = jax.vmap(lambda key: jax.random.split(key, draws))(batch.keys)
         sample = jax.vmap(diffusion.sample_marginal, in_axes=(0, None, 0))
