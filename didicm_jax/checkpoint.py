@@ -6,6 +6,7 @@ the one before is used.
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -67,36 +68,44 @@ class Checkpoints:
           top1: its evaluated accuracy, to choose the best by.
         """
         self.check(wait=True)
+        # What process 0 sees decides for all: a branch of one alone would leave the others waiting.
+        if distributed.any_process(distributed.is_main() and not self._folder.is_dir()):
+            # Made anew it would be without the rest of the run.
+            self._failed(step, FileNotFoundError(f"{self._folder} is gone"))
+            return
+        if distributed.any_process(distributed.is_main() and step in self._manager.all_steps()):
+            if top1 is not None:
+                self._add_metric(step, top1)
+            return
+        fault: Exception | None = None
         try:
-            if step in self._manager.all_steps():
-                if top1 is None or _top1(self._manager.metrics(step)) != _NOT_EVALUATED:
-                    return
-                self._manager.delete(step)
-            if distributed.is_main() and not self._folder.is_dir():
-                # Made anew it would be without the rest of the run.
-                raise FileNotFoundError(f"{self._folder} is gone")
             metrics = {"top1": _NOT_EVALUATED if top1 is None else top1}
             self._saving = step
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
         except Exception as error:
-            self._failed(step, error)
+            fault = error
+        self._agree(step, fault)
 
     def check(self, *, wait: bool = False) -> None:
         """Finds out, and says, whether the save in the background has failed.
 
+        Several processes find out together, at the next save or the end.
+
         Args:
           wait: until it is over.
         """
-        if self._saving is None:
+        if self._saving is None or (jax.process_count() > 1 and not wait):
             return
-        step = self._saving
+        if not wait and self._manager.is_saving_in_progress():
+            return
+        step, fault = self._saving, None
         try:
-            if wait or not self._manager.is_saving_in_progress():
-                self._manager.wait_until_finished()
-                self._manager.check_for_errors()
-                self._saving, self._fault = None, ""
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
         except Exception as error:
-            self._failed(step, error)
+            fault = error
+        if self._agree(step, fault):
+            self._saving, self._fault = None, ""
 
     def finish(self) -> None:
         """Waits until everything is on disk.
@@ -173,6 +182,9 @@ class Checkpoints:
         return None
 
     def _open(self) -> ocp.CheckpointManager:
+        if distributed.is_main():
+            self._mend_metrics()
+        distributed.any_process(False)  # until they are whole
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.BestN(get_metric_fn=_top1, n=1)]
@@ -185,9 +197,39 @@ class Checkpoints:
                 best_fn=_top1,
                 preservation_policy=keep,
                 create=self._create,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                # Where one process fails, the others wait this long for it.
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._seal, timeout_secs=600
+                ),
+                # It would be written, and waited for, whenever a manager is opened.
+                save_root_metadata=False,
             ),
         )
+
+    def _agree(self, step: int, fault: Exception | None) -> bool:
+        """Whether no process has a fault; else the save is given up on all of them."""
+        if not distributed.any_process(fault is not None):
+            return True
+        self._failed(step, fault or OSError("another process could not write its part"))
+        return False
+
+    def _add_metric(self, step: int, top1: float) -> None:
+        """Gives a checkpoint that was saved before its evaluation what it is worth."""
+        if distributed.is_main():
+            path = self._folder / str(step) / "metrics" / "metrics"
+            if _top1(json.loads(path.read_text())) == _NOT_EVALUATED:
+                _write(path, {"top1": top1})
+        distributed.any_process(False)  # until it is written
+        self._manager.reload()
+
+    def _mend_metrics(self) -> None:
+        """Replaces metrics that are cut: orbax would not open the folder, but the state is fine."""
+        for path in self._folder.glob("*/metrics/metrics"):
+            try:
+                _top1(json.loads(path.read_text()))
+            except (ValueError, KeyError, TypeError):
+                self._say(f"{path} is damaged: the checkpoint counts as not evaluated")
+                _write(path, {"top1": _NOT_EVALUATED})
 
     def _seal(self) -> None:
         """Called when all is written and before the checkpoint gets its name."""
@@ -278,6 +320,12 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def _key(part: Any) -> Any:
     return next(getattr(part, name) for name in ("key", "name", "idx") if hasattr(part, name))
+
+
+def _write(path: Path, values: dict[str, float]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values))
+    os.replace(partial, path)
 
 
 def _top1(metrics: dict[str, float]) -> float:

@@ -66,6 +66,8 @@ def initialize(
             coordinator_address,
             num_processes,
             process_id,
+            # Else SLURM's idea of one device per process would hold for the rest.
+            cluster_detection_method=None if missing else "deactivate",
             initialization_timeout=int(timeout),
             # Later than the run's own watch, so that its message comes first.
             heartbeat_timeout_seconds=int(timeout) + 30,
@@ -194,6 +196,8 @@ def _may_detect() -> bool:
     Raises:
       UserError: it is one of several, but there is no client to ask who the others are.
     """
+    if os.environ.get("SLURM_NTASKS") == "1":
+        return False  # JAX would leave it one device of the node
     if "KUBERNETES_SERVICE_HOST" not in os.environ or "JAX_COORDINATOR_ADDRESS" in os.environ:
         return True
     if "JOB_COMPLETION_INDEX" not in os.environ:

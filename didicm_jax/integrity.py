@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 NAME = "files.json"
-# Written again when a checkpoint is committed; nothing is read from them.
-_NOT_LISTED = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt")
+# Written again when a checkpoint is committed or evaluated; the state is not read from them.
+_NOT_LISTED = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt", "metrics")
 
 
 def seal(folder: Path) -> None:

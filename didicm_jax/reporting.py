@@ -1,5 +1,6 @@
 """What a run tells: the console, `metrics.jsonl`, TensorBoard."""
 
+import abc
 import contextlib
 import json
 import math
@@ -88,6 +89,11 @@ class Reporter:
             for log in self._logs:
                 log.close()
 
+    def flush(self) -> None:
+        """Writes everything now, if that is possible."""
+        if not self._silent:
+            self._flush(finish=True)
+
     def finish(self) -> None:
         """Makes sure that everything is written.
 
@@ -126,7 +132,7 @@ class Reporter:
         self._unwritten = faults[0] if faults else ""
 
 
-class _Log:
+class _Log(abc.ABC):
     """Records on their way to a file."""
 
     interval = 0.0  # seconds between two writes
@@ -146,12 +152,13 @@ class _Log:
             self.waiting.clear()
         return ""
 
+    @abc.abstractmethod
     def close(self) -> None:
-        """Closes what is open."""
+        """Closes what is open between two writes."""
 
+    @abc.abstractmethod
     def _append(self) -> None:
         """Writes `waiting`, so that doing it again after an OSError leaves each record once."""
-        raise NotImplementedError
 
 
 class _Lines(_Log):
@@ -176,6 +183,9 @@ class _Lines(_Log):
             # Else a host that dies could lose lines before the checkpoint that follows them.
             os.fsync(file.fileno())
             self._size = file.tell()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class _Events(_Log):

@@ -24,8 +24,8 @@ def check(name: str) -> Path:
         raise UserError("--workdir: expected a folder for the run, found none; add --workdir=DIR")
     if "://" in name:
         raise UserError(
-            f"--workdir: expected a folder, found {name}; mount the bucket (gcsfuse and its like) "
-            "and name the folder that it is mounted on"
+            f"--workdir: expected a folder, found {name}; mount the bucket "
+            "(gcsfuse --rename-dir-limit=100000) and name the folder that it is mounted on"
         )
     return Path(name)
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MAIN = Path(__file__).with_name("main.py")
-TIMINGS = ("images_per_second", "data_wait", "save_wait")
-# Of the kills, how many come gently, and how many before the first step.
+# What may differ: how long things took, and the images that were replaced since the last start.
+TIMINGS = ("images_per_second", "data_wait", "save_wait", "replaced_images")
+# Of the kills, every how many comes gently, and before the first step, from the second one on.
 TERM_EVERY, EARLY_EVERY = 4, 7
 
 
@@ -92,6 +93,12 @@ class Job:
                 f"error: expected exit status 0 after {number.name}, found {status}, see {self.log}"
             )
 
+    def end(self) -> None:
+        """Ends it, if it is running."""
+        if self._starts and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
     def finish(self) -> None:
         """Waits for its end.
 
@@ -133,11 +140,15 @@ def _compare(options: argparse.Namespace, rest: list[str], folder: Path) -> int:
     command = [sys.executable, str(options.main), f"--config={options.config}"]
     command += ["--config.train.log_every=1 step", *rest]
     peace, chaos = (Job(command, folder / name) for name in ("peace", "chaos"))
-    began = time.monotonic()
-    peace.start()
-    peace.finish()
-    seconds = time.monotonic() - began
-    restarts = _torment(chaos, options.kills, random.Random(options.seed), peace.step())
+    try:
+        began = time.monotonic()
+        peace.start()
+        peace.finish()
+        seconds = time.monotonic() - began
+        restarts = _torment(chaos, options.kills, random.Random(options.seed), peace.step())
+    finally:
+        for job in (peace, chaos):
+            job.end()
     differing = _differences(peace.records(), chaos.records())
     _print_table(options.kills, restarts, peace.records(), seconds, differing)
     return 0 if differing == 0 else 1
@@ -148,26 +159,29 @@ def _torment(job: Job, kills: int, rng: random.Random, total: int) -> list[Resta
     # The last kill leaves some steps to run.
     targets = sorted(rng.randrange(1, max(2, total - 2)) for _ in range(kills))
     restarts: list[Restart] = []
-    killed, reached = 0.0, 0
+    killed, reached, early = 0.0, 0, False
     for count in range(kills + 1):
         started = time.monotonic()
         job.start()
         last = count == kills
-        if not last and count % EARLY_EVERY == EARLY_EVERY - 1:
+        if not last and count % EARLY_EVERY == 2:
             time.sleep(rng.uniform(0.2, 2.0))
+            early = True
         else:
             # As far as before at least, so that the run gets on between two kills.
             first = job.wait_for(1) - started
             back = job.wait_for(min(reached, total))
             if killed:
                 restarts.append(Restart(reached - job.resumed(), first, back - killed))
+            early = False
             if not last:
                 job.wait_for(targets[count])
                 time.sleep(rng.uniform(0.0, 0.5))
         if last:
             break
-        killed = time.monotonic()
-        job.kill(signal.SIGTERM if count % TERM_EVERY == TERM_EVERY - 1 else signal.SIGKILL)
+        if not early:  # one before the first step adds to what the one before it has cost
+            killed = time.monotonic()
+        job.kill(signal.SIGTERM if count % TERM_EVERY == 1 else signal.SIGKILL)
         reached = max(reached, job.step())
     job.finish()
     return restarts

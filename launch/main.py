@@ -8,6 +8,7 @@ lists them all. A second start with the same workdir goes on from the last check
 """
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -19,6 +20,8 @@ from ml_collections import config_flags
 from didicm_jax import config as configuration
 from didicm_jax import reporting, workdir
 from didicm_jax.errors import UserError
+
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 def main(argv: list[str]) -> int:
@@ -33,6 +36,15 @@ def main(argv: list[str]) -> int:
         return _dispatch(values, argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        print(
+            f"error: --workdir: expected a disk with room that can be written, found {error}; make "
+            "room, and the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
@@ -61,7 +73,7 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
     try:
         run = plan.plan(config)
         if evaluates:
-            result = loop.evaluate(run, folder, values.checkpoint)
+            result = loop.evaluate(run, folder, values.checkpoint, peer_timeout=values.peer_timeout)
             if distributed.is_main():
                 print(f"{reporting.summary(result)}\nwrote {folder / 'evaluation.json'}")
             return 0

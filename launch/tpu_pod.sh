@@ -6,7 +6,8 @@
 #
 # All hosts run the same command; JAX finds the others by itself. The bucket holds the prepared data
 # (BUCKET/data, from launch/prepare.py) and the run (BUCKET/runs/NAME); gcsfuse mounts it on every
-# host, for a run's reports are appended to, which a bucket by itself cannot. Start it again after a
+# host, for a run's reports are appended to, which a bucket by itself cannot. (A checkpoint gets its
+# name when it is whole: that renames a folder, which gcsfuse must be allowed to.) Start it again after a
 # preemption: what exists is used, and the run goes on from its last checkpoint.
 set -euo pipefail
 
@@ -22,7 +23,14 @@ COMMIT=${COMMIT:-$(git -C "$(dirname "$0")" rev-parse HEAD)}
 
 tpu() { gcloud compute tpus tpu-vm "$1" "$NAME" --project="$PROJECT" --zone="$ZONE" "${@:2}"; }
 
-if ! tpu describe >/dev/null 2>&1; then
+state=$(tpu describe --format='value(state)' 2>/dev/null || true)
+case $state in
+  PREEMPTED | TERMINATED) # what is left of a slice that was taken away cannot be started again
+    tpu delete --quiet
+    state=
+    ;;
+esac
+if [ -z "$state" ]; then
   # --spot costs a fraction and may be taken away at any time: SIGTERM comes first, and the run saves.
   tpu create --accelerator-type="$TYPE" --version="$VERSION" --spot
 fi
@@ -38,7 +46,7 @@ if ! mountpoint -q ~/bucket; then
     curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo apt-key add -
     sudo apt-get update -q && sudo apt-get install -yq gcsfuse
   }
-  mkdir -p ~/bucket && gcsfuse --implicit-dirs $BUCKET ~/bucket
+  mkdir -p ~/bucket && gcsfuse --implicit-dirs --rename-dir-limit=100000 $BUCKET ~/bucket
 fi
 command -v uv >/dev/null || python3 -m pip install -q --user uv
 export PATH=~/.local/bin:\$PATH

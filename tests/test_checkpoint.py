@@ -202,3 +202,16 @@ def test_an_evaluation_that_comes_later_makes_a_checkpoint_the_best(tmp_path):
         assert checkpoints.best() == 1
         checkpoints.save(2, {"x": jnp.zeros(3)}, top1=0.7)
         assert checkpoints.best() == 2
+
+
+def test_damaged_metrics_cost_only_the_metrics(tmp_path, mesh):
+    said = []
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        checkpoints.save(2, {"x": jnp.ones(3)}, top1=0.7)
+    cut(tmp_path / "checkpoints" / "2" / "metrics" / "metrics")
+    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+        assert checkpoints.restore_latest(like({"x": jnp.zeros(3)}, mesh))[0] == 2
+        assert checkpoints.best() == 1
+    assert len(said) == 1
+    assert "counts as not evaluated" in said[0]

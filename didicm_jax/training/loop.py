@@ -93,6 +93,7 @@ class _Training:
                 return self._stopped(start)
         if start < total:
             start, metrics = self._steps(reporter, start, current)
+        distributed.any_process(False)  # all have come this far
         self.watch.rest()
         self.checkpoints.finish()
         reporter.finish()
@@ -139,8 +140,12 @@ class _Training:
                 pace.restart()
             if stopping or self._evaluates_at(step) or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
+                # No record of a saved step may be lost, and no peer be missing.
+                reporter.flush()
+                distributed.any_process(False)
                 self.watch.rest()  # a disk may be as slow as it likes
                 self.checkpoints.save(step, current, top1=top1)
+                self.watch.beat()
                 pace.saved(time.monotonic() - saving)
             self.checkpoints.check()
             if stopping:
@@ -231,13 +236,16 @@ class _Training:
         return Outcome(None, step, self.stop.name or "a signal to another process")
 
 
-def evaluate(run: Run, workdir: Path, which: str = "latest") -> dict[str, Any]:
+def evaluate(
+    run: Run, workdir: Path, which: str = "latest", *, peer_timeout: float = 600
+) -> dict[str, Any]:
     """Evaluates a checkpoint of a run.
 
     Args:
       run: from `plan`.
       workdir: of the run.
       which: the `latest` or the `best` checkpoint.
+      peer_timeout: seconds without progress after which a process gives the others up.
 
     Returns:
       What `evaluation.json` holds.
@@ -252,7 +260,13 @@ def evaluate(run: Run, workdir: Path, which: str = "latest") -> dict[str, Any]:
                 f"--workdir: expected a {which} checkpoint in {workdir}, found none; train first"
             )
         current = checkpoints.restore(step, run.abstract_state())
-    metrics = _evaluate(run, make_predict(run), current, lambda: True)
+    with distributed.Watch(peer_timeout, "start all of them again") as watch:
+
+        def proceed() -> bool:
+            watch.beat()
+            return True
+
+        metrics = _evaluate(run, make_predict(run), current, proceed)
     assert metrics is not None
     return _conclude(run, workdir, metrics, step)
 
