@@ -207,13 +207,15 @@ def test_a_full_disk_is_survived_and_told(start, tmp_path):
     assert (workdir / "checkpoints" / "40").is_dir()
 
 
-def test_a_last_save_that_fails_is_an_error(start, tmp_path):
+def test_a_last_save_that_fails_is_an_error_on_every_process(start, tmp_path):
     workdir = tmp_path / "run"
-    process = start(workdir, DIGITS, *VIT)
-    wait_for(process, "^step 12/")
+    processes = start(workdir, DIGITS, *VIT, processes=2)
+    wait_for(processes[0], "^step 12/")
     shutil.move(workdir, tmp_path / "elsewhere")
-    ends(process, 2)
-    assert re.search("^error: --workdir: expected to save", said(process), flags=re.MULTILINE)
+    for process in processes:
+        ends(process, 2)
+        assert re.search("^error: --workdir: expected to save", said(process), flags=re.MULTILINE)
+    assert said(processes[0]).count("could not be saved") == 1
 
 
 def test_killed_again_and_again_a_run_is_what_it_would_have_been(cache, tmp_path):
