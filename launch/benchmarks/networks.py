@@ -59,15 +59,18 @@ class Setting(NamedTuple):
     dtype: Any
 
 
-def setting(*, batch: int | None, resolution: int, num_classes: int) -> Setting:
-    """The setting for this machine: few images in float32 on a CPU, 64 in bfloat16 elsewhere."""
-    on_cpu = jax.default_backend() == "cpu"
-    return Setting(
-        batch or (4 if on_cpu else 64),
-        resolution,
-        num_classes,
-        jnp.float32 if on_cpu else jnp.bfloat16,
-    )
+def setting(*, batch: int | None, on_cpu: int, resolution: int, num_classes: int) -> Setting:
+    """The setting for this machine: float32 on a CPU, 64 images in bfloat16 elsewhere.
+
+    Args:
+      batch: images; None leaves it to the machine.
+      on_cpu: how many on a CPU then.
+      resolution: pixels per side.
+      num_classes: K.
+    """
+    cpu = jax.default_backend() == "cpu"
+    images = batch or (on_cpu if cpu else 64)
+    return Setting(images, resolution, num_classes, jnp.float32 if cpu else jnp.bfloat16)
 
 
 def create(

@@ -1,0 +1,133 @@
+"""What a training step costs, in steps of the plain classifier: `launch/bench.py train`.
+
+Many draws of noise and label share one encoding of the image, and only the conditioned part of the
+network runs once per draw.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from benchmarks import networks
+from benchmarks.networks import Setting
+from benchmarks.timing import describe_device, flops, in_turns, median_ratio
+
+from didicm_jax import augment, devices, diffusion
+from didicm_jax.training import objectives, optimizers, state
+from didicm_jax.training.step import make_local_gradients, make_train_step
+
+_POLICY = augment.Policy(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class _Step(NamedTuple):
+    """A compiled step, called on its own result, and its floating-point operations per image."""
+
+    call: Callable[[], Any]
+    flops: float
+
+
+def run(
+    batch: int | None = None,
+    resolution: int = 224,
+    repeats: int = 5,
+    num_classes: int = 1000,
+    draws: Sequence[int] = (1, 4, 8),
+    families: Sequence[str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Measures whole training steps (forward, backward, LAMB), without augmentation.
+
+    Args:
+      batch: images per step; None is 2 in float32 on a CPU, 64 in bfloat16 elsewhere.
+      resolution: pixels per side.
+      repeats: rounds; in each, every step of a family runs once.
+      num_classes: K.
+      draws: numbers of draws per image.
+      families: names of score models in `networks.FAMILIES`; None for all.
+
+    Yields:
+      One record per score model and number of draws: per image gigaflops and milliseconds, of the
+      plain classifier's step and of the diffusion's, and their ratios with the target.
+    """
+    size = networks.setting(batch=batch, on_cpu=2, resolution=resolution, num_classes=num_classes)
+    for family in networks.chosen(families):
+        plain = _step(family.plain, size, {}, objectives.cross_entropy, 1)
+        cases = {
+            (late.conditioned, count): (
+                late,
+                _step(
+                    family.score_model,
+                    size,
+                    late.options,
+                    objectives.didicm(diffusion.loglinear()),
+                    count,
+                ),
+            )
+            for late in family.variants
+            for count in draws
+        }
+        calls = {key: step.call for key, (_, step) in cases.items()}
+        rounds = in_turns({"plain": plain.call, **calls}, repeats=repeats)
+        for key, (late, step) in cases.items():
+            yield {
+                "benchmark": f"train/{family.score_model}/{late.conditioned}",
+                "plain": family.plain,
+                "draws_per_image": key[1],
+                "batch": size.batch,
+                "resolution": resolution,
+                "classes": num_classes,
+                "dtype": jnp.dtype(size.dtype).name,
+                "plain_gigaflops": plain.flops / 1e9,
+                "gigaflops": step.flops / 1e9,
+                "plain_milliseconds": _milliseconds(rounds["plain"], size),
+                "milliseconds": _milliseconds(rounds[key], size),
+                "flops_ratio": step.flops / plain.flops,
+                "time_ratio": median_ratio(rounds[key], rounds["plain"]),
+                "target": late.training if key[1] == 8 else None,
+                **describe_device(),
+            }
+
+
+def _milliseconds(rounds: list[float], size: Setting) -> float:
+    return 1000 * statistics.median(rounds) / size.batch
+
+
+def _step(
+    name: str,
+    size: Setting,
+    options: dict[str, Any],
+    objective: objectives.Objective,
+    draws_per_image: int,
+) -> _Step:
+    graphdef, variables = networks.create(name, size, options)
+    mesh = devices.make_mesh(jax.local_devices()[:1])
+    local = make_local_gradients(
+        graphdef,
+        objective,
+        lambda keys, images, labels: _POLICY.train(keys, images, labels, size.num_classes),
+        seed=0,
+        min_time=1e-3,
+        draws_per_image=draws_per_image,
+    )
+    # The least rate: what is timed is that of a network whose weights stay finite.
+    optimizer = optimizers.lamb(1e-8)
+    step = make_train_step(local, optimizer, mesh)
+    first = state.create(variables, optimizer, ema=False)
+    current = [jax.device_put(first, devices.replicated(mesh))]
+    generator = np.random.default_rng(0)
+    shape = (size.batch, size.resolution, size.resolution, 3)
+    inputs: dict[str, np.ndarray] = {
+        "image": generator.integers(0, 256, shape, dtype=np.uint8),
+        "label": generator.integers(0, size.num_classes, size.batch, dtype=np.int32),
+    }
+    batch = devices.shard(inputs, mesh)
+    batch |= {key: devices.from_hosts(0, mesh) for key in ("stop", "replaced")}
+    compiled = step.lower(current[0], batch).compile()  # type: ignore[attr-defined]
+
+    def call() -> Any:
+        current[0], metrics = compiled(current[0], batch)
+        return metrics
+
+    return _Step(call, flops(compiled) / size.batch)
