@@ -16,7 +16,7 @@ The recipe is that of "Better plain ViT baselines for ImageNet-1k" (arXiv 2205.0
 classifier. What DiDiViT reaches with it has not been measured here, for want of the data.
 
 Cost: a forward pass of ViT-S/16 is 9.4 GFLOP at 224 px. With two conditioned blocks, eight sampling
-steps cost 2.16 passes, and with none (only the head) 1.01.
+steps cost 2.15 passes, and with none (only the head) 1.00.
 """
 
 import ml_collections

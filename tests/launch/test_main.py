@@ -115,7 +115,7 @@ def interrupt_at(monkeypatch, step):
     monkeypatch.setattr(data, "train_batches", interrupted)
 
 
-@pytest.mark.parametrize("step", [7, 12])
+@pytest.mark.parametrize("step", [7, pytest.param(12, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     main, finished, tmp_path, monkeypatch, capsys, step
 ):

@@ -20,7 +20,7 @@ class Run(NamedTuple):
     model: Any
 
 
-@pytest.fixture(scope="module", params=["18", "34", "50"])
+@pytest.fixture(scope="module", params=["18", pytest.param("34", marks=pytest.mark.slow), "50"])
 def run(request, golden, golden_weights, jit):
     """One eval forward, one training forward and backward of a golden network."""
     prefix = f"didirn/resnet{request.param}/"
