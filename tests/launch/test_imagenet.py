@@ -27,9 +27,7 @@ def data_dir(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize(
-    "name", ["imagenet2012", pytest.param("birds", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["imagenet2012", pytest.param("birds", marks=pytest.mark.slow)])
 def test_files_to_posteriors_with_the_strong_recipe(main, data_dir, tmp_path, name):
     workdir = tmp_path / "run"
     settings = [
