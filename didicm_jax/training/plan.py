@@ -1,6 +1,7 @@
 """A run before its first step: everything checked, nothing computed, nothing written."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import ml_collections
@@ -68,13 +69,13 @@ class Run:
         """Its shapes, types and places: what a checkpoint is read into."""
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(self._make_state),
+            self._shapes,
             self.placement(),
         )
 
     def placement(self) -> state.TrainState:
         """A sharding for each of its arrays."""
-        shapes = jax.eval_shape(self._make_state)
+        shapes = self._shapes
         everywhere = jax.tree.map(lambda x: devices.replicated(self.mesh), shapes)
         if not self.config.train.shard_optimizer:
             return everywhere
@@ -82,6 +83,11 @@ class Run:
             opt_state=devices.spread(shapes.opt_state, self.mesh),
             ema=devices.spread(shapes.ema, self.mesh),
         )
+
+    @cached_property
+    def _shapes(self) -> state.TrainState:
+        # Asked three times before the first step, and each time the network would be traced.
+        return jax.eval_shape(self._make_state)
 
     def _make_state(self) -> state.TrainState:
         _, variables = _create(self.config, self.dataset)
