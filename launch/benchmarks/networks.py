@@ -1,6 +1,7 @@
 """The networks that the benchmarks compare: score models, and the plain ones on the same trunks."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +72,18 @@ def setting(*, batch: int | None, on_cpu: int, resolution: int, num_classes: int
     cpu = jax.default_backend() == "cpu"
     images = batch or (on_cpu if cpu else 64)
     return Setting(images, resolution, num_classes, jnp.float32 if cpu else jnp.bfloat16)
+
+
+class Program(NamedTuple):
+    """A compiled program and its floating-point operations per image."""
+
+    call: Callable[[], Any]
+    flops: float
+
+
+def milliseconds(rounds: list[float], setting: Setting) -> float:
+    """The median of rounds in seconds, per image."""
+    return 1000 * statistics.median(rounds) / setting.batch
 
 
 def create(

@@ -3,28 +3,20 @@
 The image is encoded once, and only the conditioned part runs at every step.
 """
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from benchmarks import networks
-from benchmarks.networks import Family, Late, Setting
+from benchmarks.networks import Family, Late, Program, Setting, milliseconds
 from benchmarks.timing import describe_device, flops, in_turns, median_ratio
 from flax import nnx
 
 from didicm_jax import diffusion
 
 _SCHEDULE = diffusion.loglinear()
-
-
-class _Program(NamedTuple):
-    """A compiled program and its floating-point operations per image."""
-
-    call: Callable[[], Any]
-    flops: float
 
 
 def run(
@@ -69,17 +61,13 @@ def run(
                 "dtype": jnp.dtype(size.dtype).name,
                 "plain_gigaflops": plain.flops / 1e9,
                 "gigaflops": program.flops / 1e9,
-                "plain_milliseconds": _milliseconds(rounds["plain"], size),
-                "milliseconds": _milliseconds(rounds[late.conditioned], size),
+                "plain_milliseconds": milliseconds(rounds["plain"], size),
+                "milliseconds": milliseconds(rounds[late.conditioned], size),
                 "flops_ratio": program.flops / plain.flops,
                 "time_ratio": median_ratio(rounds[late.conditioned], rounds["plain"]),
                 "target": late.sampling if steps == 8 else None,
                 **describe_device(),
             }
-
-
-def _milliseconds(rounds: list[float], size: Setting) -> float:
-    return 1000 * statistics.median(rounds) / size.batch
 
 
 def _model(graphdef: nnx.GraphDef, variables: Any) -> Any:
@@ -88,7 +76,7 @@ def _model(graphdef: nnx.GraphDef, variables: Any) -> Any:
     return model
 
 
-def _plain(family: Family, size: Setting, images: jax.Array) -> _Program:
+def _plain(family: Family, size: Setting, images: jax.Array) -> Program:
     graphdef, variables = networks.create(family.plain, size)
 
     @jax.jit
@@ -96,10 +84,10 @@ def _plain(family: Family, size: Setting, images: jax.Array) -> _Program:
         return jax.nn.softmax(_model(graphdef, variables)(images))
 
     compiled = posterior.lower(variables, images).compile()
-    return _Program(partial(compiled, variables, images), flops(compiled) / size.batch)
+    return Program(partial(compiled, variables, images), flops(compiled) / size.batch)
 
 
-def _sampler(family: Family, late: Late, size: Setting, images: jax.Array, steps: int) -> _Program:
+def _sampler(family: Family, late: Late, size: Setting, images: jax.Array, steps: int) -> Program:
     graphdef, variables = networks.create(family.score_model, size, late.options)
 
     def encode(variables: Any, images: jax.Array) -> Any:
@@ -125,4 +113,4 @@ def _sampler(family: Family, late: Late, size: Setting, images: jax.Array, steps
     labels, sigma = jnp.zeros(size.batch, jnp.int32), jnp.ones(size.batch)
     once = flops(jax.jit(encode).lower(variables, images).compile())
     each = flops(jax.jit(score).lower(variables, features, labels, sigma).compile())
-    return _Program(partial(compiled, variables, images), (once + steps * each) / size.batch)
+    return Program(partial(compiled, variables, images), (once + steps * each) / size.batch)

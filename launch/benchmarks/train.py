@@ -4,15 +4,14 @@ Many draws of noise and label share one encoding of the image, and only the cond
 network runs once per draw.
 """
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from benchmarks import networks
-from benchmarks.networks import Setting
+from benchmarks.networks import Program, Setting, milliseconds
 from benchmarks.timing import describe_device, flops, in_turns, median_ratio
 
 from didicm_jax import augment, devices, diffusion
@@ -20,13 +19,6 @@ from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
 _POLICY = augment.Policy(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-class _Step(NamedTuple):
-    """A compiled step, called on its own result, and its floating-point operations per image."""
-
-    call: Callable[[], Any]
-    flops: float
 
 
 def run(
@@ -81,17 +73,13 @@ def run(
                 "dtype": jnp.dtype(size.dtype).name,
                 "plain_gigaflops": plain.flops / 1e9,
                 "gigaflops": step.flops / 1e9,
-                "plain_milliseconds": _milliseconds(rounds["plain"], size),
-                "milliseconds": _milliseconds(rounds[key], size),
+                "plain_milliseconds": milliseconds(rounds["plain"], size),
+                "milliseconds": milliseconds(rounds[key], size),
                 "flops_ratio": step.flops / plain.flops,
                 "time_ratio": median_ratio(rounds[key], rounds["plain"]),
                 "target": late.training if key[1] == 8 else None,
                 **describe_device(),
             }
-
-
-def _milliseconds(rounds: list[float], size: Setting) -> float:
-    return 1000 * statistics.median(rounds) / size.batch
 
 
 def _step(
@@ -100,7 +88,8 @@ def _step(
     options: dict[str, Any],
     objective: objectives.Objective,
     draws_per_image: int,
-) -> _Step:
+) -> Program:
+    """A step called on its own result."""
     graphdef, variables = networks.create(name, size, options)
     mesh = devices.make_mesh(jax.local_devices()[:1])
     local = make_local_gradients(
@@ -130,4 +119,4 @@ def _step(
         current[0], metrics = compiled(current[0], batch)
         return metrics
 
-    return _Step(call, flops(compiled) / size.batch)
+    return Program(call, flops(compiled) / size.batch)
