@@ -355,14 +355,20 @@ def under(key: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The config that a run's `config.json` holds; `validate` it before use."""
+    """The config that a run's `config.json` holds; `validate` it before use.
+
+    A key that is younger than the run has its default, which always is what was done before.
+    """
 
     def tuples(value: Any) -> Any:  # JSON knows no tuples, and no setting is a list
         if isinstance(value, dict):
             return {key: tuples(inner) for key, inner in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ml_collections.ConfigDict(tuples(values)).lock()
+    config = default()
+    with config.unlocked(), config.ignore_type():
+        config.update(tuples(values))
+    return config
 
 
 def differences(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -85,8 +85,7 @@ class Predictor:
         )
         self._predict = make_predict(
             run.graphdef,
-            # `make_predict` hands on whatever tree of arrays it returns.
-            cast(posterior.Posterior, traced),
+            traced,
             build.policy(config).eval,
             self._mesh,
             seed=config.seed,

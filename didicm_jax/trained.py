@@ -29,9 +29,7 @@ class Trained(NamedTuple):
 
 
 def read(workdir: Path, which: str, sampler: Mapping[str, Any], mesh: Mesh) -> Trained:
-    """Reads a checkpoint of a run, and nothing else than the workdir.
-
-    But for a run that was made before workdirs held `dataset.json`: its data set is opened.
+    """Reads a checkpoint of a run with its own config.
 
     Args:
       workdir: of the run; it is not written to.
@@ -42,9 +40,25 @@ def read(workdir: Path, which: str, sampler: Mapping[str, Any], mesh: Mesh) -> T
     Raises:
       UserError: there is no run or no such checkpoint, it is damaged, or a setting is wrong.
     """
+    return restore(workdir, which, read_config(workdir, sampler), mesh)
+
+
+def restore(workdir: Path, which: str, config: ml_collections.ConfigDict, mesh: Mesh) -> Trained:
+    """Reads a checkpoint of a run, and nothing else than the workdir.
+
+    But for a run that was made before workdirs held `dataset.json`: its data set is opened.
+
+    Args:
+      workdir: of the run; it is not written to.
+      which: the `latest` or the `best` checkpoint.
+      config: the run's, other settings for evaluation included.
+      mesh: the devices that get the variables.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
     if which not in ("latest", "best"):
         raise UserError(f"checkpoint: expected 'latest' or 'best', found {which!r}; choose one")
-    config = _config(workdir, sampler)
     described = description.read(workdir) or _description_of_data(config, workdir)
     graphdef, _ = jax.eval_shape(lambda: _create(config, described))
     everywhere = devices.replicated(mesh)
@@ -63,8 +77,12 @@ def read(workdir: Path, which: str, sampler: Mapping[str, Any], mesh: Mesh) -> T
     return Trained(config, described, graphdef, variables, step)
 
 
-def _config(workdir: Path, sampler: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The run's config with these settings of the sampler, checked."""
+def read_config(workdir: Path, sampler: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The run's config with these settings of the sampler, checked.
+
+    Raises:
+      UserError: there is no run, or a setting is wrong.
+    """
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(f"expected a run in {workdir}, found no config.json; train one there first")

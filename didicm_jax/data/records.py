@@ -134,6 +134,14 @@ class RecordSource:
             pass
         return {"image": images, "label": labels}
 
+    def name(self, index: int) -> str:
+        """The name of its file, or, where the record has none, the number of the record."""
+        record = int(self._kept[index])
+        try:
+            return _name(_parse(self._records[record])) or str(record)
+        except BrokenImage:
+            return str(record)
+
     def _show(self, index: int, numbers: list[float] | None, out: np.ndarray) -> int:
         """Writes the image of example `index`, or of the next sound one, and gives its label."""
         options = self._options
@@ -162,8 +170,8 @@ class RecordSource:
 
     def _note_broken(self, index: int, features: dict, error: BrokenImage) -> None:
         record = int(self._kept[index])
-        names = [features[key].bytes_list.value for key in _NAME_KEYS if key in features]
-        name = next((f" ({v[0].decode(errors='replace')})" for v in names if len(v)), "")
+        name = _name(features)
+        name = f" ({name})" if name else ""
         with self._lock:
             self._replaced += 1
             is_new = index not in self._broken
@@ -188,6 +196,11 @@ def _parse(record: bytes) -> Any:
         return tf_example_pb2.Example.FromString(record).features.feature
     except message.DecodeError as error:
         raise BrokenImage(f"the record is damaged ({error})") from error
+
+
+def _name(features: Any) -> str:
+    names = [features[key].bytes_list.value for key in _NAME_KEYS if key in features]
+    return next((value[0].decode(errors="replace") for value in names if len(value)), "")
 
 
 def read_labels(records: Sequence[bytes], label_key: str) -> np.ndarray:

@@ -38,6 +38,9 @@ class Source(Protocol):
             nothing is random.
         """
 
+    def name(self, index: int) -> str:
+        """What the example at `index` is called where it comes from; reads its record."""
+
 
 class ArraySource:
     """Images and labels held in memory; a batch is one gather, and nothing in it is random."""
@@ -68,6 +71,10 @@ class ArraySource:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""
         return {"image": self._images[indices], "label": self._labels[indices]}
 
+    def name(self, index: int) -> str:
+        """Its number."""
+        return str(index)
+
 
 class _Part:
     """Some examples of another source, numbered anew from 0."""
@@ -90,6 +97,9 @@ class _Part:
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         return self._source.batch(self._kept[indices], draws)
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._kept[index]))
 
 
 def subset(

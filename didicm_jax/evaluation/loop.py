@@ -5,7 +5,7 @@ Shapes: `B` global evaluation batch, `K` classes.
 
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -16,15 +16,15 @@ from jax.sharding import Mesh, PartitionSpec
 from didicm_jax import data, distributed
 from didicm_jax.devices import AXIS, shard, to_host
 from didicm_jax.evaluation.metrics import Outcomes, outcomes, summarize
-from didicm_jax.evaluation.posterior import Posterior
+from didicm_jax.evaluation.posterior import Posterior, Traced, TracedPosterior
 
-# (params, stats), {image u8[B,H,W,C], index i32[B]} -> probabilities f32[B,K]
-Predict = Callable[[chex.ArrayTree, dict[str, jax.Array]], jax.Array]
+# (params, stats), {image u8[B,H,W,C], index i32[B]} -> probabilities f32[B,K], or `Traced`
+Predict = Callable[[chex.ArrayTree, dict[str, jax.Array]], Any]
 
 
 def make_predict(
     graphdef: nnx.GraphDef,
-    posterior: Posterior,
+    posterior: Posterior | TracedPosterior,
     normalize: Callable[[chex.Array], chex.Array],
     mesh: Mesh,
     *,
@@ -40,7 +40,7 @@ def make_predict(
       seed: of samplers that draw; an example's key is a function of it and the example's index.
     """
 
-    def per_device(variables: chex.ArrayTree, batch: dict[str, chex.Array]) -> chex.Array:
+    def per_device(variables: chex.ArrayTree, batch: dict[str, chex.Array]) -> Any:
         model = nnx.merge(graphdef, *variables)
         model.eval()
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), batch["index"])
@@ -79,51 +79,96 @@ def evaluate(
     Raises:
       UserError: the network's posteriors are not finite.
     """
-    parts: list[_Scored] = []
+
+    def score(probs: np.ndarray, batch: data.Batch) -> Outcomes:
+        return outcomes(probs, batch["label"])
+
     replaced = source.replaced
-    waiting: tuple[jax.Array, data.Batch] | None = None
+    results = _over(predict, variables, source, mesh, score, batch_size, proceed)
+    if results is None:
+        return None
+    return summarize(results) | {
+        "replaced_images": distributed.sum_processes(source.replaced - replaced)
+    }
+
+
+class Predictions(NamedTuple):
+    """The posteriors of all N examples of a source, in its order."""
+
+    labels: np.ndarray  # i32[N]
+    answer: Traced  # NumPy arrays
+
+
+def collect(
+    predict: Predict,
+    variables: chex.ArrayTree,
+    source: data.Source,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    proceed: Callable[[], bool] = lambda: True,
+) -> Predictions | None:
+    """As `evaluate`, but the posteriors themselves, all of them on every process.
+
+    Args:
+      predict: from `make_predict` with a `TracedPosterior`.
+      variables: `(params, stats)`.
+      source: the examples.
+      mesh: the devices.
+      batch_size: global.
+      proceed: asked before each batch, with the same answer on every process.
+
+    Returns:
+      None if `proceed` said no.
+    """
+
+    def keep(answer: Traced, batch: data.Batch) -> Predictions:
+        return Predictions(batch["label"], answer)
+
+    return _over(predict, variables, source, mesh, keep, batch_size, proceed)
+
+
+def _over(
+    predict: Predict,
+    variables: chex.ArrayTree,
+    source: data.Source,
+    mesh: Mesh,
+    reduce: Callable[[Any, data.Batch], Any],
+    batch_size: int,
+    proceed: Callable[[], bool],
+) -> Any:
+    """What `reduce` makes of the posteriors of each batch, joined: each example once, in order.
+
+    So sums do not depend on who scored an example. Of the padding too, which repeats the last
+    example, and keeps the shapes of all processes equal until it is dropped.
+    """
+    parts: list[Any] = []
+    waiting: tuple[Any, data.Batch] | None = None
     batches = data.eval_batches(
         source,
         batch_size=batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+    def finish(answer: Any, batch: data.Batch) -> None:
+        local = jax.tree.map(to_host, answer)
+        parts.append((batch["index"], batch["valid"], reduce(local, batch)))
+
     with contextlib.closing(batches):
         for batch in batches:
             if not proceed():
                 return None
             inputs = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
-            probs = predict(variables, shard(inputs, mesh))
-            # The devices work on this batch while the host scores the one before.
+            answer = predict(variables, shard(inputs, mesh))
+            # The devices work on this batch while the host takes the one before.
             if waiting is not None:
-                parts.append(_score(*waiting))
-            waiting = probs, batch
+                finish(*waiting)
+            waiting = answer, batch
     assert waiting is not None
-    parts.append(_score(*waiting))
-    scored = _Scored(*map(np.concatenate, zip(*parts, strict=True)))
-    result = summarize(_of_all_processes(scored))
-    return result | {"replaced_images": distributed.sum_processes(source.replaced - replaced)}
-
-
-class _Scored(NamedTuple):
-    """Outcomes of a process, padding included, and which examples they are of."""
-
-    indices: np.ndarray
-    valid: np.ndarray
-    outcomes: np.ndarray  # f64[n, 5], the columns of `Outcomes`
-
-
-def _score(probs: jax.Array, batch: data.Batch) -> _Scored:
-    local = to_host(probs)
-    # Of the padding too: it repeats the last example, and keeps the shapes of all processes equal.
-    columns = [np.asarray(column, np.float64) for column in outcomes(local, batch["label"])]
-    return _Scored(batch["index"], batch["valid"], np.stack(columns, axis=1))
-
-
-def _of_all_processes(scored: _Scored) -> Outcomes:
-    """Each example once, in the order of the source: sums do not depend on who scored it."""
-    index, valid, columns = map(distributed.gather, scored)
+    finish(*waiting)
+    joined = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
+    index, valid, results = jax.tree.map(distributed.gather, joined)
     rows = np.flatnonzero(valid)
-    columns = columns[rows[np.argsort(index[rows], kind="stable")]]
-    correct1, correct5, nll, brier, confidence = columns.T
-    return Outcomes(correct1 > 0, correct5 > 0, nll, brier, confidence)
+    rows = rows[np.argsort(index[rows], kind="stable")]
+    return jax.tree.map(lambda column: column[rows], results)

@@ -1,7 +1,7 @@
 """Accuracy and calibration of posteriors over classes, in NumPy.
 
 In two parts, so that an evaluation over many hosts moves O(N) numbers and not O(N·K): `outcomes`
-reduces each posterior to five numbers, `summarize` averages those.
+reduces each posterior to six numbers, `summarize` averages those.
 
 Shapes: N examples, K classes.
 """
@@ -9,6 +9,7 @@ Shapes: N examples, K classes.
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from didicm_jax.errors import UserError
 
@@ -18,6 +19,8 @@ from didicm_jax.errors import UserError
 NLL_FLOOR = float(np.finfo(np.float32).eps)
 # How far from 1 a posterior may sum: rounding of float32 over 100,000 classes stays below it.
 _SUM_TOLERANCE = 1e-3
+# Bins of the calibration errors (Guo et al. 2017).
+BINS = 15
 
 
 class Outcomes(NamedTuple):
@@ -33,6 +36,8 @@ class Outcomes(NamedTuple):
     """f64[N]: Σ_k (p_k - [k = label])², from 0 to 2."""
     confidence: np.ndarray
     """f64[N]: the probability of the most probable class."""
+    entropy: np.ndarray
+    """f64[N]: -Σ_k p_k ln p_k, in nats, from 0 to ln K."""
 
 
 def outcomes(probs: np.ndarray, labels: np.ndarray) -> Outcomes:
@@ -67,21 +72,26 @@ def outcomes(probs: np.ndarray, labels: np.ndarray) -> Outcomes:
         nll=-np.log(np.maximum(of_label, NLL_FLOOR)),
         brier=np.sum(probs**2, axis=1) - of_label**2 + (1.0 - of_label) ** 2,
         confidence=np.max(probs, axis=1),
+        entropy=np.sum(special.entr(np.maximum(probs, 0)), axis=1),
     )
 
 
-def summarize(results: Outcomes, *, bins: int = 15) -> dict[str, float]:
+def summarize(results: Outcomes, *, bins: int = BINS) -> dict[str, float]:
     """Averages over the examples.
 
     Args:
       results: of all examples, each once.
-      bins: number of equal bins of the calibration error.
+      bins: number of bins of the calibration errors.
 
     Returns:
       `top1`, `top5`: accuracies as fractions in [0, 1] (with K ≤ 5, `top5` is 1 by definition).
       `nll`: mean -ln p(label) in nats, probabilities floored at `NLL_FLOOR`.
       `ece`: expected calibration error of the top-1 confidence in [0, 1] (Guo et al. 2017,
-      arXiv 1706.04599, eq. 3): Σ_b n_b/N · |accuracy_b - confidence_b| over the bins (lo, hi].
+      arXiv 1706.04599, eq. 3): Σ_b n_b/N · |accuracy_b - confidence_b| over bins (lo, hi] of equal
+      width.
+      `ece_equal_mass`: the same over bins of equally many examples, by confidence (Nixon et al.
+      2019, arXiv 1904.01685); examples of one confidence share a bin.
+      `entropy`: mean entropy of the posteriors, in nats.
       `brier`: mean Σ_k (p_k - [k = label])², from 0 to 2 (Brier 1950).
       `num_examples`: N.
 
@@ -95,20 +105,109 @@ def summarize(results: Outcomes, *, bins: int = 15) -> dict[str, float]:
         "top1": float(np.mean(results.correct1)),
         "top5": float(np.mean(results.correct5)),
         "nll": float(np.mean(results.nll, dtype=np.float64)),
-        "ece": _calibration_error(results.correct1, results.confidence, bins),
+        "ece": _calibration_error(results, _equal_width(bins)),
+        "ece_equal_mass": _calibration_error(results, _equal_mass(results.confidence, bins)),
         "brier": float(np.mean(results.brier, dtype=np.float64)),
+        "entropy": float(np.mean(results.entropy, dtype=np.float64)),
         "num_examples": total,
     }
 
 
-def _calibration_error(correct: np.ndarray, confidence: np.ndarray, bins: int) -> float:
-    """Σ_b |Σ_{i in b} (correct_i - confidence_i)| / N: eq. 3 with the bin sizes cancelled."""
-    inner_edges = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+class Reliability(NamedTuple):
+    """What a reliability diagram shows, for each of the bins (edge_b, edge_{b+1}]."""
+
+    edges: np.ndarray  # f64[bins + 1] of the confidence, from 0 to 1
+    count: np.ndarray  # i64[bins], examples
+    accuracy: np.ndarray  # f64[bins], top-1; NaN in an empty bin
+    confidence: np.ndarray  # f64[bins], mean; NaN in an empty bin
+
+
+def reliability(results: Outcomes, *, bins: int = BINS) -> Reliability:
+    """Accuracy against confidence in bins of equal width, the parts that `ece` sums up."""
+    inner = _equal_width(bins)
+    bin_of = _bin_of(results.confidence, inner)
+    count = np.bincount(bin_of, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        accuracy = np.bincount(bin_of, results.correct1, minlength=bins) / count
+        confidence = np.bincount(bin_of, results.confidence, minlength=bins) / count
+    return Reliability(np.concatenate([[0.0], inner, [1.0]]), count, accuracy, confidence)
+
+
+class Selective(NamedTuple):
+    """Accuracy on the most confident share of the examples."""
+
+    coverage: np.ndarray  # f64[N], 1/N to 1
+    accuracy: np.ndarray  # f64[N], top-1 on that share
+
+
+def selective(results: Outcomes) -> Selective:
+    """Accuracy against coverage (El-Yaniv and Wiener 2010): answer only where confidence is high.
+
+    Examples of one confidence are taken or left together in expectation: within a tie each counts
+    with the mean of the tie, so the curve does not depend on the order of the data.
+    """
+    levels, group = np.unique(-results.confidence, return_inverse=True)
+    right = np.bincount(group, results.correct1) / np.bincount(group)
+    expected = right[np.sort(group)]
+    total = len(expected)
+    kept = np.arange(1, total + 1)
+    return Selective(kept / total, np.cumsum(expected) / kept)
+
+
+def intervals(
+    results: Outcomes, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap confidence intervals of what `summarize` averages (Efron's percentile interval).
+
+    The calibration errors are biased upwards on every resample as on the data itself, so their
+    intervals say how far the estimate scatters, not where the error of endless data lies.
+
+    Args:
+      results: of all examples.
+      resamples: how often N examples are drawn with replacement.
+      level: the share of the resamples between the two ends.
+      seed: of the draws.
+
+    Returns:
+      Low and high end for each metric.
+    """
+    total = len(results.correct1)
+    random = np.random.default_rng(seed)
+    draws: dict[str, list[float]] = {}
+    for _ in range(resamples):
+        rows = random.integers(total, size=total)
+        for name, value in summarize(Outcomes(*(column[rows] for column in results))).items():
+            draws.setdefault(name, []).append(value)
+    draws.pop("num_examples", None)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return {
+        name: (float(low), float(high))
+        for name, values in draws.items()
+        for low, high in [np.quantile(values, tails)]
+    }
+
+
+def _equal_width(bins: int) -> np.ndarray:
+    """The edges between `bins` bins of [0, 1]."""
+    return np.linspace(0.0, 1.0, bins + 1)[1:-1]
+
+
+def _equal_mass(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The edges between bins of equally many examples."""
+    return np.quantile(confidence, _equal_width(bins), method="inverted_cdf")
+
+
+def _bin_of(confidence: np.ndarray, inner_edges: np.ndarray) -> np.ndarray:
     # The number of edges strictly below is the bin (lo, hi]; a confidence that rounding left just
     # above 1 falls in the last.
-    bin_of = np.searchsorted(inner_edges, confidence, side="left")
-    gaps = np.bincount(bin_of, correct.astype(np.float64) - confidence, minlength=bins)
-    return float(np.sum(np.abs(gaps)) / len(correct))
+    return np.searchsorted(inner_edges, confidence, side="left")
+
+
+def _calibration_error(results: Outcomes, inner_edges: np.ndarray) -> float:
+    """Σ_b |Σ_{i in b} (correct_i - confidence_i)| / N: eq. 3 with the bin sizes cancelled."""
+    bin_of = _bin_of(results.confidence, inner_edges)
+    gaps = np.bincount(bin_of, results.correct1.astype(np.float64) - results.confidence)
+    return float(np.sum(np.abs(gaps)) / len(bin_of))
 
 
 def _check_values(probs: np.ndarray, labels: np.ndarray) -> None:

@@ -31,6 +31,13 @@ class Traced(NamedTuple):
 # As `Posterior`, with the way there.
 TracedPosterior = Callable[[Any, chex.Array, chex.PRNGKey], Traced]
 
+# Which settings of `config.sampler` each sampler reads.
+READS = {
+    "cp": ("steps", "query", "integrator", "grid", "min_time", "tolerance"),
+    "cl": ("steps", "chains", "grid", "min_time"),
+    "one_shot": ("time",),
+}
+
 # (score function, key or None, B) -> posteriors
 Sampler = Callable[[diffusion.ScoreFn, chex.PRNGKey | None, int], Traced]
 
@@ -100,12 +107,7 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     """What `create` will do, for reports: the sampler and the settings that it reads."""
     if config.method != "didicm":
         return {"sampler": "softmax" if config.method == "cross_entropy" else "sigmoid", "steps": 1}
-    reads = {
-        "cp": ("steps", "query", "integrator", "grid", "min_time", "tolerance"),
-        "cl": ("steps", "chains", "grid", "min_time"),
-        "one_shot": ("time",),
-    }[config.sampler.name]
-    settings = {key: config.sampler[key] for key in reads}
+    settings = {key: config.sampler[key] for key in READS[config.sampler.name]}
     return {"sampler": config.sampler.name, "steps": 1} | settings
 
 

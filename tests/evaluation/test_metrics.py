@@ -137,7 +137,7 @@ def test_sums_are_in_float64():
     """Values that went through a device as float32 are still averaged without its rounding."""
     tenth = np.full(100_001, 0.1, np.float32)
     right = np.zeros(len(tenth), bool)
-    result = evaluation.summarize(evaluation.Outcomes(right, right, tenth, tenth, tenth))
+    result = evaluation.summarize(evaluation.Outcomes(right, right, tenth, tenth, tenth, tenth))
     for name in ("nll", "brier", "ece"):
         # In float32 the error of these means is about 1e-9.
         assert result[name] == pytest.approx(float(np.float32(0.1)), abs=1e-12)
