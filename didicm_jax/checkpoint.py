@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from didicm_jax import distributed, integrity
+from didicm_jax import distributed, files, integrity
 from didicm_jax.errors import UserError
 
 # What a checkpoint is worth that was saved without an evaluation: less than any accuracy.
@@ -218,7 +218,7 @@ class Checkpoints:
         if distributed.is_main():
             path = self._folder / str(step) / "metrics" / "metrics"
             if _top1(json.loads(path.read_text())) == _NOT_EVALUATED:
-                _write(path, {"top1": top1})
+                files.write_json(path, {"top1": top1})
         distributed.any_process(False)  # until it is written
         self._manager.reload()
 
@@ -229,7 +229,7 @@ class Checkpoints:
                 _top1(json.loads(path.read_text()))
             except (ValueError, KeyError, TypeError):
                 self._say(f"{path} is damaged: the checkpoint counts as not evaluated")
-                _write(path, {"top1": _NOT_EVALUATED})
+                files.write_json(path, {"top1": _NOT_EVALUATED})
 
     def _seal(self) -> None:
         """Called when all is written and before the checkpoint gets its name."""
@@ -320,12 +320,6 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def _key(part: Any) -> Any:
     return next(getattr(part, name) for name in ("key", "name", "idx") if hasattr(part, name))
-
-
-def _write(path: Path, values: dict[str, float]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values))
-    os.replace(partial, path)
 
 
 def _top1(metrics: dict[str, float]) -> float:

@@ -7,7 +7,7 @@ takes.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from didicm_jax import data, distributed, reporting
+from didicm_jax import data, distributed, files
 from didicm_jax.errors import UserError
 
 _FILE = "dataset.json"
@@ -40,7 +40,7 @@ def write(workdir: Path, dataset: data.Dataset) -> None:
     if not distributed.is_main():
         return
     try:
-        reporting.write_json(workdir / _FILE, asdict(of(dataset)))
+        files.write_json(workdir / _FILE, asdict(of(dataset)))
     except OSError as error:
         raise UserError(
             f"--workdir: expected a folder that can be written, found {error}; choose another"
@@ -56,7 +56,7 @@ def read(workdir: Path) -> Description | None:
     path = workdir / _FILE
     if not path.exists():
         return None
-    values = reporting.read_json(path)
+    values = files.read_json(path)
     try:
         height, width, channels = (int(side) for side in values["image_shape"])
         names = tuple(str(name) for name in values["class_names"])

@@ -4,7 +4,7 @@ Shapes: `N` images, `K` classes, `S` steps of the sampler.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,49 +155,80 @@ class Predictor:
             posteriors are not finite.
         """
         given = inputs.listed(images)
-        answers: list[posterior.Traced] = []
         faults: list[str] = []
-        with ThreadPoolExecutor(cores()) as pool:
-            waiting: tuple[Any, int] | None = None
-            for part in batches(len(given), self._buckets):
-                pixels = self._show(given, part, faults, pool)
-                if faults:
-                    continue  # only to name the others
-                index = np.arange(part.start, part.start + part.size, dtype=np.int32)
-                batch = shard({"image": pixels, "index": index}, self._mesh)
-                running = self._predict(self._variables, batch)
-                # The device works on this batch while the host fetches the last and reads the next.
-                if waiting is not None:
-                    answers.append(_fetch(*waiting))
-                waiting = running, part.images
+
+        def read(part: Part) -> np.ndarray | None:
+            pixels, found = self.load(given[part.start : part.start + part.images])
+            for row, fault in found.items():
+                image = given[part.start + row]
+                named = isinstance(image, str | os.PathLike)
+                faults.append(f"{image if named else f'image {part.start + row}'} ({fault})")
+            return None if faults else pixels  # then only to name the others
+
+        answers = list(self._answers(batches(len(given), self._buckets), read))
         if faults:
             raise UserError(
                 f"expected images, found {len(faults)} of {len(given)} that cannot be used: "
                 f"{'; '.join(faults)}; mend them or leave them out"
             )
-        assert waiting is not None
-        answers.append(_fetch(*waiting))
-        return self._prediction(jax.tree.map(lambda *parts: np.concatenate(parts), *answers))
+        return self._prediction(answers)
 
-    def _show(
-        self, given: Sequence[inputs.Given], part: "Part", faults: list[str], pool: Any
-    ) -> np.ndarray:
-        """The images u8[B, H, W, C] of a part, padded; those that cannot be used join `faults`."""
-        pixels = np.zeros((part.size, *self.image_shape), np.uint8)
+    def load(self, images: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+        """What the network is shown of images.
+
+        Args:
+          images: single ones, as `__call__` takes them.
+
+        Returns:
+          The pixels u8[N, H, W, C], and of those that cannot be used, which stay black, what is
+          wrong with them.
+        """
+        pixels = np.zeros((len(images), *self.image_shape), np.uint8)
 
         def one(row: int) -> str | None:
-            image = given[part.start + row]
             try:
-                inputs.show(image, pixels[row], eval_crop=self._eval_crop)
+                inputs.show(images[row], pixels[row], eval_crop=self._eval_crop)
             except ValueError as error:
-                named = isinstance(image, str | os.PathLike)
-                return f"{image if named else f'image {part.start + row}'} ({error})"
+                return str(error)
             return None
 
-        faults.extend(fault for fault in pool.map(one, range(part.images)) if fault is not None)
-        return pixels
+        with ThreadPoolExecutor(cores()) as pool:
+            found = enumerate(pool.map(one, range(len(images))))
+            return pixels, {row: fault for row, fault in found if fault is not None}
 
-    def _prediction(self, answer: posterior.Traced) -> Prediction:
+    def predict(self, pixels: np.ndarray) -> Prediction:
+        """Predicts images that are as the network takes them.
+
+        Args:
+          pixels: u8[N, H, W, C], from `load`.
+        """
+        parts = batches(len(pixels), self._buckets)
+        read = lambda part: pixels[part.start : part.start + part.images]  # noqa: E731
+        return self._prediction(list(self._answers(parts, read)))
+
+    def _answers(
+        self, parts: Iterable["Part"], read: Callable[["Part"], np.ndarray | None]
+    ) -> Iterator[posterior.Traced]:
+        """The answers to each part; none to one that is not there."""
+        waiting: tuple[Any, int] | None = None
+        for part in parts:
+            pixels = read(part)
+            if pixels is None:
+                continue
+            padded = np.zeros((part.size, *self.image_shape), np.uint8)
+            padded[: part.images] = pixels
+            index = np.arange(part.start, part.start + part.size, dtype=np.int32)
+            batch = shard({"image": padded, "index": index}, self._mesh)
+            running = self._predict(self._variables, batch)
+            # The device works on this batch while the host fetches the last and reads the next.
+            if waiting is not None:
+                yield _fetch(*waiting)
+            waiting = running, part.images
+        if waiting is not None:
+            yield _fetch(*waiting)
+
+    def _prediction(self, answers: Sequence[posterior.Traced]) -> Prediction:
+        answer = jax.tree.map(lambda *parts: np.concatenate(parts), *answers)
         finite = np.isfinite(answer.probs).all(-1)
         if not finite.all():
             raise UserError(

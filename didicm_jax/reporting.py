@@ -9,13 +9,13 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
+from didicm_jax import files
 from didicm_jax.errors import UserError
 
 
@@ -254,27 +254,6 @@ def summary(metrics: dict[str, float]) -> str:
     )
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      UserError: it is not there or not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: expected a JSON file, found {error}; restore it or choose another workdir"
-        ) from error
-
-
 def has_evaluation(workdir: Path, step: int) -> bool:
     """Whether `metrics.jsonl` has the evaluation of a step."""
     path = workdir / "metrics.jsonl"
@@ -297,6 +276,4 @@ def _drop_after(path: Path, step: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) <= step]
     if kept != lines:
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, path)
+        files.write_whole(path, lambda file: file.write("".join(kept).encode()))

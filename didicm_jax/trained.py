@@ -10,7 +10,7 @@ import ml_collections
 from flax import nnx
 from jax.sharding import Mesh
 
-from didicm_jax import build, description, devices, reporting
+from didicm_jax import build, description, devices, files
 from didicm_jax import config as configuration
 from didicm_jax.checkpoint import Checkpoints
 from didicm_jax.description import Description
@@ -86,7 +86,7 @@ def read_config(workdir: Path, sampler: Mapping[str, Any]) -> ml_collections.Con
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(f"expected a run in {workdir}, found no config.json; train one there first")
-    config = configuration.from_json(reporting.read_json(path))
+    config = configuration.from_json(files.read_json(path))
     with config.unlocked(), config.ignore_type():  # `validate` says it better
         config.sampler.update(sampler)
     configuration.validate(config)

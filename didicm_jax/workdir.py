@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_collections
 
 from didicm_jax import config as configuration
-from didicm_jax import distributed, reporting
+from didicm_jax import distributed, files
 from didicm_jax.errors import UserError
 
 
@@ -47,7 +47,7 @@ def config_of(
         if given is None:
             raise UserError("--config: expected a config file, found none; try configs/digits.py")
         return given
-    stored = configuration.from_json(reporting.read_json(path))
+    stored = configuration.from_json(files.read_json(path))
     if given is None:
         return stored
     free = configuration.FREE_IN_EVALUATION if evaluates else configuration.FREE
@@ -96,7 +96,7 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if distributed.is_main():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            reporting.write_json(workdir / "config.json", json.loads(config.to_json()))
+            files.write_json(workdir / "config.json", json.loads(config.to_json()))
         except OSError as error:
             fault = error
     if distributed.any_process(fault is not None):

@@ -1,7 +1,10 @@
-"""Trains or evaluates a run.
+"""Trains a run, evaluates it, compares it with another, predicts with it, draws its curves.
 
     python launch/main.py --config=configs/digits.py --workdir=runs/digits
-    python launch/main.py --mode=evaluate --workdir=runs/digits
+    python launch/main.py --mode=evaluate --workdir=runs/digits --steps=1,2,4,8
+    python launch/main.py --mode=compare --workdir=runs/digits --baseline=runs/other
+    python launch/main.py --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
+    python launch/main.py --mode=report --workdir=runs/digits,runs/other
 
 Any setting of the config can be given as `--config.section.key=value`; `didicm_jax/config.py`
 lists them all. A second start with the same workdir goes on from the last checkpoint.
@@ -12,13 +15,15 @@ import errno
 import os
 import re
 import sys
+from pathlib import Path
 
 import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
+from modes import options
 
 from didicm_jax import config as configuration
-from didicm_jax import reporting, workdir
+from didicm_jax import workdir
 from didicm_jax.errors import UserError
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -53,13 +58,19 @@ def main(argv: list[str]) -> int:
 
 def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
     given = _parse(values, argv)
-    folder, evaluates = workdir.check(values.workdir), values.mode == "evaluate"
-    config = workdir.config_of(given, folder, evaluates=evaluates)
+    options.check(values)
+    if values.mode == "report":
+        from modes import report
+
+        report.run(values)
+        return 0
+    folder = workdir.check(values.workdir)
+    config = workdir.config_of(given, folder, evaluates=values.mode != "train")
     # Only now: it starts jax, which takes seconds and claims the devices.
     import jax
 
-    from didicm_jax import description, distributed
-    from didicm_jax.training import loop, plan
+    from didicm_jax import distributed
+    from didicm_jax.training import loop
 
     cache = values.compilation_cache
     if cache != "none" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -71,19 +82,12 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
         timeout=values.peer_timeout,
     )
     try:
-        run = plan.plan(config)
-        if evaluates:
-            result = loop.evaluate(run, folder, values.checkpoint, peer_timeout=values.peer_timeout)
-            if distributed.is_main():
-                print(f"{reporting.summary(result)}\nwrote {folder / 'evaluation.json'}")
-            return 0
-        workdir.claim(folder, config)
-        description.write(folder, run.dataset)
-        if distributed.is_main():
-            print(run.describe(), flush=True)
-        outcome = loop.train(
-            run, folder, peer_timeout=values.peer_timeout, debug_nans=values.debug_nans
-        )
+        if values.mode == "train":
+            _train(values, config, folder)
+        else:
+            from modes import dispatch
+
+            dispatch.run(values, config, folder)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -93,13 +97,27 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
             f"{' '.join(str(error).split())[:200]}; {loop.ADVICE}",
             3,
         )
+    return 0
+
+
+def _train(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
+    from didicm_jax import description, distributed
+    from didicm_jax.training import loop, plan
+
+    run = plan.plan(config)
+    workdir.claim(folder, config)
+    description.write(folder, run.dataset)
+    if distributed.is_main():
+        print(run.describe(), flush=True)
+    outcome = loop.train(
+        run, folder, peer_timeout=values.peer_timeout, debug_nans=values.debug_nans
+    )
     if distributed.is_main():
         print(
             f"stopped by {outcome.signal} at step {outcome.step}; the same command goes on from it"
             if outcome.metrics is None
             else f"wrote {folder / 'evaluation.json'}"
         )
-    return 0
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
@@ -109,12 +127,13 @@ def _flags(argv: list[str]) -> flags.FlagValues:
         "config", None, "Experiment: a file of configs/.", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string(
-        "workdir", None, "Folder of the run: reports and checkpoints.", flag_values=values
+        "workdir",
+        None,
+        "Folder of the run: reports and checkpoints; with --mode=report several, A,B.",
+        flag_values=values,
     )
-    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.", flag_values=values)
-    flags.DEFINE_enum(
-        "checkpoint", "latest", ["latest", "best"], "Which one to evaluate.", flag_values=values
-    )
+    flags.DEFINE_enum("mode", "train", options.MODES, "What to do.", flag_values=values)
+    options.define(values)
     flags.DEFINE_boolean(
         "debug_nans",
         False,

@@ -74,22 +74,6 @@ def test_records_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path):
     assert [p.name for p in tmp_path.glob("*.partial")] == []
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "x.json"
-    reporting.write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        reporting.write_json(path, {"a": object()})
-    assert reporting.read_json(path) == {"a": 1}
-
-
-def test_what_is_no_json_is_one_line(tmp_path):
-    (tmp_path / "x.json").write_text("{")
-    for name in ("x.json", "y.json"):
-        with pytest.raises(UserError, match="expected a JSON file") as error:
-            reporting.read_json(tmp_path / name)
-        assert "\n" not in str(error.value)
-
-
 def test_what_a_full_disk_refuses_is_written_later(tmp_path, capsys):
     """A limit on the size of files stands in for the disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

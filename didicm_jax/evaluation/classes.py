@@ -11,8 +11,8 @@ import numpy as np
 class PerClass(NamedTuple):
     """Of each of the K classes; NaN where a class has no example."""
 
-    count: np.ndarray
-    """i64[K]: examples with this label."""
+    examples: np.ndarray
+    """i64[K]: how many have this label."""
     accuracy: np.ndarray
     """f64[K]: the share of them whose most probable class is theirs (recall)."""
     confidence: np.ndarray
@@ -40,7 +40,7 @@ def per_class(probs: np.ndarray, labels: np.ndarray) -> PerClass:
             return np.bincount(labels, values, minlength=num_classes) / count
 
     return PerClass(
-        count=count,
+        examples=count,
         accuracy=mean((predicted == labels).astype(np.float64)),
         confidence=mean(np.max(probs, axis=1).astype(np.float64)),
         mass=mean(probs[np.arange(total), labels].astype(np.float64)),

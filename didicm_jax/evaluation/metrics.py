@@ -117,7 +117,7 @@ class Reliability(NamedTuple):
     """What a reliability diagram shows, for each of the bins (edge_b, edge_{b+1}]."""
 
     edges: np.ndarray  # f64[bins + 1] of the confidence, from 0 to 1
-    count: np.ndarray  # i64[bins], examples
+    examples: np.ndarray  # i64[bins], how many
     accuracy: np.ndarray  # f64[bins], top-1; NaN in an empty bin
     confidence: np.ndarray  # f64[bins], mean; NaN in an empty bin
 
@@ -146,7 +146,7 @@ def selective(results: Outcomes) -> Selective:
     Examples of one confidence are taken or left together in expectation: within a tie each counts
     with the mean of the tie, so the curve does not depend on the order of the data.
     """
-    levels, group = np.unique(-results.confidence, return_inverse=True)
+    _, group = np.unique(-results.confidence, return_inverse=True)
     right = np.bincount(group, results.correct1) / np.bincount(group)
     expected = right[np.sort(group)]
     total = len(expected)

@@ -11,8 +11,8 @@ from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import posterior
 
-# Settings of `config.sampler` that may be given as lists; the last varies fastest.
-KEYS = ("name", "integrator", "grid", "query", "chains", "steps")
+# Settings of `config.sampler` that may be chosen, besides its name; the last varies fastest.
+_KEYS = ("integrator", "grid", "query", "chains", "steps")
 
 
 def variations(
@@ -22,7 +22,7 @@ def variations(
 
     Args:
       config: of the run; what is not chosen stays as it says.
-      choices: values for some of `KEYS`.
+      choices: values for `name`, `integrator`, `grid`, `query`, `chains`, `steps`, or some of them.
 
     Raises:
       UserError: a choice that no sampler here reads, or a value that is not valid.
@@ -31,28 +31,23 @@ def variations(
         return [config]
     if config.method != "didicm":
         raise UserError(
-            f"--{flag(next(iter(choices)))}: expected a run of method didicm, found "
+            f"--{_flag(next(iter(choices)))}: expected a run of method didicm, found "
             f"{config.method}, which has no sampler; leave it out"
         )
     names = choices.get("name", [config.sampler.name])
     for key in choices:
         if key != "name" and not any(key in posterior.READS.get(name, ()) for name in names):
             raise UserError(
-                f"--{flag(key)}: expected a sampler that reads it, found "
+                f"--{_flag(key)}: expected a sampler that reads it, found "
                 f"{', '.join(map(str, names))}; leave it out or add another to --sampler"
             )
     result = []
     for name in names:
         # An unknown name reads nothing here, and `validate` says what is wrong with it.
-        reads = [key for key in KEYS if key in choices and key in posterior.READS.get(name, ())]
+        reads = [key for key in _KEYS if key in choices and key in posterior.READS.get(name, ())]
         for values in itertools.product(*(choices[key] for key in reads)):
             result.append(_changed(config, {"name": name} | dict(zip(reads, values, strict=True))))
     return result
-
-
-def flag(key: str) -> str:
-    """The flag of `launch/main.py` for a key of `config.sampler`."""
-    return "sampler" if key == "name" else key
 
 
 def label(config: ml_collections.ConfigDict) -> str:
@@ -81,3 +76,8 @@ def _changed(
         result.sampler.update(values)
     configuration.validate(result)
     return result
+
+
+def _flag(key: str) -> str:
+    """The flag of `launch/main.py` for a key of `config.sampler`."""
+    return "sampler" if key == "name" else key

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from didicm_jax import checkpoint, devices, distributed, reporting
+from didicm_jax import checkpoint, devices, distributed, files, reporting
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import posterior
@@ -236,41 +236,6 @@ class _Training:
         return Outcome(None, step, self.stop.name or "a signal to another process")
 
 
-def evaluate(
-    run: Run, workdir: Path, which: str = "latest", *, peer_timeout: float = 600
-) -> dict[str, Any]:
-    """Evaluates a checkpoint of a run.
-
-    Args:
-      run: from `plan`.
-      workdir: of the run.
-      which: the `latest` or the `best` checkpoint.
-      peer_timeout: seconds without progress after which a process gives the others up.
-
-    Returns:
-      What `evaluation.json` holds.
-
-    Raises:
-      UserError: there is no such checkpoint, or it is damaged.
-    """
-    with contextlib.closing(checkpoint.Checkpoints(workdir, create=False)) as checkpoints:
-        step = checkpoints.best() if which == "best" else checkpoints.latest()
-        if step is None:
-            raise UserError(
-                f"--workdir: expected a {which} checkpoint in {workdir}, found none; train first"
-            )
-        current = checkpoints.restore(step, run.abstract_state())
-    with distributed.Watch(peer_timeout, "start all of them again") as watch:
-
-        def proceed() -> bool:
-            watch.beat()
-            return True
-
-        metrics = _evaluate(run, make_predict(run), current, proceed)
-    assert metrics is not None
-    return _conclude(run, workdir, metrics, step)
-
-
 def _feed(run: Run, step: int) -> Feed:
     return Feed(
         run.dataset.train,
@@ -299,5 +264,5 @@ def _evaluate(
 def _conclude(run: Run, workdir: Path, metrics: dict[str, float], step: int) -> dict[str, Any]:
     result = metrics | posterior.describe(run.config) | {"step": step}
     if distributed.is_main():
-        reporting.write_json(workdir / "evaluation.json", result)
+        files.write_json(workdir / "evaluation.json", result)
     return result

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special
+from scipy import special, stats
 from sklearn import metrics as sklearn_metrics
 
 from didicm_jax import evaluation
@@ -47,6 +47,7 @@ def test_against_independent_references(sharpness):
     onehot = np.eye(12)[labels]
     assert result["brier"] == pytest.approx(np.mean(np.sum((wide - onehot) ** 2, axis=1)))
     assert result["ece"] == pytest.approx(ece_by_hand(probs, labels), abs=1e-9)
+    assert result["entropy"] == pytest.approx(np.mean(stats.entropy(wide, axis=1)), rel=1e-5)
     assert result["num_examples"] == 500
 
 
@@ -162,3 +163,74 @@ def test_values_that_are_no_posteriors_are_rejected():
         evaluation.outcomes(probs[0], labels)
     with pytest.raises(ValueError, match="at least one example"):
         evaluation.summarize(evaluation.outcomes(probs[:0], labels[:0]))
+
+
+def test_ece_of_equal_mass_by_hand():
+    probs, labels = example(count=300)
+    results = evaluation.outcomes(probs, labels)
+    order = np.argsort(results.confidence)
+    gaps = [
+        abs(np.sum(results.correct1[part]) - np.sum(results.confidence[part]))
+        for part in np.split(order, 15)  # 20 each: no two confidences are equal
+    ]
+    expected = sum(gaps) / 300
+    assert evaluation.summarize(results)["ece_equal_mass"] == pytest.approx(expected)
+    # Refining the bins can only raise it: with one bin it is the gap of the means.
+    one = evaluation.summarize(results, bins=1)
+    gap = abs(np.mean(results.correct1) - np.mean(results.confidence))
+    assert one["ece_equal_mass"] == one["ece"] == pytest.approx(gap)
+
+
+def test_equal_confidences_share_a_bin():
+    probs = np.full((100, 2), 0.5)
+    result = summary(probs, np.arange(100) % 2)
+    assert result["ece_equal_mass"] == pytest.approx(0)
+
+
+def test_reliability_makes_up_the_ece():
+    probs, labels = example()
+    results = evaluation.outcomes(probs, labels)
+    found = evaluation.reliability(results)
+    assert found.examples.sum() == 500
+    full = found.examples > 0
+    gap = np.abs(found.accuracy - found.confidence)[full]
+    expected = evaluation.summarize(results)["ece"]
+    assert np.sum(found.examples[full] * gap) / 500 == pytest.approx(expected)
+    inside = (found.confidence > found.edges[:-1]) & (found.confidence <= found.edges[1:])
+    assert inside[full].all()
+    assert np.isnan(found.accuracy[~full]).all()
+
+
+def test_selective_accuracy_by_hand():
+    probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])
+    # By confidence: 0 right, 2 wrong, 3 right, 1 wrong.
+    curve = evaluation.selective(evaluation.outcomes(probs, np.array([0, 1, 0, 0])))
+    np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(curve.accuracy, [1, 1 / 2, 2 / 3, 1 / 2])
+
+
+def test_selective_accuracy_does_not_depend_on_the_order_of_ties():
+    probs, labels = example(count=200, classes=3)
+    probs = np.floor(10 * probs) + 1  # few different values
+    probs /= probs.sum(axis=1, keepdims=True)
+    order = np.random.RandomState(3).permutation(200)
+    first, second = (
+        evaluation.selective(evaluation.outcomes(probs[rows], labels[rows])).accuracy
+        for rows in (np.arange(200), order)
+    )
+    np.testing.assert_allclose(first, second)
+    assert first[-1] == pytest.approx(summary(probs, labels)["top1"])
+
+
+def test_intervals_agree_with_scipys_bootstrap():
+    probs, labels = example(count=400)
+    results = evaluation.outcomes(probs, labels)
+    found = evaluation.intervals(results, resamples=2000)
+    for key, column in (("top1", results.correct1), ("nll", results.nll), ("brier", results.brier)):
+        reference = stats.bootstrap(
+            (column.astype(float),), np.mean, n_resamples=2000, method="percentile", rng=1
+        ).confidence_interval
+        spread = reference.high - reference.low
+        np.testing.assert_allclose(found[key], reference, atol=0.1 * spread)
+    assert found.keys() == evaluation.summarize(results).keys() - {"num_examples"}
+    assert found == evaluation.intervals(results, resamples=2000)

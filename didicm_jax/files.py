@@ -1,0 +1,55 @@
+"""Small files, written whole or not at all."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from didicm_jax.errors import UserError
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file under another name first, so that `path` is never half of one.
+
+    Args:
+      path: of the file; what it held is replaced.
+      write: writes the content into an open file.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    text = json.dumps(values, indent=2) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file, the names of the columns first, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: it is not there or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: expected a JSON file, found {error}; restore it or choose another workdir"
+        ) from error

@@ -1,0 +1,177 @@
+"""Figures of single images: how a posterior is refined, and where two models disagree."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from didicm_jax import files
+from didicm_jax.plots import style
+
+# Classes that are drawn: those that come to matter at some step.
+_CLASSES = 5
+_FRAME_MS, _LAST_FRAME_MS = 500, 2000
+_ANIMATION_DPI = 90
+
+
+class Story(NamedTuple):
+    """An image and how its posterior came about."""
+
+    title: str
+    image: np.ndarray  # u8[H, W, C]
+    class_names: Sequence[str]  # K
+    probs: np.ndarray  # f32[K]
+    trajectory: np.ndarray | None  # f32[S + 1, K], from the uniform start; None without one
+
+
+class Card(NamedTuple):
+    """An image that two models disagree about."""
+
+    title: str
+    image: np.ndarray  # u8[H, W, C]
+    label: str | None  # the true class, where it is known
+    bars: Sequence[tuple[str, float, float]]  # class, probability of the first and second model
+
+
+def refinement(story: Story) -> Figure:
+    """The image, and the posterior at each step for the classes that matter."""
+    figure, (left, right) = style.new(9, 3.8, 1, 2)
+    left.get_gridspec().set_width_ratios([1, 1.6])
+    _show(left, story.image)
+    left.set_title(style.plain(style.short(story.title, 36)), fontsize=10)
+    shown = _matter(story)
+    if story.trajectory is None:
+        _bars(right, story, shown, story.probs)
+        right.set_title(_verdict(story, story.probs), fontsize=10)
+        return figure
+    x = np.arange(len(story.trajectory))
+    for k, (color, marker) in zip(shown, style.colors(), strict=False):
+        name = style.plain(style.short(story.class_names[k], 24))
+        label = f"{name}: {100 * story.probs[k]:.1f} %"
+        right.plot(x, 100 * story.trajectory[:, k], color=color, marker=marker, ms=5, label=label)
+    right.set_ylim(-2, 103)
+    right.set_xlim(-0.1, x[-1] + 0.1)
+    right.set_xticks(x if len(x) <= 17 else x[:: -(-len(x) // 16)])
+    right.set_xlabel("step of the sampler")
+    right.set_ylabel("probability (%)")
+    right.set_title(_verdict(story, story.probs), fontsize=10)
+    right.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def animate(story: Story, path: Path) -> None:
+    """Writes the refinement as an animated GIF, a frame for each step."""
+    way = story.probs[None] if story.trajectory is None else story.trajectory
+    shown = _matter(story)
+    frames = []
+    for number, probs in enumerate(way):
+        figure, (left, right) = style.new(7.5, 3, 1, 2)
+        left.get_gridspec().set_width_ratios([1, 1.6])
+        _show(left, story.image)
+        left.set_title(style.plain(style.short(story.title, 30)), fontsize=10)
+        _bars(right, story, shown, probs)
+        right.set_title(f"step {number} of {len(way) - 1}", fontsize=10)
+        figure.set_dpi(_ANIMATION_DPI)
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+        frames.append(Image.fromarray(np.ascontiguousarray(pixels)))
+    times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
+    files.write_whole(
+        path,
+        lambda file: frames[0].save(
+            file, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0
+        ),
+    )
+
+
+def sheet(cards: Sequence[Card], names: tuple[str, str]) -> Figure:
+    """A contact sheet: each image with what two models say of it.
+
+    Args:
+      cards: the images, the most disputed first.
+      names: of the two models.
+    """
+    columns = min(4, len(cards))
+    rows = -(-len(cards) // columns)
+    figure = Figure(figsize=(3.3 * columns + 0.3, 3.3 * rows + 0.5), layout="constrained")
+    style.FigureCanvasAgg(figure)
+    grid = np.atleast_2d(
+        figure.subplots(2 * rows, columns, height_ratios=[1.7, 1] * rows, squeeze=False)
+    )
+    for number in range(rows * columns):
+        row, column = divmod(number, columns)
+        image, bars = grid[2 * row, column], grid[2 * row + 1, column]
+        if number >= len(cards):
+            image.set_visible(False)
+            bars.set_visible(False)
+            continue
+        _card(image, bars, cards[number])
+    handles = [Patch(color=color) for color in (style.BLUE, style.ORANGE)]
+    figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def _card(image: Axes, bars: Axes, card: Card) -> None:
+    _show(image, card.image)
+    title = style.short(card.title, 30)
+    if card.label is not None:
+        title += f"\ntrue: {style.short(card.label, 24)}"
+    image.set_title(style.plain(title), fontsize=9)
+    style.prepare(bars)
+    y = np.arange(len(card.bars))
+    for offset, place, color in ((-0.2, 1, style.BLUE), (0.2, 2, style.ORANGE)):
+        bars.barh(y + offset, [100 * bar[place] for bar in card.bars], 0.36, color=color)
+    bars.set_yticks(y, [style.plain(style.short(bar[0], 16)) for bar in card.bars], fontsize=9)
+    for tick, bar in zip(bars.get_yticklabels(), card.bars, strict=True):
+        if bar[0] == card.label:
+            tick.set_fontweight("bold")
+    bars.invert_yaxis()
+    bars.set_xlim(0, 100)
+    bars.set_xticks([0, 50, 100], ["0", "50", "100 %"])
+
+
+def _matter(story: Story) -> np.ndarray:
+    """The classes that are probable at some step, by their probability at the end."""
+    way = story.probs[None] if story.trajectory is None else story.trajectory[1:]
+    peak = np.max(way, axis=0) if len(way) else story.probs
+    # The likeliest at the end first, then those that were likely on the way.
+    best = np.argsort(-story.probs, kind="stable")[: _CLASSES - 2]
+    rest = [k for k in np.argsort(-peak, kind="stable") if k not in best]
+    chosen = np.array([*best, *rest][:_CLASSES])
+    return chosen[np.argsort(-story.probs[chosen], kind="stable")]
+
+
+def _verdict(story: Story, probs: np.ndarray) -> str:
+    best = int(np.argmax(probs))
+    name = style.short(story.class_names[best], 30)
+    return style.plain(f"{name}, {100 * probs[best]:.1f} %")
+
+
+def _bars(axes: Axes, story: Story, shown: np.ndarray, probs: np.ndarray) -> None:
+    y = np.arange(len(shown))
+    for place, (k, (color, _)) in enumerate(zip(shown, style.colors(), strict=False)):
+        axes.barh(place, 100 * probs[k], 0.7, color=color)
+        axes.text(100 * probs[k] + 1, place, f"{100 * probs[k]:.1f}", va="center", fontsize=9)
+    axes.set_yticks(y, [style.plain(style.short(story.class_names[k], 20)) for k in shown])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.set_xlabel("probability (%)")
+    axes.grid(axis="y", visible=False)
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    # Of few pixels, each is to be seen; of many, matplotlib chooses how to shrink.
+    axes.imshow(
+        image[..., 0] if image.shape[-1] == 1 else image,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        interpolation="nearest" if max(image.shape) <= 128 else "antialiased",
+    )
+    axes.set_axis_off()

@@ -1,0 +1,1 @@
+"""What `main.py` does besides training, one module a mode."""

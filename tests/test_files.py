@@ -1,0 +1,46 @@
+"""Files that are there as a whole or not at all."""
+
+import csv
+
+import pytest
+
+from didicm_jax import files
+from didicm_jax.errors import UserError
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"a": object()})
+    assert files.read_json(path) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_what_is_no_json_is_one_line(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    for name in ("x.json", "y.json"):
+        with pytest.raises(UserError, match="expected a JSON file") as error:
+            files.read_json(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_tables_come_back_as_they_were(tmp_path):
+    rows = [["class", "count"], ['a, "b"', "3"], ["ü", ""]]
+    files.write_csv(tmp_path / "x.csv", rows)
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == rows
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"before")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        files.write_whole(path, fail)
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.bin"]
