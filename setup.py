@@ -28,6 +28,7 @@ setup(
         # tensorflow-datasets needs it and does not say so.
         "importlib_resources>=7.1",
         "jax>=0.10.2",
+        "matplotlib>=3.11",
         "ml_collections>=1.1",
         "numpy>=2.4",
         "opencv-python-headless>=5.0",
@@ -35,12 +36,17 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "pillow>=13.0",
         "scikit-learn>=1.9",
+        "scipy>=1.17",
         "simplejpeg>=1.9",
+        "tabulate>=0.10",
         "tensorboardX>=2.6.5",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.67",
     ],
     extras_require={
+        # Evaluation on corrupted images. It brings opencv-python, which needs libGL; where that is
+        # missing, reinstall opencv-python-headless after it.
+        "corruptions": ["imagecorruptions-imaug>=1.1.5"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
         # Finds the other processes in a Kubernetes JobSet.
@@ -50,13 +56,14 @@ setup(
         "turbojpeg": ["turbojpeg>=0.0.2"],
         "test": [
             "hypothesis>=6.150",
+            "imagecorruptions-imaug>=1.1.5",
             "import-linter>=2.16",
             "mypy>=2.4",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "pyyaml>=6.0",
             "ruff>=0.17",
-            "scipy>=1.17",
+            "types-tabulate>=0.10",
             "types-tqdm>=4.67",
         ],
     },

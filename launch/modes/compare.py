@@ -55,7 +55,7 @@ def labelled(pair: Pair, sheet: int, output: Path, proceed: Callable[[], bool]) 
         )
     found: list[Predictions] = []
     for subject, config in zip(*pair, strict=True):
-        found.append(subject.predict(config, subject.source, proceed))
+        found.append(subject.ask(config, proceed)(subject.source))
     if not is_main():
         return
     results = [evaluation.outcomes(each.answer.probs, each.labels) for each in found]

@@ -8,6 +8,7 @@ import numpy as np
 from tabulate import tabulate
 
 from didicm_jax import evaluation
+from didicm_jax.evaluation.loop import Predictions
 from modes.subject import Subject, is_main
 
 # Top-1 errors of AlexNet, mean over severities, by which ImageNet-C's mCE is normalised
@@ -60,14 +61,15 @@ def evaluate(
         subjects["baseline"] = (baseline, baseline.network.config)
     metrics: dict[str, list[list[dict[str, float]]]] = {}
     for key, (each, its_config) in subjects.items():
-        clean = _summary(each, its_config, each.source, proceed)
+        ask = each.ask(its_config, proceed)
+        clean = _summary(ask(each.source))
         metrics[key] = []
         for name in names:
             row = [clean]
             for severity in severities:
                 # Of one seed for both, so that they see the same.
                 source = corrupted(each.source, name, severity, seed=0)
-                row.append(_summary(each, its_config, source, proceed))
+                row.append(_summary(ask(source)))
             metrics[key].append(row)
             if is_main():
                 shown = " ".join(f"{100 * m['top1']:.1f}" for m in row[1:])
@@ -83,13 +85,7 @@ def evaluate(
     return Found(record, labels)
 
 
-def _summary(
-    subject: Subject,
-    config: ml_collections.ConfigDict,
-    source: Any,
-    proceed: Callable[[], bool],
-) -> dict[str, float]:
-    found = subject.predict(config, source, proceed)
+def _summary(found: Predictions) -> dict[str, float]:
     return evaluation.summarize(evaluation.outcomes(found.answer.probs, found.labels))
 
 

@@ -62,7 +62,7 @@ def run(
     scored = []
     for number, config in enumerate(configs):
         keep = requests.trajectories and number == len(configs) - 1
-        predictions = subject.predict(config, subject.source, proceed, trajectory=keep)
+        predictions = subject.ask(config, proceed, trajectory=keep)(subject.source)
         if is_main():
             scored.append(_score(config, predictions, real))
             if len(configs) > 1:  # a whole list may take long

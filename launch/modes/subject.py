@@ -27,35 +27,43 @@ class Subject(NamedTuple):
     dataset_name: str
     class_names: tuple[str, ...]
 
-    def predict(
+    def ask(
         self,
         config: ml_collections.ConfigDict,
-        source: data.Source,
         proceed: Callable[[], bool],
         *,
         trajectory: bool = False,
-    ) -> loop.Predictions:
-        """The posteriors of `source` by the sampler of `config`."""
-        traced = posterior.create_traced(
-            config, len(self.class_names), return_trajectory=trajectory
-        )
-        found = loop.collect(
-            loop.make_predict(
-                self.network.graphdef,
-                traced,
-                build.policy(config).eval,
-                self.mesh,
-                seed=config.seed,
-            ),
-            self.network.variables,
-            source,
+    ) -> Callable[[data.Source], loop.Predictions]:
+        """A function from examples to their posteriors by the sampler of `config`, compiled once.
+
+        Args:
+          config: of the run.
+          proceed: called before each batch.
+          trajectory: also keep the way to each posterior.
+        """
+        program = loop.make_predict(
+            self.network.graphdef,
+            posterior.create_traced(config, len(self.class_names), return_trajectory=trajectory),
+            build.policy(config).eval,
             self.mesh,
-            # Padding is masked, so any number of devices will do.
-            batch_size=devices.round_up(config.evaluation.batch_size, self.mesh.size),
-            proceed=proceed,
+            seed=config.seed,
         )
-        assert found is not None
-        return found
+        # Padding is masked, so any number of devices will do.
+        batch_size = devices.round_up(config.evaluation.batch_size, self.mesh.size)
+
+        def answer(source: data.Source) -> loop.Predictions:
+            found = loop.collect(
+                program,
+                self.network.variables,
+                source,
+                self.mesh,
+                batch_size=batch_size,
+                proceed=proceed,
+            )
+            assert found is not None
+            return found
+
+        return answer
 
 
 def open_subject(

@@ -1,0 +1,202 @@
+"""The story of training runs: their curves as one picture, and one page that needs nothing else."""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from didicm_jax import config as configuration
+from didicm_jax import files, plots
+from didicm_jax.errors import UserError
+from didicm_jax.plots import training
+
+# Of evaluations: title, key, whether more is better, and how it is written.
+_COLUMNS = (
+    ("top-1", "eval/top1", True, "{:.2%}"),
+    ("top-5", "eval/top5", True, "{:.2%}"),
+    ("NLL", "eval/nll", False, "{:.4f}"),
+    ("ECE", "eval/ece", False, "{:.4f}"),
+    ("Brier", "eval/brier", False, "{:.4f}"),
+)
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; }}
+img {{ max-width: 100%; height: auto; }}
+table {{ border-collapse: collapse; margin: 1rem 0 2rem; }}
+th, td {{ text-align: left; padding: .25rem .8rem; border-bottom: 1px solid #ddd; }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.wide {{ overflow-x: auto; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def write(workdirs: Sequence[Path], folder: Path) -> list[Path]:
+    """Writes `report.png` and `report.html` about runs.
+
+    Args:
+      workdirs: of the runs, none twice.
+      folder: where to; made if it is not there.
+
+    Returns:
+      The two paths.
+
+    Raises:
+      UserError: one of the runs has no records, or is named twice.
+    """
+    names = _names(workdirs)
+    runs = {name: read(path) for name, path in zip(names, workdirs, strict=True)}
+    configs = {
+        name: configuration.from_json(files.read_json(path / "config.json"))
+        for name, path in zip(names, workdirs, strict=True)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    picture, page = folder / "report.png", folder / "report.html"
+    plots.save(training.curves(runs), picture)
+    files.write_whole(page, lambda file: file.write(_page(runs, configs, picture).encode()))
+    return [picture, page]
+
+
+def read(workdir: Path) -> list[dict[str, Any]]:
+    """The records of a run's `metrics.jsonl`, without a last line that was cut.
+
+    Raises:
+      UserError: there are none.
+    """
+    path = workdir / "metrics.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise UserError(
+            f"--workdir: expected a run with metrics.jsonl in {workdir}, found none "
+            f"({error.strerror}); train it first"
+        ) from error
+    records = [record for line in lines if (record := _record(line)) is not None]
+    if not records:
+        raise UserError(f"{path}: expected records of training, found none; train the run first")
+    return records
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and "step" in record else None
+
+
+def _names(workdirs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart.
+
+    Raises:
+      UserError: two are the same.
+    """
+    paths = [path.resolve() for path in workdirs]
+    if len(set(paths)) < len(paths):
+        raise UserError("--workdir: expected different runs, found one twice; name each once")
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different paths differ somewhere")
+
+
+def _page(
+    runs: Mapping[str, Sequence[dict[str, Any]]], configs: Mapping[str, Any], picture: Path
+) -> str:
+    title = html.escape("Training of " + ", ".join(runs))
+    image = base64.b64encode(picture.read_bytes()).decode()
+    body = (
+        f'<p><img src="data:image/png;base64,{image}" alt="Curves over the steps of training: '
+        "loss, learning rate, images per second, top-1 accuracy, negative log-likelihood, "
+        f'expected calibration error; the figures are in the tables below."></p>\n'
+        f"<h2>Evaluations</h2>\n{_table(_evaluations(runs))}\n"
+        f"<h2>Runs</h2>\n{_table(_steps(runs))}\n"
+        f"<h2>{'Settings that differ' if len(runs) > 1 else 'Settings'}</h2>\n"
+        f"{_table(_settings(configs))}"
+    )
+    return _PAGE.format(title=title, body=body)
+
+
+def _evaluations(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[list[str]]:
+    """The last value of each metric, and the best with its step."""
+    rows = [["run", "step", *(f"{title}{end}" for title, *_ in _COLUMNS for end in ("", ", best"))]]
+    for name, records in runs.items():
+        evaluated = [record for record in records if "eval/top1" in record]
+        if not evaluated:
+            rows.append([name, "not evaluated yet", *[""] * (2 * len(_COLUMNS))])
+            continue
+        row = [name, f"{evaluated[-1]['step']:,}"]
+        for _, key, more, form in _COLUMNS:
+            sign = -1 if more else 1
+            best = min(evaluated, key=lambda r: (sign * r[key], r["step"]))
+            row.append(form.format(evaluated[-1][key]))
+            row.append(f"{form.format(best[key])} at {best['step']:,}")
+        rows.append(row)
+    return rows
+
+
+def _steps(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[list[str]]:
+    header = ["run", "last step", "last loss", "median images/s", "losses not finite", "skipped"]
+    rows = [header]
+    for name, records in runs.items():
+        steps, losses = training.series(records, "loss")
+        _, rates = training.series(records, "images_per_second")
+        good = losses[losses == losses]
+        rows.append(
+            [
+                name,
+                f"{steps[-1]:,}" if len(steps) else "",
+                f"{good[-1]:.4f}" if len(good) else "",
+                f"{sorted(rates)[len(rates) // 2]:,.0f}" if len(rates) else "",
+                f"{len(losses) - len(good):,}",
+                f"{max((r.get('skipped_steps', 0) for r in records), default=0):,} steps",
+            ]
+        )
+    return rows
+
+
+def _settings(configs: Mapping[str, Any]) -> list[list[str]]:
+    """Of one run, what is not at its default; of several, what differs between them."""
+    flat = {name: configuration.flatten(config) for name, config in configs.items()}
+    if len(flat) == 1:
+        columns = {"default": configuration.flatten(configuration.default())} | flat
+    else:
+        columns = flat
+    keys = list(next(iter(flat.values())))
+    rows = [["setting", *columns]]
+    rows += [
+        [key, *(str(values.get(key)) for values in columns.values())]
+        for key in keys
+        if len({str(values.get(key)) for values in columns.values()}) > 1
+    ]
+    return rows
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first of them the header, as HTML."""
+
+    def cells(row: Sequence[str]) -> str:
+        return "".join(
+            f'<td class="number">{html.escape(cell)}</td>'
+            if cell[:1].isdigit()
+            else f"<td>{html.escape(cell)}</td>"
+            for cell in row
+        )
+
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+    body = "\n".join(f"<tr>{cells(row)}</tr>" for row in rows[1:])
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'

@@ -1,0 +1,136 @@
+"""Corruptions against Pillow, closed forms, and themselves in another order and process."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from didicm_jax import data
+from didicm_jax.data import corruptions
+from didicm_jax.errors import UserError
+
+
+def photo(side=64, channels=3, seed=0):
+    """Smooth structure with edges, far from black and white."""
+    y, x = np.mgrid[:side, :side] / side
+    planes = [0.5 + 0.25 * np.sin(9 * x + k) * np.cos(7 * y) for k in range(channels)]
+    image = np.stack(planes, axis=-1)
+    image[side // 4 : side // 2, side // 4 : side // 2] = 0.7
+    return np.round(255 * image).astype(np.uint8)
+
+
+def source(count=6, side=32, channels=3):
+    images = np.stack([np.roll(photo(side, channels), k, axis=0) for k in range(count)])
+    return data.ArraySource(images, np.arange(count))
+
+
+def corrupt(image, name, severity=1, seed=0):
+    return corruptions.corrupt(image, name, severity, seed=(seed,))
+
+
+@pytest.mark.parametrize("name", corruptions.CORRUPTIONS)
+@pytest.mark.parametrize(("side", "channels"), [(8, 1), (48, 3)])
+def test_every_corruption_keeps_shape_and_type_and_grows(name, side, channels):
+    image = photo(side, channels)
+    errors = {1: 0.0, 5: 0.0}
+    for severity in errors:
+        for seed in range(8 if name == "frost" else 1):  # one of six pictures of frost
+            found = corrupt(image, name, severity, seed)
+            assert (found.shape, found.dtype) == (image.shape, np.uint8)
+            errors[severity] += np.mean((found.astype(float) - image) ** 2)
+    assert errors[5] > 0
+    if name != "elastic_transform":  # whose severities trade reach for smoothness
+        assert errors[5] > errors[1]
+
+
+def test_large_images_are_the_packages_own():
+    import imagecorruptions
+
+    image = photo(224)
+    found = corrupt(image, "defocus_blur", 3)
+    expected = imagecorruptions.corrupt(image, corruption_name="defocus_blur", severity=3)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("severity", "deviation"), [(1, 0.08), (3, 0.18)])
+def test_gaussian_noise_has_the_papers_deviation(severity, deviation):
+    grey = np.full((256, 256, 3), 128, np.uint8)
+    found = corrupt(grey, "gaussian_noise", severity)
+    assert np.std(found / 255) == pytest.approx(deviation, rel=0.02)
+
+
+@pytest.mark.parametrize("side", [8, 28, 64])
+def test_contrast_in_closed_form_at_any_size(side):
+    image = photo(side)
+    mean = image.mean(axis=(0, 1)) / 255
+    expected = 255 * ((image / 255 - mean) * 0.2 + mean)
+    np.testing.assert_allclose(corrupt(image, "contrast", 3), expected, atol=1.01)
+
+
+def test_jpeg_and_pixelate_against_pillow():
+    image = photo(64)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=15)
+    with Image.open(file) as expected:
+        np.testing.assert_array_equal(corrupt(image, "jpeg_compression", 3), expected)
+    small = Image.fromarray(image).resize((16, 16), Image.Resampling.BOX)
+    expected = small.resize((64, 64), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(corrupt(image, "pixelate", 5), expected)
+
+
+def test_impulse_noise_hits_the_papers_share_of_values():
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    found = corrupt(grey, "impulse_noise", 5)
+    assert np.mean((found == 0) | (found == 255)) == pytest.approx(0.27, abs=0.01)
+
+
+def test_grey_stays_grey_as_the_luminance_of_its_colour():
+    image = photo(40, channels=1)
+    found = corrupt(image, "fog", 2)
+    color = corrupt(np.repeat(image, 3, axis=-1), "fog", 2)
+    np.testing.assert_allclose(found[..., 0], color.mean(axis=-1), atol=1)
+
+
+@pytest.mark.parametrize("name", ["glass_blur", "impulse_noise", "frost", "motion_blur"])
+def test_what_an_example_gets_is_its_own(name):
+    """Whatever the batch, the order, and the state of NumPy's generator, which is left alone."""
+    given = source()
+    whole = corruptions.corrupted(given, name, 3, workers=1).batch(np.arange(6))
+    np.random.seed(5)
+    before = np.random.get_state()[1].copy()
+    part = corruptions.corrupted(given, name, 3, workers=1).batch(np.array([4, 1, 1]))
+    np.testing.assert_array_equal(part["image"], whole["image"][[4, 1, 1]])
+    np.testing.assert_array_equal(part["label"], [4, 1, 1])
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    other = corruptions.corrupted(given, name, 3, seed=1, workers=1).batch(np.arange(6))
+    assert np.any(other["image"] != whole["image"])
+
+
+def test_processes_give_the_same():
+    given = source(count=5)
+    alone = corruptions.corrupted(given, "snow", 2, workers=1).batch(np.arange(5))
+    together = corruptions.corrupted(given, "snow", 2, workers=2).batch(np.arange(5))
+    np.testing.assert_array_equal(alone["image"], together["image"])
+
+
+def test_all_else_is_the_sources():
+    given = source()
+    found = corruptions.corrupted(given, "fog", 1, workers=1)
+    assert (len(found), found.replaced, found.name(3)) == (6, 0, "3")
+    np.testing.assert_array_equal(found.labels, given.labels)
+
+
+def test_mistakes_are_one_line(monkeypatch):
+    for name, severity, message in (
+        ("fogg", 1, "did you mean fog"),
+        ("rain", 1, "choose among gaussian_noise"),
+        ("fog", 0, "from 1 to 5, found 0"),
+        ("fog", 6, "from 1 to 5, found 6"),
+    ):
+        with pytest.raises(UserError, match=message):
+            corruptions.corrupted(source(), name, severity)
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[corruptions\]'"):
+        corruptions.corrupted(source(), "fog", 1)

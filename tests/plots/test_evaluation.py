@@ -1,0 +1,112 @@
+"""Figures of evaluations: what they show is what they were given."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from didicm_jax import evaluation, plots
+from didicm_jax.evaluation import classes
+from didicm_jax.plots import evaluation as figures
+from didicm_jax.plots import style
+
+
+def scored(count=400, num_classes=10):
+    random = np.random.RandomState(0)
+    probs = random.dirichlet(np.full(num_classes, 0.3), count)
+    labels = random.randint(0, num_classes, count)
+    labels[: count // 2] = np.argmax(probs[: count // 2], axis=1)
+    return probs, labels, evaluation.outcomes(probs, labels)
+
+
+def record(steps, top1, nll):
+    ends = {"top1": (top1 - 0.01, top1 + 0.02), "nll": (nll - 0.1, nll + 0.1)}
+    return {"steps": steps, "top1": top1, "nll": nll, "intervals": ends}
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines() if line.get_label()[0] != "_"}
+
+
+def test_steps_shows_each_sampler_in_the_order_of_its_steps():
+    curves = {
+        "cp euler": [record(8, 0.8, 0.5), record(2, 0.7, 0.9)],
+        "one_shot": [record(1, 0.6, 1.2)],
+    }
+    figure = figures.steps(curves)
+    left, right = figure.axes
+    bars = left.containers[0]
+    np.testing.assert_allclose(bars.lines[0].get_xydata(), [[2, 70], [8, 80]])
+    ends = bars.lines[2][0].get_segments()
+    np.testing.assert_allclose(ends[0], [[2, 69], [2, 72]])
+    np.testing.assert_allclose(right.containers[1].lines[0].get_xydata(), [[1, 1.2]])
+    assert [text.get_text() for text in left.get_legend().get_texts()] == list(curves)
+    assert "%" in left.get_ylabel()
+    assert "nats" in right.get_ylabel()
+
+
+def test_reliability_shows_the_bins():
+    found = evaluation.reliability(scored()[2])
+    top, bottom = figures.reliability(found, 0.1234, "cp").axes
+    full = found.examples > 0
+    heights = [bar.get_height() for bar in top.containers[0]]
+    np.testing.assert_allclose(heights, found.accuracy[full])
+    tips = [bar.get_y() + bar.get_height() for bar in top.containers[1]]
+    np.testing.assert_allclose(tips, found.confidence[full])
+    np.testing.assert_allclose([b.get_height() for b in bottom.containers[0]], found.examples)
+    assert "0.1234" in top.get_title()
+
+
+def test_selective_is_thinned_but_keeps_its_ends():
+    curve = evaluation.selective(scored(count=3000)[2])
+    (axes,) = figures.selective({"cp": curve}).axes
+    data = lines(axes)["cp"].get_xydata()
+    assert len(data) <= 500
+    np.testing.assert_allclose(data[-1], [100, 100 * curve.accuracy[-1]])
+    np.testing.assert_allclose(data[0], [100 * curve.coverage[0], 100 * curve.accuracy[0]])
+
+
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_classes_go_from_the_worst_to_the_best(num_classes):
+    probs, labels, _ = scored(2000, num_classes)
+    found = classes.per_class(probs, labels)
+    names = [f"class ${k}" for k in range(num_classes)]  # a dollar is no mathematics here
+    figure = figures.classes(found, names)
+    (axes,) = figure.axes
+    confidence = 100 * found.confidence[np.argsort(found.accuracy, kind="stable")]
+    drawn = next(line for line in axes.get_lines() if len(line.get_xdata()) == num_classes)
+    np.testing.assert_allclose(drawn.get_ydata(), confidence)
+    if num_classes == 10:
+        shown = [tick.get_text().replace("\\", "") for tick in axes.get_xticklabels()]
+        assert shown == [names[k] for k in np.argsort(found.accuracy, kind="stable")]
+    figure.canvas.draw()
+
+
+def test_corruptions_have_a_panel_each_and_one_for_the_mean():
+    accuracy = np.array([[0.9, 0.8, 0.7], [0.9, 0.6, 0.3]])
+    found = {
+        "run": (["fog", "snow"], [1, 5], accuracy),
+        "baseline": (["fog", "snow"], [1, 5], accuracy / 2),
+    }
+    panels = figures.corruptions(found).axes
+    assert [axes.get_title() for axes in panels if axes.get_visible()] == ["fog", "snow", "mean"]
+    np.testing.assert_allclose(lines(panels[1])["run"].get_xydata(), [[0, 90], [1, 60], [5, 30]])
+    np.testing.assert_allclose(lines(panels[2])["baseline"].get_ydata(), [45, 35, 25])
+
+
+def test_saved_whole_without_a_display(tmp_path):
+    figure = figures.selective({"cp": evaluation.selective(scored()[2])})
+    plots.save(figure, tmp_path / "a.png")
+    plots.save(figure, tmp_path / "a.svg")
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_allclose(image.size, figure.get_size_inches() * style.DPI, atol=1)
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.svg"}
+
+
+def test_colours_differ_in_brightness_and_never_end():
+    found = [pair for pair, _ in zip(style.colors(), range(20), strict=False)]
+    assert len(set(found)) == 20
+    for first, second in itertools.pairwise(found):
+        assert first[0] != second[0]
