@@ -23,6 +23,8 @@ setup(
         "array_record>=0.8.6",
         "chex>=0.1.92",
         "etils[epath]>=1.15",
+        # jax.export needs it and does not say so.
+        "flatbuffers>=25.12",
         "flax>=0.12.8",
         "grain>=0.2.18",
         # tensorflow-datasets needs it and does not say so.
@@ -35,6 +37,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow>=13.0",
+        "safetensors>=0.8",
         "scikit-learn>=1.9",
         "scipy>=1.17",
         "simplejpeg>=1.9",

@@ -31,7 +31,7 @@ def of(dataset: data.Dataset) -> Description:
     return Description(dataset.class_names, dataset.image_shape)
 
 
-def write(workdir: Path, dataset: data.Dataset) -> None:
+def write(workdir: Path, described: Description) -> None:
     """Writes `dataset.json`, on the first process.
 
     Raises:
@@ -40,7 +40,7 @@ def write(workdir: Path, dataset: data.Dataset) -> None:
     if not distributed.is_main():
         return
     try:
-        files.write_json(workdir / _FILE, asdict(of(dataset)))
+        files.write_json(workdir / _FILE, asdict(described))
     except OSError as error:
         raise UserError(
             f"--workdir: expected a folder that can be written, found {error}; choose another"

@@ -129,6 +129,21 @@ def load_torch_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> N
     entries = _entries(model)
     constants = _family(model).constants(model)
     given = _canonical_names(model, state_dict)
+    _refuse_faults(model, entries, constants, given)
+    _store(entries, given)
+
+
+def _refuse_faults(
+    model: nnx.Module,
+    entries: Mapping[str, Entry],
+    constants: Mapping[str, np.ndarray],
+    given: Mapping[str, Any],
+) -> None:
+    """Compares the tensors that are given with those that are wanted.
+
+    Raises:
+      UserError: they are others.
+    """
     missing = [name for name in (*entries, *constants) if name not in given]
     surplus = [name for name in given if name not in entries and name not in constants]
     arrays = {name: np.asarray(given[name]) for name in entries if name in given}
@@ -159,10 +174,51 @@ def load_torch_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> N
             f"{type(model).__name__}, found {'; '.join(faults)}: check the depth, stem, width and "
             "number of classes that it was saved from"
         )
+
+
+def _store(entries: Mapping[str, Entry], given: Mapping[str, Any]) -> None:
     # Converted before the first is stored, so that a failure on the way changes nothing.
-    values = {name: _from_torch(array, entries[name]) for name, array in arrays.items()}
+    values = {name: _from_torch(np.asarray(given[name]), entries[name]) for name in entries}
     for name, value in values.items():
         entries[name].variable.set_value(value)
+
+
+def load_torch_trunk(
+    model: nnx.Module, state_dict: Mapping[str, Any]
+) -> tuple[list[str], list[str], list[str]]:
+    """Loads the trunk of a DiDiRN from a plain ResNet of torchvision or timm, in place.
+
+    Args:
+      model: a DiDiRN, whose conditioning and head stay as they are.
+      state_dict: as for `load_torch_state_dict`.
+
+    Returns:
+      The PyTorch names that were loaded, those of the model that were left, and those of the file
+      that were not used.
+
+    Raises:
+      UserError: tensors of the trunk are missing, surplus or misshaped; the model is left as it
+        was.
+    """
+    entries = _entries(model)
+    given = {
+        ".".join({"downsample": "skip_connection"}.get(part, part) for part in name.split(".")): x
+        for name, x in state_dict.items()
+        if name.rpartition(".")[2] != _IGNORED
+    }
+    trunk = [name for name in entries if _is_trunk(name)]
+    unused = [name for name in given if name.startswith("fc.")]
+    rest = {name: x for name, x in given.items() if name not in unused}
+    _refuse_faults(model, {name: entries[name] for name in trunk}, {}, rest)
+    _store({name: entries[name] for name in trunk}, rest)
+    return trunk, [name for name in entries if name not in trunk], unused
+
+
+def _is_trunk(name: str) -> bool:
+    """Whether a tensor of a DiDiRN has its like in a plain ResNet."""
+    parts = name.split(".")
+    root = parts[0] in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+    return root and not {"emb_layers", "out_layers"} & set(parts)
 
 
 def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:

@@ -64,7 +64,7 @@ def restore(workdir: Path, which: str, config: ml_collections.ConfigDict, mesh: 
     everywhere = devices.replicated(mesh)
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(lambda: _create_state(config, described)),
+        jax.eval_shape(lambda: create_state(config, _create(config, described)[1])),
     )
     with contextlib.closing(Checkpoints(workdir, create=False)) as checkpoints:
         step = checkpoints.best() if which == "best" else checkpoints.latest()
@@ -109,11 +109,11 @@ def _create(
     return state.split(build.model(config, described, nnx.Rngs(0)))
 
 
-def _create_state(config: ml_collections.ConfigDict, described: Description) -> state.TrainState:
+def create_state(config: ml_collections.ConfigDict, variables: state.Variables) -> state.TrainState:
+    """The state at step 0 of a run with these variables."""
     settings = config.optimizer
     # The rate does not matter, only that it is a schedule, which counts its calls in the state.
     optimizer = optimizers.OPTIMIZERS[settings.name](
         lambda count: 0.0, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
     )
-    _, variables = _create(config, described)
     return state.create(variables, optimizer, ema=config.train.ema_decay > 0)

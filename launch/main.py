@@ -10,10 +10,8 @@ Any setting of the config can be given as `--config.section.key=value`; `didicm_
 lists them all. A second start with the same workdir goes on from the last checkpoint.
 """
 
-import difflib
 import errno
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -21,8 +19,8 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 from modes import options
+from modes.command_line import config_first, parse
 
-from didicm_jax import config as configuration
 from didicm_jax import workdir
 from didicm_jax.errors import UserError
 
@@ -31,8 +29,7 @@ _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO,
 
 def main(argv: list[str]) -> int:
     """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
-    # The config file first: what changes it may stand before or after it.
-    argv = [argv[0], *sorted(argv[1:], key=lambda word: not word.startswith("--config="))]
+    argv = config_first(argv)
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
         print(f"{__doc__}\n{values.get_help()}")
@@ -57,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
-    given = _parse(values, argv)
+    given = parse(values, argv)
     options.check(values)
     if values.mode == "report":
         from modes import report
@@ -106,7 +103,7 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: 
 
     run = plan.plan(config)
     workdir.claim(folder, config)
-    description.write(folder, run.dataset)
+    description.write(folder, description.of(run.dataset))
     if distributed.is_main():
         print(run.describe(), flush=True)
     outcome = loop.train(
@@ -164,54 +161,6 @@ def _flags(argv: list[str]) -> flags.FlagValues:
         flag_values=values,
     )
     return values
-
-
-def _parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDict | None:
-    """Reads the command line into `values` and returns the config, if one is given.
-
-    Raises:
-      UserError: an unknown flag, config file or config key, or a value of the wrong type.
-    """
-    defaults = configuration.flatten(configuration.default())
-    names_a_file = any(re.match(r"--?config(=|$)", word) for word in argv)
-    for word in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", word)
-        if match and not names_a_file:
-            raise UserError(
-                f"{word}: expected a config file to change, found none; add --config=FILE"
-            )
-        if match and match[1] not in defaults:
-            close = difflib.get_close_matches(match[1], defaults, n=1)
-            hint = f"did you mean {close[0]}?" if close else "didicm_jax/config.py lists them"
-            raise UserError(f"config.{match[1]}: expected a key of the config, found none; {hint}")
-    try:
-        rest = values(argv)
-        config = values.config
-        if config is not None:
-            config.keys()  # a file that could not be loaded speaks up when it is first used
-    except flags.IllegalFlagValueError as error:
-        match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error))
-        if match is None:
-            # A config file that raises comes with a traceback; what it says is on the last line.
-            said = str(error).strip().splitlines()[-1]
-            raise UserError(said.split("UserError: ")[-1]) from error
-        like = defaults[match[1]]
-        raise UserError(
-            f"config.{match[1]}: expected {type(like).__name__}, like {like!r}, found {match[2]!r}"
-        ) from error
-    except flags.Error as error:
-        raise UserError(f"{error}; see --help") from error
-    except UserError:
-        raise
-    except Exception as error:  # whatever the Python of the config file may raise
-        found = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(
-            f"--config: expected a Python file with get_config, like configs/digits.py, found "
-            f"{found}"
-        ) from error
-    if rest[1:]:
-        raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
-    return config
 
 
 if __name__ == "__main__":

@@ -56,17 +56,14 @@ def list_imagenet(source: Path, *, name: str = "imagenet2012") -> Listing:
     Raises:
       UserError: a tar that is missing, cut off or holds something else.
     """
-    import tensorflow_datasets as tfds
-
     for file in (TRAIN_TAR, VALIDATION_TAR):
         if not (source / file).is_file():
             raise UserError(
                 f"expected the official tars {TRAIN_TAR} and {VALIDATION_TAR} in {source}, found no"
                 f" {file}: download both from image-net.org, set --source to their folder"
             )
-    folder = Path(tfds.core.tfds_path("datasets/imagenet2012"))
-    class_names = tuple((folder / "labels.txt").read_text().split())
-    val_labels = (folder / "validation_labels.txt").read_text().split()
+    class_names = imagenet_class_names()
+    val_labels = (_imagenet_folder() / "validation_labels.txt").read_text().split()
     labels = {name: label for label, name in enumerate(class_names)}
     train = list(_train_items(source / TRAIN_TAR, labels))
     validation = [
@@ -76,6 +73,17 @@ def list_imagenet(source: Path, *, name: str = "imagenet2012") -> Listing:
     splits = {"train": train, "validation": sorted(validation)}
     _check_some(splits, source)
     return Listing(name, "5.1.0", class_names, splits, keep_png=False, upright=False)
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """The synsets of ImageNet's 1,000 classes in their order, `n01440764` first."""
+    return tuple((_imagenet_folder() / "labels.txt").read_text().split())
+
+
+def _imagenet_folder() -> Path:
+    import tensorflow_datasets as tfds  # which takes a second to import
+
+    return Path(tfds.core.tfds_path("datasets/imagenet2012"))
 
 
 def _train_items(path: Path, labels: dict[str, int]) -> Iterator[Item]:

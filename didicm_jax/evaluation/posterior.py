@@ -126,7 +126,7 @@ def _together(sampler: Sampler) -> TracedPosterior:
     """A sampler that draws nothing: the whole batch at once."""
 
     def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Traced:
-        return sampler(partial(model.score, model.encode(images)), None, len(images))
+        return sampler(partial(model.score, model.encode(images)), None, images.shape[0])
 
     return posterior
 

@@ -12,7 +12,7 @@ MODES = ("train", "evaluate", "compare", "predict", "report")
 _SAMPLER_KEYS = {"sampler": "name"} | {
     key: key for key in ("integrator", "grid", "query", "chains", "steps")
 }
-_SAMPLING = set(_SAMPLER_KEYS)
+SAMPLING = tuple(_SAMPLER_KEYS)
 _PROCESSES = {"coordinator_address", "num_processes", "process_id", "peer_timeout"}
 _OTHER_DATA = {"dataset", "data_dir", "split", "examples"}
 _COMPILING = {"workdir", "compilation_cache"}
@@ -21,16 +21,18 @@ _READS = {
     "train": _COMPILING | _PROCESSES | {"debug_nans"},
     "evaluate": _COMPILING
     | _PROCESSES
-    | _SAMPLING
+    | set(SAMPLING)
     | _OTHER_DATA
     | {"checkpoint", "output", "baseline", "corruptions", "severities", "real_labels"}
     | {"trajectories"},
     "compare": _COMPILING
     | _PROCESSES
-    | _SAMPLING
+    | set(SAMPLING)
     | _OTHER_DATA
     | {"checkpoint", "output", "baseline", "images", "sheet"},
-    "predict": _COMPILING | _SAMPLING | {"checkpoint", "output", "images", "gif", "max_figures"},
+    "predict": _COMPILING
+    | set(SAMPLING)
+    | {"checkpoint", "output", "images", "gif", "max_figures"},
     "report": {"workdir", "output"},
 }
 
@@ -58,8 +60,7 @@ def define(values: flags.FlagValues) -> None:
     )
     text("output", "Folder for what the mode writes; default: in the workdir.")
     text("baseline", "Workdir of a second run to hold against this one.")
-    for flag, key in _SAMPLER_KEYS.items():
-        texts(flag, f"One or several values of config.sampler.{key}, such as a,b.")
+    define_sampler(values)
     text("dataset", "Evaluate on this data set, with the same classes, and not the run's own.")
     text("data_dir", "Its folder.")
     text("split", "Its split.")
@@ -84,6 +85,13 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "sheet", 24, "Images on the sheet of disagreements.", lower_bound=1, flag_values=values
     )
+
+
+def define_sampler(values: flags.FlagValues) -> None:
+    """Defines the flags that choose a sampler."""
+    for flag, key in _SAMPLER_KEYS.items():
+        text = f"One or several values of config.sampler.{key}, such as a,b."
+        flags.DEFINE_list(flag, None, text, flag_values=values)
 
 
 def check(values: flags.FlagValues) -> None:

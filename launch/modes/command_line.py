@@ -1,0 +1,63 @@
+"""Command lines with a config file in them, and one line for each mistake."""
+
+import difflib
+import re
+
+import ml_collections
+from absl import flags
+
+from didicm_jax import config as configuration
+from didicm_jax.errors import UserError
+
+
+def config_first(argv: list[str]) -> list[str]:
+    """The config file first: what changes it may stand before or after it."""
+    return [argv[0], *sorted(argv[1:], key=lambda word: not word.startswith("--config="))]
+
+
+def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDict | None:
+    """Reads the command line into `values` and returns the config, if one is given.
+
+    Raises:
+      UserError: an unknown flag, config file or config key, or a value of the wrong type.
+    """
+    defaults = configuration.flatten(configuration.default())
+    names_a_file = any(re.match(r"--?config(=|$)", word) for word in argv)
+    for word in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", word)
+        if match and not names_a_file:
+            raise UserError(
+                f"{word}: expected a config file to change, found none; add --config=FILE"
+            )
+        if match and match[1] not in defaults:
+            close = difflib.get_close_matches(match[1], defaults, n=1)
+            hint = f"did you mean {close[0]}?" if close else "didicm_jax/config.py lists them"
+            raise UserError(f"config.{match[1]}: expected a key of the config, found none; {hint}")
+    try:
+        rest = values(argv)
+        config = values.config
+        if config is not None:
+            config.keys()  # a file that could not be loaded speaks up when it is first used
+    except flags.IllegalFlagValueError as error:
+        match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error))
+        if match is None:
+            # A config file that raises comes with a traceback; what it says is on the last line.
+            said = str(error).strip().splitlines()[-1]
+            raise UserError(said.split("UserError: ")[-1]) from error
+        like = defaults[match[1]]
+        raise UserError(
+            f"config.{match[1]}: expected {type(like).__name__}, like {like!r}, found {match[2]!r}"
+        ) from error
+    except flags.Error as error:
+        raise UserError(f"{error}; see --help") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever the Python of the config file may raise
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"--config: expected a Python file with get_config, like configs/digits.py, found "
+            f"{found}"
+        ) from error
+    if rest[1:]:
+        raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
+    return config
