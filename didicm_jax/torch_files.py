@@ -84,8 +84,8 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"--torch: expected tensors and plain values in {path}, found {_others(path)}; save its "
-            "state_dict alone"
+            f"--torch: expected tensors and plain values in {path}, found {_others(path)}; save "
+            "its state_dict alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(

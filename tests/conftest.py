@@ -13,6 +13,8 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import ast
+import zlib
 from pathlib import Path
 
 import jax
@@ -37,3 +39,30 @@ def x64():
     """Runs one test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+def rule_value(name, shape):
+    """A tensor by the rule of `tests/golden/README.md`, from its PyTorch name and shape."""
+    x = np.random.default_rng([zlib.crc32(name.encode()), 2025]).standard_normal(shape)
+    if name.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(x)
+    elif name.endswith("running_mean"):
+        value = 0.1 * x
+    elif len(shape) == 4:
+        value = x * np.sqrt(2 / np.prod(shape[1:]))
+    elif len(shape) == 2:
+        value = x * (0.5 if "label_embedder" in name else np.sqrt(1 / shape[1]))
+    else:
+        value = 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    return value.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def golden_weights():
+    """`(names, shapes)` of a golden network to its PyTorch state dict."""
+
+    def make(names, shapes):
+        pairs = zip(names.tolist(), shapes.tolist(), strict=True)
+        return {name: rule_value(name, ast.literal_eval(shape)) for name, shape in pairs}
+
+    return make
