@@ -10,7 +10,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("kernels", "loader", "augment", "sample", "train", "variance")
+NAMES = ("kernels", "loader", "augment", "sample", "train", "variance", "evaluate")
 
 
 def main(argv: list[str]) -> int:

@@ -258,8 +258,8 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=predict", of_run, f"--images={empty}"], "found no file"),
         (["--mode=predict", of_run, f"--images={tmp_path / 'no.png'}"], "found no"),
         (
-            ["--mode=predict", f"--workdir={classifier}", "--steps=2", f"--images={folder}"],
-            "method",
+            ["--mode=predict", f"--workdir={classifier}", "--steps=2", *of_folder],
+            "of method didicm",
         ),
         (["--mode=report"], "--workdir: expected one folder"),
         (["--mode=report", f"--workdir={empty}"], "expected a run with metrics.jsonl"),
