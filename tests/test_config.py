@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from didicm_jax import augment, workdir
+from didicm_jax import augment, report, workdir
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
@@ -222,6 +222,7 @@ def test_commands_that_are_shown_parse(path, monkeypatch):
     assert commands, path
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(workdir, "config_of", stop)
+    monkeypatch.setattr(report, "write", lambda workdirs, folder: stop(None, folder))
     for command in commands:
         with pytest.raises(Parsed):
             main.main(shlex.split(command, comments=True))
@@ -231,7 +232,7 @@ class Parsed(Exception):
     """The command line was read, and a config file was loaded from it."""
 
 
-def stop(given, folder, *, evaluates):
+def stop(given, folder, *, evaluates=False):
     if given is not None:
         configuration.validate(given)
     raise Parsed
