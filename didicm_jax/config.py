@@ -39,8 +39,6 @@ _PHOTOS_ONLY = (
     "crop_scale",
     "crop_ratio",
     "eval_crop",
-    "train_split",
-    "eval_split",
     "max_broken_share",
     "num_workers",
 )
@@ -63,13 +61,14 @@ def default() -> ml_collections.ConfigDict:
     config.data.train_examples = 0  # keep this many, the same share of each class; 0: all
     config.data.data_ratio = 1.0  # or this share of them
     config.data.resolution = 0  # pixels a side; 0: 224 for photos, as they are for digits and idx
+    # Parts of it as tfds names them, such as train[:90%] and train[90%:].
+    config.data.train_split = "train"
+    config.data.eval_split = ""  # "": validation, or test where there is none
     config.data.repeats = 1  # copies of each example in a batch (repeated augmentation)
     # Of photos: the random crop of training, as shares of the area and as width / height.
     config.data.crop_scale = (0.08, 1.0)
     config.data.crop_ratio = (3 / 4, 4 / 3)
     config.data.eval_crop = 0.875  # share of the shorter side that evaluation shows
-    config.data.train_split = "train"
-    config.data.eval_split = ""  # "": validation, or test where there is none
     config.data.max_broken_share = 0.001  # more images that cannot be decoded stop the run
     config.data.num_workers = 0  # threads that decode; 0: one per core
     config.data.mean = (0.5,)  # per channel, of images in [0, 1]

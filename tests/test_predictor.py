@@ -50,7 +50,7 @@ def make_run(folder, **changes):
     config.update_from_flattened_dict(SMALL | changes)
     run = plan.plan(config)
     workdir.claim(folder, config)
-    description.write(folder, run.dataset)
+    description.write(folder, description.of(run.dataset))
     saved = Checkpoints(folder)
     for step, top1 in ((1, 0.9), (2, 0.1)):
         state = filled(run.abstract_state(), step)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from didicm_jax.data import splits
 from didicm_jax.data.digits import load_digits
 from didicm_jax.data.idx import load_idx, read_idx
 from didicm_jax.data.options import PhotoOptions, check_resolution
@@ -73,7 +74,7 @@ def load(
         this and what follows does not concern `digits` and `idx`.
       crop_ratio: its smallest and largest width / height.
       eval_crop: in evaluation, how much of the shorter side the centred square shows.
-      train_split: as tfds understands it, `train` or `train[:90%]`.
+      train_split: as tfds understands it, `train` or `train[:90%]`; this and the next of any set.
       eval_split: the same for evaluation; empty is `validation`, or `test` where that is missing.
       max_broken_share: more broken images than this share of a split end the run.
       num_workers: threads that decode for each split; 0 is one per core.
@@ -88,7 +89,7 @@ def load(
             f" ({train_examples} and {data_ratio}): leave one out"
         )
     if name in _LOADERS:
-        dataset = _LOADERS[name](data_dir or None)
+        dataset = splits.choose(_LOADERS[name](data_dir or None), train_split, eval_split)
         if resolution is not None:
             check_resolution(resolution)
             dataset = _resized(dataset, name, resolution)

@@ -63,7 +63,7 @@ def define(values: flags.FlagValues) -> None:
     define_sampler(values)
     text("dataset", "Evaluate on this data set, with the same classes, and not the run's own.")
     text("data_dir", "Its folder.")
-    text("split", "Its split.")
+    text("split", "A part of it, or of the run's own data set, such as test or train[90%:].")
     flags.DEFINE_integer(
         "examples",
         None,
@@ -115,9 +115,8 @@ def check(values: flags.FlagValues) -> None:
         raise UserError(
             "--baseline: expected with --corruptions or --mode=compare, found neither; add one"
         )
-    for name in ("data_dir", "split"):
-        if values[name].present and values.dataset is None:
-            raise UserError(f"--{name}: expected with --dataset, found without; add --dataset=NAME")
+    if values.data_dir is not None and values.dataset is None:
+        raise UserError("--data_dir: expected with --dataset, found without; add --dataset=NAME")
 
 
 def sampler_choices(values: flags.FlagValues) -> dict[str, list[Any]]:

@@ -93,10 +93,11 @@ def is_main() -> bool:
 def _on_other_data(
     config: ml_collections.ConfigDict, described: description.Description | None, other: OtherData
 ) -> ml_collections.ConfigDict:
-    """The config with another data set, at the size that the network was trained with."""
-    if other.dataset is None:
-        return config
+    """The config with another part of its data, or other data at the size of the training."""
     result = copy.deepcopy(config)
+    if other.dataset is None:
+        result.data.eval_split = other.split or config.data.eval_split
+        return result
     defaults = configuration.default().data
     with result.unlocked():
         for key in ("train_examples", "data_ratio", "train_split", "max_broken_share"):

@@ -25,5 +25,6 @@ def registered():
 if __name__ == "__main__":
     path = Path(__file__).parents[2] / "launch" / "main.py"
     sys.argv[0] = str(path)
+    sys.path.insert(0, str(path.parent))
     with registered():
         runpy.run_path(str(path), run_name="__main__")

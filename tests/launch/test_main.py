@@ -195,7 +195,11 @@ def test_evaluation_with_any_sampler(main, finished, tmp_path, settings, expecte
     assert result.items() >= expected.items()
     assert result["num_examples"] == 360
     if not settings:
-        assert result == json.loads((finished / "evaluation.json").read_text())
+        # What the run itself wrote when it ended, and more.
+        ended = json.loads((finished / "evaluation.json").read_text())
+        assert {key: result[key] for key in ended} == ended
+        assert "classes" not in ended
+        assert len(result["classes"]["worst"]) > 0
 
 
 def test_a_plain_classifier_runs_through_the_same_step(main, tmp_path):
@@ -251,7 +255,8 @@ BAD = {
     "unknown section": ([DIGITS, "--config.foo.bar=3"], "config.foo.bar: expected a key"),
     "no such config": (["--config=configs/nope.py"], "configs/nope.py"),
     "no config": ([], "--config: expected a config file, found none"),
-    "unknown flag": ([DIGITS, "--steps=3"], "Unknown command line flag 'steps'"),
+    "unknown flag": ([DIGITS, "--stepz=3"], "Unknown command line flag 'stepz'"),
+    "flag of another mode": ([DIGITS, "--steps=3"], "--steps: expected with --mode=evaluate"),
     "stray word": ([DIGITS, "train"], "expected flags alone, found 'train'"),
     "wrong type": (
         [DIGITS, "--config.train.batch_size=many"],
