@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from didicm_jax.errors import UserError
+from didicm_jax.models.convolution import convolve
 
 # Width of the embedding of label and time, in all of the paper's networks.
 EMBEDDING_WIDTH = 128
@@ -118,6 +119,7 @@ def conv(
         use_bias=False,
         dtype=precision.dtype,
         kernel_init=CONV_INIT,
+        conv_general_dilated=convolve,
         rngs=rngs,
     )
 

@@ -1,0 +1,51 @@
+"""Parts of the data sets that are held in memory."""
+
+import numpy as np
+import pytest
+
+from didicm_jax import data
+from didicm_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("train_split", "eval_split", "expected"),
+    [
+        ("train", "", (slice(None), "test", slice(None))),
+        ("train[:90%]", "train[90%:]", (slice(1293), "train", slice(1293, None))),
+        ("train[100:200]", "test[:7]", (slice(100, 200), "test", slice(7))),
+    ],
+)
+def test_parts_are_those_that_are_named(train_split, eval_split, expected):
+    whole = data.load("digits")
+    found = data.load("digits", train_split=train_split, eval_split=eval_split)
+    kept, name, shown = expected
+    for source, like, rows in (
+        (found.train, whole.train, kept),
+        (found.test, getattr(whole, name), shown),
+    ):
+        indices = np.arange(len(like))[rows]
+        assert len(source) == len(indices)
+        np.testing.assert_array_equal(source.labels, like.labels[indices])
+        np.testing.assert_array_equal(
+            source.batch(np.arange(len(source)))["image"], like.batch(indices)["image"]
+        )
+
+
+def test_parts_of_both_follow_each_other():
+    whole = data.load("digits")
+    found = data.load("digits", train_split="train+test")
+    labels = np.concatenate([whole.train.labels, whole.test.labels])
+    np.testing.assert_array_equal(found.train.labels, labels)
+
+
+def test_a_share_is_taken_of_the_part():
+    found = data.load("digits", train_split="train[:50%]", data_ratio=0.5)
+    assert len(found.train) == round(0.5 * len(data.load("digits").train) / 2)
+
+
+@pytest.mark.parametrize("split", ["validation", "train[:190%]", "train[90%", "train[5:5]"])
+def test_what_is_no_part_is_one_line(split):
+    with pytest.raises(UserError, match=r"config\.data\.eval_split: expected a part") as error:
+        data.load("digits", eval_split=split)
+    assert split in str(error.value)
+    assert "\n" not in str(error.value)

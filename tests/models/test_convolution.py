@@ -1,0 +1,75 @@
+"""The convolution in its two forms, against SciPy's correlation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import signal
+
+from didicm_jax.models import layers
+
+PRECISION = layers.Precision(jnp.dtype("float32"), None)
+# Pixels a side, channels, size, stride: a matrix product on a CPU, and not.
+CASES = [(1, 2, 3, 1), (2, 5, 3, 1), (3, 9, 3, 2), (4, 16, 3, 1), (5, 2, 1, 2), (7, 3, 3, 2)]
+
+
+def correlated(images, kernel, stride):
+    pad = kernel.shape[0] // 2
+    padded = np.pad(images.astype(np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return np.stack(
+        [
+            np.stack(
+                [
+                    sum(
+                        signal.correlate2d(image[..., c], kernel[..., c, d], mode="valid")
+                        for c in range(kernel.shape[2])
+                    )
+                    for d in range(kernel.shape[3])
+                ],
+                axis=-1,
+            )[::stride, ::stride]
+            for image in padded
+        ]
+    )
+
+
+@pytest.mark.parametrize(("side", "channels", "size", "stride"), CASES)
+def test_outputs_and_gradients(side, channels, size, stride):
+    layer = layers.conv(channels, 4, size, stride, PRECISION, nnx.Rngs(0))
+    kernel = layer.kernel[...]
+    random = np.random.default_rng(0)
+    images = random.normal(size=(3, side, side, channels)).astype(np.float32)
+    graphdef, _ = nnx.split(layer)
+
+    def apply(images, kernel):
+        return nnx.merge(graphdef, nnx.State({"kernel": nnx.Param(kernel)}))(images)
+
+    found, pull = jax.vjp(jax.jit(apply), images, kernel)
+    np.testing.assert_allclose(found, correlated(images, np.asarray(kernel), stride), atol=1e-5)
+    # It is linear in each argument: <y, A x> = <A' y, x>, for any x.
+    cotangent = jnp.asarray(random.normal(size=found.shape).astype(np.float32))
+    to_images, to_kernel = pull(cotangent)
+    for gradient, argument, others in (
+        (to_images, images, lambda x: correlated(x, np.asarray(kernel), stride)),
+        (to_kernel, np.asarray(kernel), lambda x: correlated(images, x, stride)),
+    ):
+        direction = random.normal(size=argument.shape).astype(np.float32)
+        np.testing.assert_allclose(
+            np.vdot(gradient, direction), np.vdot(cotangent, others(direction)), rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "size", "product"), [(4, 16, 3, True), (5, 16, 3, False), (9, 2, 1, True)]
+)
+def test_matrix_products_are_for_cpus_alone(side, channels, size, product):
+    """Exported for two platforms at once: which operation each of them runs."""
+    layer = layers.conv(channels, 4, size, 1, PRECISION, nnx.Rngs(0))
+    images = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
+    for platform, expected in (("cpu", product), ("cuda", False), ("tpu", False)):
+        text = jax.export.export(jax.jit(lambda x: layer(x)), platforms=[platform])(
+            images
+        ).mlir_module()
+        assert ("dot_general" in text) == expected
+        assert ("stablehlo.convolution" in text) != expected
