@@ -46,7 +46,7 @@ def variations(
         # An unknown name reads nothing here, and `validate` says what is wrong with it.
         reads = [key for key in _KEYS if key in choices and key in posterior.READS.get(name, ())]
         for values in itertools.product(*(choices[key] for key in reads)):
-            result.append(_changed(config, {"name": name} | dict(zip(reads, values, strict=True))))
+            result.append(changed(config, {"name": name} | dict(zip(reads, values, strict=True))))
     return result
 
 
@@ -59,14 +59,25 @@ def label(config: ml_collections.ConfigDict) -> str:
     for key in ("grid", "query"):
         if key in described and described[key] != defaults[key]:
             words.append(f"{key} {described[key]}")
+    if described["sampler"] == "one_shot":
+        words.append(f"at {described['time']:g}")
     if "chains" in described:
         words.append(f"{described['chains']} chains")
     return " ".join(words)
 
 
-def _changed(
+def changed(
     config: ml_collections.ConfigDict, values: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
+    """A copy of the config with another sampler.
+
+    Args:
+      config: of the run, of method didicm.
+      values: of `config.sampler`, with `name`; what its sampler does not read has its default.
+
+    Raises:
+      UserError: a value that is not valid.
+    """
     result = copy.deepcopy(config)
     defaults = configuration.default().sampler
     with result.unlocked(), result.ignore_type():  # `validate` says it better

@@ -1,0 +1,34 @@
+"""Temperature scaling of posteriors (Guo et al. 2017, arXiv 1706.04599), in NumPy.
+
+Shapes: N examples, K classes.
+"""
+
+import numpy as np
+from scipy import optimize, special
+
+from didicm_jax.evaluation.metrics import NLL_FLOOR
+
+_RANGE = (0.02, 50.0)
+
+
+def fit(probs: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of the least negative log-likelihood, 1 for posteriors that need none.
+
+    Args:
+      probs: posteriors f32[N,K] of examples that neither trained nor will judge the model.
+      labels: their classes i32[N].
+    """
+
+    def nll(log_temperature: float) -> float:
+        scaled = apply(probs, float(np.exp(log_temperature)))
+        at_label = scaled[np.arange(len(labels)), labels]
+        return -float(np.log(np.maximum(at_label, NLL_FLOOR)).mean())
+
+    found = optimize.minimize_scalar(nll, bounds=np.log(_RANGE), method="bounded")
+    return float(np.exp(found.x))
+
+
+def apply(probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Posteriors `p^(1/temperature)`, normalised, f64[N,K]; the most probable class stays."""
+    logs = np.log(np.maximum(probs.astype(np.float64), NLL_FLOOR))
+    return special.softmax(logs / temperature, axis=-1)

@@ -1,0 +1,111 @@
+"""Figures of a grid of runs: heat maps of gains, accuracy against compute."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from didicm_jax.plots import style
+
+# Brown to green by way of white: told apart by people who are colour-blind.
+_DIVERGING = "BrBG"
+
+
+class Panel(NamedTuple):
+    """One heat map."""
+
+    title: str
+    values: np.ndarray  # f64[R, C], above 0 is better; NaN is not there
+
+
+def gains(
+    panels: Sequence[Panel],
+    rows: tuple[str, Sequence[str]],
+    columns: tuple[str, Sequence[str]],
+    what: str,
+) -> Figure:
+    """Heat maps side by side on one scale, white where nothing is gained.
+
+    Args:
+      panels: one for each method.
+      rows: what varies over R, and its values.
+      columns: the same over C.
+      what: the gain and its unit.
+    """
+    height = 1.5 + 0.55 * len(rows[1])
+    width = 1.6 + len(panels) * (0.7 + 0.85 * len(columns[1]))
+    figure, all_axes = style.new(width, height, 1, len(panels))
+    values = np.concatenate([panel.values.ravel() for panel in panels])
+    limit = float(np.nanmax(np.abs(values), initial=1e-9))
+    image = None
+    for number, (axes, panel) in enumerate(zip(np.ravel(all_axes), panels, strict=True)):
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        image = axes.imshow(panel.values, cmap=_DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
+        for (row, column), value in np.ndenumerate(panel.values):
+            dark = abs(value) > 0.7 * limit
+            text = "" if np.isnan(value) else f"{value:+.1f}"
+            color = "white" if dark else style.BLACK
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xticks(range(len(columns[1])), columns[1])
+        axes.set_yticks(range(len(rows[1])), rows[1] if number == 0 else [""] * len(rows[1]))
+        axes.set_xlabel(columns[0])
+    np.ravel(all_axes)[0].set_ylabel(rows[0])
+    assert image is not None
+    figure.colorbar(image, ax=all_axes, label=what)
+    return figure
+
+
+class Point(NamedTuple):
+    """A posterior's price and worth."""
+
+    passes: float
+    top1: float  # in per cent
+    error: float  # standard error, 0 where there is none
+    joined: bool  # with the other joined points of its method, by a line
+
+
+def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
+    """Accuracy against compute, one plot for each place of the grid.
+
+    Args:
+      places: for each place, the points of each method.
+    """
+    columns = min(3, len(places))
+    rows = -(-len(places) // columns)
+    figure, all_axes = style.new(0.8 + 3.4 * columns, 0.9 + 2.5 * rows, rows, columns)
+    every = np.ravel(all_axes)
+    names = list(dict.fromkeys(name for methods in places.values() for name in methods))
+    looks = dict(zip(names, style.colors(), strict=False))
+    for axes, (place, methods) in zip(every, places.items(), strict=False):
+        for name, points in methods.items():
+            color, marker = looks[name]
+            line = sorted(point for point in points if point.joined)
+            axes.plot([p.passes for p in line], [p.top1 for p in line], color=color, lw=1)
+            axes.errorbar(
+                [p.passes for p in points],
+                [p.top1 for p in points],
+                [p.error for p in points],
+                color=color,
+                marker=marker,
+                ls="none",
+                ms=5,
+                capsize=2,
+                label=name,
+            )
+        axes.set_title(place, fontsize=10)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+    for axes in every[len(places) :]:
+        axes.set_visible(False)
+    for axes in np.atleast_2d(np.reshape(all_axes, (rows, columns)))[:, 0]:
+        axes.set_ylabel("top-1 accuracy (%)")
+    for axes in every[max(0, len(places) - columns) : len(places)]:
+        axes.set_xlabel("passes of the plain network (operations)")
+    handles, labels = every[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)
+    return figure
