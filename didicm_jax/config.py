@@ -89,8 +89,9 @@ def default() -> ml_collections.ConfigDict:
     config.model.name = "didirn18"
     config.model.width = 1.0  # multiplies every channel count
     config.model.dtype = "float32"  # of the computation; parameters and norms are float32
-    # Of score models: what the output is read as, free log-ratios (the original) or log q_0.
-    config.model.parameterization = "ratio"  # ratio, posterior
+    # Of score models: what the output is read as, log-ratios that are free (the original) or held
+    # within what a score can be, or log q_0.
+    config.model.parameterization = "ratio"  # ratio, bounded, posterior
     # Of ResNets.
     config.model.stem = "didirn"  # didirn, imagenet, small
     config.model.sync_batch_norm = False  # statistics over all devices, or each device its own
@@ -105,6 +106,8 @@ def default() -> ml_collections.ConfigDict:
     config.diffusion.eps = 1e-3  # loglinear: share of labels still clean at t = 1
     config.diffusion.sigma_min = 1e-3  # geometric: total noise at t = 0
     config.diffusion.sigma_max = 1.0  # geometric: total noise at t = 1
+    # The paper's, or the cross-entropy of the clean label given the noised one (posterior only).
+    config.diffusion.loss = "score_entropy"  # score_entropy, cross_entropy
     config.diffusion.min_time = 1e-3  # smallest time that is trained
     config.diffusion.stratified = True  # times spread over the global batch, or independent
     config.diffusion.draws_per_image = 1  # noise levels that share the encoding of an image
@@ -240,7 +243,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "model.width": _number(0, open_low=True),
     "model.stem": _anything,
     "model.dtype": _one_of("float32", "bfloat16"),
-    "model.parameterization": _one_of("ratio", "posterior"),
+    "model.parameterization": _one_of("ratio", "bounded", "posterior"),
     "model.conditioned_stages": _number(0, 4),
     "model.depth": _number(1),
     "model.pool": _one_of("average", "token"),
@@ -250,6 +253,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "diffusion.eps": _number(0, 0.5, open_low=True),
     "diffusion.sigma_min": _number(0, open_low=True),
     "diffusion.sigma_max": _number(0, open_low=True),
+    "diffusion.loss": _one_of("score_entropy", "cross_entropy"),
     "diffusion.min_time": _below_one,
     "diffusion.stratified": _anything,
     "diffusion.draws_per_image": _number(1),
@@ -324,6 +328,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if config.sampler.grid == "log" and config.sampler.min_time == 0:
         raise UserError(
             "config.sampler.min_time: expected a number above 0 with grid=log, found 0; raise it"
+        )
+    if config.diffusion.loss == "cross_entropy" and (
+        config.model.parameterization != "posterior" or config.diffusion.min_time == 0
+    ):
+        raise UserError(
+            "config.diffusion.loss: expected cross_entropy with model.parameterization=posterior "
+            f"and diffusion.min_time above 0, found {config.model.parameterization} and "
+            f"{config.diffusion.min_time:g}; change one"
         )
     if config.diffusion.sigma_min >= config.diffusion.sigma_max:
         raise UserError(

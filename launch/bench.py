@@ -1,33 +1,94 @@
 """Benchmarks, one JSON line each: `python launch/bench.py kernels`.
 
-Every ratio is measured within one run. All give medians over `--repeats` rounds but `loader`, the
-best round, for it measures processor time beside others, and `variance`, which measures no time:
-there a repeat is a pair of draws.
+Every ratio is measured within one run, its parts in turns, and given as the median over the rounds
+(`--repeats`) with the smallest and the largest of them. `variance` measures no time: there a repeat
+is a pair of draws. `all` runs one after another, each in a process of its own; with `--output` a
+Markdown table and a bar chart are made of the lines.
 """
 
 import argparse
 import importlib
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-NAMES = ("kernels", "loader", "augment", "sample", "train", "variance", "evaluate")
+from benchmarks import report
+
+from didicm_jax.errors import UserError
+
+NAMES = (
+    "kernels",
+    "floors",
+    "loader",
+    "augment",
+    "sample",
+    "train",
+    "evaluate",
+    "variance",
+    "peer",
+)
 
 
 def main(argv: list[str]) -> int:
     """Runs the benchmark that is named; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=(*NAMES, "all"))
     parser.add_argument(
         "--repeats", type=int, help="rounds of each measurement; left out: as many as it needs"
     )
+    parser.add_argument(
+        "--peer", type=Path, help="checkout of the original PyTorch implementation, to measure too"
+    )
+    parser.add_argument("--output", type=Path, help="folder for the lines, a table and a chart")
     options = parser.parse_args(argv)
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats: expected at least 1, found {options.repeats}")
-    benchmark = importlib.import_module(f"benchmarks.{options.name}")
-    repeats = {} if options.repeats is None else {"repeats": options.repeats}
-    for record in benchmark.run(**repeats):
-        print(json.dumps(record), flush=True)
+    if (options.name == "peer") > (options.peer is not None):
+        parser.error("--peer: expected a checkout of the original, found none; add --peer=DIR")
+    if options.peer is not None and options.name not in ("peer", "all"):
+        parser.error(f"--peer: expected with peer or all, found with {options.name}; leave it out")
+    try:
+        if options.output is not None:
+            report.check(options.output)
+        records = []
+        for record in _all(options) if options.name == "all" else _one(options):
+            print(json.dumps(record), flush=True)
+            records.append(record)
+        if options.output is not None:
+            print(report.write(records, options.output))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _one(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    benchmark = importlib.import_module(f"benchmarks.{options.name}")
+    arguments = {"repeats": options.repeats, "peer": options.peer}
+    yield from benchmark.run(**{key: value for key, value in arguments.items() if value})
+
+
+def _all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What a benchmark leaves behind, memory and compiled programs, is not the next one's."""
+    for name in NAMES:
+        command = [sys.executable, __file__, name]
+        if options.repeats is not None:
+            command.append(f"--repeats={options.repeats}")
+        if name == "peer":
+            if options.peer is None:
+                continue
+            command.append(f"--peer={options.peer}")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            yield from map(json.loads, process.stdout)
+        if process.returncode:
+            raise UserError(
+                f"{name}: expected it to run to the end, found exit status {process.returncode}; "
+                f"run it alone with {Path(__file__).name} {name}"
+            )
 
 
 if __name__ == "__main__":

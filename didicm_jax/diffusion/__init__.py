@@ -16,6 +16,7 @@ SEDD (Lou et al., arXiv 2310.16834).
 from didicm_jax.diffusion.grids import Grid, Times, times
 from didicm_jax.diffusion.integrators import Integrator, Query
 from didicm_jax.diffusion.losses import (
+    denoising_cross_entropy,
     didicm_loss,
     sample_times,
     score_entropy,
@@ -58,6 +59,7 @@ __all__ = [
     "Times",
     "bayes_cp_step",
     "denoise",
+    "denoising_cross_entropy",
     "didicm_loss",
     "euler_cl_transition",
     "euler_cp_step",

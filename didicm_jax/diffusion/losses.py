@@ -104,6 +104,41 @@ def weighted_score_entropy(
     return schedule.rate(time) * score_entropy(log_score, log_true, labels)
 
 
+def denoising_cross_entropy(
+    log_clean: chex.Array, probs: chex.Array, labels: chex.Array, sigma: chex.Array
+) -> chex.Array:
+    """How well a posterior explains the clean label behind a noised one.
+
+    The label c came from the clean label k with probability `p(c | k)`, so by Bayes the clean label
+    is k with probability proportional to `q_0(k) p(c | k)`. This is the cross-entropy between that
+    for the target and for the model, and least where the model's q_0 is the target's. Its gradient
+    is bounded by 1 at any noise, where that of the score entropy grows like `K / sigma`; without
+    noise it says nothing about q_0, and with all noise it is the classifier's cross-entropy.
+
+    Args:
+      log_clean: logits of the model's q_0, `[..., K]`.
+      probs: the target q_0, hard or soft, `[..., K]`.
+      labels: noised labels c ~ q_t, int `[...]`.
+      sigma: total noise > 0, `[...]`.
+
+    Returns:
+      Per example, `[...]`, in nats.
+
+    Source: the auxiliary loss of D3PM (Austin et al. 2021, arXiv 2107.03006, eq. 5), for a model
+    that knows the chain.
+    """
+    chex.assert_equal_shape([log_clean, probs])
+    log_clean = at_least_float32(log_clean)
+    num_classes = log_clean.shape[-1]
+    # log p(c | c) - log p(c | k) for any other k.
+    margin = jnp.log1p(num_classes / jnp.expm1(sigma))[..., None]
+    evidence = jnp.where(is_label(labels, num_classes), margin, 0.0)
+    clean = jax.nn.softmax(jnp.log(probs) + evidence)
+    # 0 times the infinite logarithm of a class that the model excludes is 0.
+    log_model = jax.nn.log_softmax(log_clean + evidence)
+    return -jnp.where(clean > 0, clean * log_model, 0.0).sum(-1)
+
+
 def didicm_loss(
     key: chex.PRNGKey,
     score_fn: ScoreFn,

@@ -31,6 +31,32 @@ def ratio(raw: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Array:
     return jnp.where(_is_label(raw, labels), 0.0, raw.astype(jnp.float32))
 
 
+def bounded(raw: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Array:
+    """Log-ratios held within what a score can be; all else as `ratio`.
+
+    With total noise sigma every class has `(1 - e^-sigma) / K` at least, so no ratio of a true
+    score is above `1 + K / (e^sigma - 1)` or below its inverse. Free log-ratios can leave that
+    range, and their exponential, the loss and its gradient then grow without limit. Here they
+    cannot, and as the loss falls towards the range from either side, its gradient passes to an
+    output that lies outside and leads it back.
+
+    Args:
+      raw: output of the network, `[B, K]`.
+      labels: the (noised) label of each image, int `[B]` in [0, K).
+      sigma: total noise >= 0, float `[B]`.
+
+    Returns:
+      Float32 `[B, K]`, natural log.
+    """
+    raw = raw.astype(jnp.float32)
+    sigma = jnp.maximum(sigma.astype(jnp.float32), MIN_SIGMA)[:, None]
+    noise = jnp.expm1(sigma)
+    limit = jnp.log(raw.shape[-1] + noise) - jnp.log(noise)
+    # The second term is 0 and has the gradient of the output.
+    held = jax.lax.stop_gradient(jnp.clip(raw, -limit, limit)) + (raw - jax.lax.stop_gradient(raw))
+    return jnp.where(_is_label(raw, labels), 0.0, held)
+
+
 def posterior(raw: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Array:
     """The output is logits of `q_0(. | y)`, and the score follows from it.
 
@@ -58,6 +84,7 @@ def posterior(raw: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Ar
 # By the value of the option `parameterization`.
 PARAMETERIZATIONS: dict[str, Callable[[chex.Array, chex.Array, chex.Array], chex.Array]] = {
     "ratio": ratio,
+    "bounded": bounded,
     "posterior": posterior,
 }
 

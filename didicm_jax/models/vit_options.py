@@ -98,7 +98,8 @@ class DiDiViTOptions(ViTOptions):
       0 none (two small MLPs on the pooled feature see them). What comes before the first
       conditioned block runs once per image, however many steps are sampled.
     parameterization: what the output stands for, a key of `PARAMETERIZATIONS`: `ratio`, free
-      log-ratios as in the paper, or `posterior`, logits of the clean posterior.
+      log-ratios as in the paper; `bounded`, log-ratios held within what a score can be; or
+      `posterior`, logits of the clean posterior.
     """
 
     conditioned_blocks: int | None = None

@@ -39,11 +39,14 @@ def create(config: ml_collections.ConfigDict) -> Objective:
         return cross_entropy
     if config.method == "binary_cross_entropy":
         return binary_cross_entropy
-    return didicm(build.noise_schedule(config))
+    return didicm(build.noise_schedule(config), config.diffusion.loss)
 
 
-def didicm(schedule: diffusion.Schedule) -> Objective:
+def didicm(schedule: diffusion.Schedule, kind: str = "score_entropy") -> Objective:
     """The diffusion loss: `diffusion.didicm_loss` with the draws made per example.
+
+    Or, as `kind` says, `cross_entropy`: `diffusion.denoising_cross_entropy` at the same draws, of a
+    network whose output is log q_0 (`parameterization` posterior).
 
     The M times of an image, each with a noised label of its own, share one encoding; the loss is
     their mean, and its gradient the mean of theirs. (A BatchNorm behind the encoder normalises over
@@ -59,8 +62,12 @@ def didicm(schedule: diffusion.Schedule) -> Objective:
         features = model.encode(batch.images)
         if draws > 1:
             features = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), features)
-        log_score = model.score(features, labels.reshape(-1), sigma.reshape(-1))
         targets = jnp.repeat(batch.targets[:, None], draws, axis=1)
+        asked = (features, labels.reshape(-1), sigma.reshape(-1))
+        if kind == "cross_entropy":
+            log_clean = model.raw_score(*asked).reshape(targets.shape)
+            return diffusion.denoising_cross_entropy(log_clean, targets, labels, sigma).mean(1)
+        log_score = model.score(*asked)
         return diffusion.weighted_score_entropy(
             log_score.reshape(targets.shape), targets, labels, batch.time, schedule
         ).mean(1)

@@ -1,15 +1,17 @@
 """The class-probability sampler against the K x K matrices that it replaces."""
 
-import resource
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarks.timing import describe_device, median_seconds
+from benchmarks.timing import describe_device, in_turns, peak_bytes, ratios
 
 from didicm_jax import diffusion
+
+_CALLS = 200
 
 
 def dense_cp_step(probs: jax.Array, log_score: jax.Array, step: float) -> jax.Array:
@@ -50,17 +52,21 @@ def _step(batch: int, num_classes: int, repeats: int) -> dict[str, Any]:
 
     difference = jnp.abs(ours(log_score) - dense(log_score)).max()
 
-    def timed(kernel: Callable, count: int) -> float:
-        return median_seconds(lambda: kernel(log_score), repeats=repeats, count=count)
+    def often() -> jax.Array:  # too short for the clock
+        for _ in range(_CALLS):
+            result = ours(log_score)
+        return result
 
-    fast, slow = timed(ours, 200), timed(dense, 1)
+    rounds = in_turns({"ours": often, "dense": lambda: dense(log_score)}, repeats=repeats)
+    fast = [each / _CALLS for each in rounds["ours"]]
     return {
         "benchmark": "kernels/sample_cp_one_step",
         "batch": batch,
         "classes": num_classes,
-        "microseconds": fast * 1e6,
-        "dense_microseconds": slow * 1e6,
-        "speedup": slow / fast,
+        "microseconds": statistics.median(fast) * 1e6,
+        "dense_microseconds": statistics.median(rounds["dense"]) * 1e6,
+        "versus": "dense matrices, as many times as fast",
+        **ratios(rounds["dense"], fast),
         "largest_difference": float(difference),
         **describe_device(),
     }
@@ -78,7 +84,7 @@ def _memory(batch: int, num_classes: int, steps: int = 8) -> dict[str, Any]:
             steps=steps,
         ).probs
 
-    before = _peak_bytes()
+    before = peak_bytes()
     shape = jax.ShapeDtypeStruct((batch, num_classes), jnp.float32)
     compiled = jax.jit(sample).lower(shape).compile()
     np.asarray(compiled(jnp.zeros(shape.shape)))
@@ -94,11 +100,7 @@ def _memory(batch: int, num_classes: int, steps: int = 8) -> dict[str, Any]:
         "classes": num_classes,
         "steps": steps,
         "compiled_megabytes": total / 1e6,
-        "process_growth_megabytes": (_peak_bytes() - before) / 1e6,
+        "process_growth_megabytes": (peak_bytes() - before) / 1e6,
         "dense_matrices_megabytes": batch * num_classes**2 * 4 / 1e6,
         **describe_device(),
     }
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,19 +1,21 @@
 """How fast photos become batches on this host: `taskset -c 0 python launch/bench.py loader`.
 
 Photos are scikit-learn's two, 500x375 JPEG of quality 90. Everything is measured in turns within
-one run, and the best round counts: on a shared machine the slower ones measure the neighbours. For
-the same reason figures per core are per second of processor time. Expected, as multiples of Pillow
-at 224, 112 and 56 pixels: simplejpeg 1.8, 2.0, 2.1; TurboJPEG 3 2.3, 2.6, 2.7.
+one run. As neighbours on a shared machine slow a round, figures per core are per second of
+processor time. Expected, as multiples of Pillow at 224, 112 and 56 pixels: simplejpeg 1.8, 2.0,
+2.1; TurboJPEG 3 2.3, 2.6, 2.7.
 """
 
 import io
 import math
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from benchmarks.timing import ratios
 from PIL import Image
 from sklearn import datasets
 from tensorflow_datasets.proto import tf_example_pb2
@@ -98,16 +100,17 @@ def _decoders(
     cases = {"pillow": lambda: _pillow(photos, resolution, images)}
     cases |= {name: ours(name) for name in (*available, "pillow_draft")}
     try:
-        rates = _best_rates(cases, images // _BATCH * _BATCH, rounds)
+        seconds = _rounds(cases, rounds)
     finally:
         decode.JPEG_DECODERS.clear()
         decode.JPEG_DECODERS.update(available)
-    for name, rate in rates.items():
+    for name, each in seconds.items():
         yield {
             "benchmark": f"loader/crop/{name}",
             "resolution": resolution,
-            "images_per_cpu_second": round(rate),
-            "ratio_to_pillow": round(rate / rates["pillow"], 2),
+            "images_per_cpu_second": round(images // _BATCH * _BATCH / statistics.median(each)),
+            "versus": "Pillow, as many times as fast",
+            **ratios(seconds["pillow"], each),
         }
 
 
@@ -146,15 +149,16 @@ def _threads(
         return take
 
     cases = {n: batches(_source(photos, resolution, images, threads=n)) for n in num_workers}
-    rates = _best_rates(cases, images // _BATCH * _BATCH, rounds, clock=time.perf_counter)
-    for count, rate in rates.items():
+    seconds = _rounds(cases, rounds, clock=time.perf_counter)
+    for count, each in seconds.items():
         yield {
             "benchmark": "loader/threads",
             "resolution": resolution,
             "num_workers": count,
             "cores": cores(),
-            "images_per_second": round(rate),
-            "ratio_to_one": round(rate / rates[num_workers[0]], 2),
+            "images_per_second": round(images // _BATCH * _BATCH / statistics.median(each)),
+            "versus": f"{num_workers[0]} thread, as many times as fast",
+            **ratios(seconds[num_workers[0]], each),
         }
 
 
@@ -182,32 +186,27 @@ def _overheads(photos: list[bytes], rounds: int) -> Iterator[dict[str, Any]]:
     original = records.decode_crop
     records.decode_crop = copy  # type: ignore[assignment]
     try:
-        rates = _best_rates(
-            {"records": batches(source), "arrays": batches(arrays)},
-            count,
-            rounds,
-        )
+        seconds = _rounds({"records": batches(source), "arrays": batches(arrays)}, rounds)
     finally:
         records.decode_crop = original
-    for name, rate in rates.items():
+    for name, each in seconds.items():
         yield {
             "benchmark": f"loader/overhead/{name}",
             "resolution": resolution,
-            "images_per_cpu_second": round(rate),
+            "images_per_cpu_second": round(count / statistics.median(each)),
         }
 
 
-def _best_rates(
+def _rounds(
     cases: dict[Any, Callable[[], None]],
-    images: int,
     rounds: int,
     clock: Callable[[], float] = time.process_time,
-) -> dict[Any, float]:
-    """Images per second of each case, measured in turns."""
-    best = dict.fromkeys(cases, math.inf)
+) -> dict[Any, list[float]]:
+    """Seconds of each case in each round, measured in turns."""
+    seconds: dict[Any, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
             start = clock()
             case()
-            best[name] = min(best[name], clock() - start)
-    return {name: images / seconds for name, seconds in best.items()}
+            seconds[name].append(clock() - start)
+    return seconds

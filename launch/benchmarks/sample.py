@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from benchmarks import networks
 from benchmarks.networks import Family, Late, Program, Setting, milliseconds
-from benchmarks.timing import describe_device, flops, in_turns, median_ratio
+from benchmarks.timing import describe_device, flops, in_turns, ratios
 from flax import nnx
 
 from didicm_jax import diffusion
@@ -64,7 +64,8 @@ def run(
                 "plain_milliseconds": milliseconds(rounds["plain"], size),
                 "milliseconds": milliseconds(rounds[late.conditioned], size),
                 "flops_ratio": program.flops / plain.flops,
-                "time_ratio": median_ratio(rounds[late.conditioned], rounds["plain"]),
+                "versus": "a pass of the plain network",
+                **ratios(rounds[late.conditioned], rounds["plain"]),
                 "target": late.sampling if steps == 8 else None,
                 **describe_device(),
             }

@@ -1,8 +1,12 @@
 """Timing shared by the benchmarks: whole calls, warmed up, medians over repeats."""
 
+import re
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,11 +23,6 @@ def seconds(call: Callable[[], Any], *, repeats: int, count: int = 1) -> list[fl
         jax.block_until_ready(result)
         rounds.append((time.perf_counter() - start) / count)
     return rounds
-
-
-def median_seconds(call: Callable[[], Any], *, repeats: int, count: int = 1) -> float:
-    """The median of `seconds`."""
-    return statistics.median(seconds(call, repeats=repeats, count=count))
 
 
 def in_turns(calls: dict[Any, Callable[[], Any]], *, repeats: int) -> dict[Any, list[float]]:
@@ -43,9 +42,18 @@ def in_turns(calls: dict[Any, Callable[[], Any]], *, repeats: int) -> dict[Any, 
     return rounds
 
 
-def median_ratio(rounds: list[float], base: list[float]) -> float:
-    """The median over the rounds of how many times as long as `base` one took."""
-    return statistics.median(a / b for a, b in zip(rounds, base, strict=True))
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """The median of ratios, and the smallest and the largest of them."""
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+    }
+
+
+def ratios(rounds: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """How many times as long as `base` each round took: `spread` of that."""
+    return spread([a / b for a, b in zip(rounds, base, strict=True)])
 
 
 def flops(compiled: Any) -> float:
@@ -54,6 +62,17 @@ def flops(compiled: Any) -> float:
     It counts the body of a loop once, whatever its number of rounds.
     """
     return float(compiled.cost_analysis()["flops"])
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had; it never falls again."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage also counts what the parent had when it made this process
+        match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        if match:
+            return int(match[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def describe_device() -> dict[str, str]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from benchmarks import networks
 from benchmarks.networks import Program, Setting, milliseconds
-from benchmarks.timing import describe_device, flops, in_turns, median_ratio
+from benchmarks.timing import describe_device, flops, in_turns, ratios
 
 from didicm_jax import augment, devices, diffusion
 from didicm_jax.training import objectives, optimizers, state
@@ -45,11 +45,11 @@ def run(
     """
     size = networks.setting(batch=batch, on_cpu=2, resolution=resolution, num_classes=num_classes)
     for family in networks.chosen(families):
-        plain = _step(family.plain, size, {}, objectives.cross_entropy, 1)
+        plain = make_step(family.plain, size, {}, objectives.cross_entropy, 1)
         cases = {
             (late.conditioned, count): (
                 late,
-                _step(
+                make_step(
                     family.score_model,
                     size,
                     late.options,
@@ -76,13 +76,14 @@ def run(
                 "plain_milliseconds": milliseconds(rounds["plain"], size),
                 "milliseconds": milliseconds(rounds[key], size),
                 "flops_ratio": step.flops / plain.flops,
-                "time_ratio": median_ratio(rounds[key], rounds["plain"]),
+                "versus": "a step of the plain classifier",
+                **ratios(rounds[key], rounds["plain"]),
                 "target": late.training if key[1] == 8 else None,
                 **describe_device(),
             }
 
 
-def _step(
+def make_step(
     name: str,
     size: Setting,
     options: dict[str, Any],

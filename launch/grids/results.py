@@ -103,14 +103,15 @@ def _rank(method: str, names: Sequence[str]) -> int:
 
 def _choose(method: str, cells: Sequence[Record]) -> int:
     """The number of the sampler to report: no test example has a say in it."""
-    if not method or not methods.find(method).chooses:
+    limit = methods.find(method).passes if method else None
+    if limit is None:
         return 0
-    count = len(cells[0]["samplers"])
-    means = [
-        statistics.fmean(cell["samplers"][number]["validation"]["nll"] for cell in cells)
-        for number in range(count)
-    ]
-    return int(np.argmin(means))
+    samplers = cells[0]["samplers"]
+    allowed = [i for i, each in enumerate(samplers) if each["plain_passes"] <= limit]
+    return min(
+        allowed or range(len(samplers)),
+        key=lambda i: statistics.fmean(cell["samplers"][i]["validation"]["nll"] for cell in cells),
+    )
 
 
 def _best_classifier(rows: Sequence[Row], place: Place, metric: Metric) -> Row | None:

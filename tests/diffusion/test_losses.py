@@ -292,3 +292,55 @@ def test_the_loss_uses_the_sampling_it_is_asked_for(posteriors):
     parts = [np.floor((times - 0.1) / 0.9 * 8) for times in seen]
     np.testing.assert_array_equal(parts[0], np.arange(8))
     assert (parts[1] != np.arange(8)).any()
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.7, 5.0])
+def test_denoising_cross_entropy_is_bayes_rule_written_out(x64, sigma):
+    """Against the table of the joint distribution of clean and noised label."""
+    k, rng = 4, np.random.default_rng(3)
+    target, model = rng.dirichlet(np.ones(k)), rng.dirichlet(np.ones(k))
+    chain = np.asarray(
+        diffusion.transition(jnp.arange(k), jnp.full(k, sigma), k)
+    )  # [clean, noised]
+    for label in range(k):
+        clean = target * chain[:, label] / (target @ chain[:, label])
+        ours = model * chain[:, label] / (model @ chain[:, label])
+        found = diffusion.denoising_cross_entropy(
+            jnp.log(model) + 3.0, jnp.asarray(target), jnp.asarray(label), jnp.asarray(sigma)
+        )
+        np.testing.assert_allclose(found, -np.sum(clean * np.log(ours)), rtol=1e-10)
+
+
+def test_denoising_cross_entropy_is_least_at_the_target(x64):
+    """In expectation over the noised label its gradient vanishes there."""
+    k, sigma = 5, 0.4
+    target = np.random.default_rng(0).dirichlet(np.ones(k))
+    noised = diffusion.marginal(jnp.asarray(target), jnp.asarray(sigma))
+
+    def expected(logits):
+        losses = jax.vmap(
+            lambda label: diffusion.denoising_cross_entropy(
+                logits, jnp.asarray(target), label, jnp.asarray(sigma)
+            )
+        )(jnp.arange(k))
+        return losses @ noised
+
+    np.testing.assert_allclose(jax.grad(expected)(jnp.log(target)), 0, atol=1e-12)
+    away = jnp.log(target) + jnp.asarray([0.1, 0, 0, 0, 0])
+    assert expected(away) > expected(jnp.log(target))
+
+
+def test_denoising_cross_entropy_of_hard_labels_has_bounded_gradients():
+    k = 1000
+    targets = jax.nn.one_hot(jnp.zeros(3, jnp.int32), k)
+    labels, sigma = jnp.asarray([0, 1, 1]), jnp.asarray([1e-6, 1e-6, 20.0])
+    logits = jnp.zeros((3, k)).at[1, 1].set(1e4)
+    loss, grad = jax.value_and_grad(
+        lambda x: diffusion.denoising_cross_entropy(x, targets, labels, sigma).sum()
+    )(logits)
+    assert np.isfinite(loss)
+    assert np.abs(grad).max() <= 1
+    # All noise: the cross-entropy of a classifier.
+    np.testing.assert_allclose(
+        diffusion.denoising_cross_entropy(logits, targets, labels, sigma)[2], np.log(k), rtol=1e-5
+    )

@@ -50,7 +50,7 @@ class NoRngs(nnx.Rngs):
         ({"image_size": 0}, "image_size: expected a whole number at least 1, found 0"),
         ({"image_size": (8, 8, 3)}, r"\(height, width\), found \(8, 8, 3\)"),
         ({"image_size": 32.0}, r"found 32\.0"),
-        ({"parameterization": "free"}, "expected one of ratio, posterior, found 'free'"),
+        ({"parameterization": "free"}, "expected one of ratio, bounded, posterior, found 'free'"),
         ({"parameterization": None}, "parameterization: .* found None"),
         ({"conditioned_blocks": 1}, "options out of .* found conditioned_blocks: remove"),
         (VIT | {"stem": "small"}, "didivit_ti16: expected options out of .* found stem: remove"),
@@ -70,7 +70,10 @@ class NoRngs(nnx.Rngs):
         (VIT | {"conditioned_blocks": 13}, "conditioned_blocks: .* from 0 to 12, found 13"),
         (VIT | {"depth": 2, "conditioned_blocks": 3}, "from 0 to 2, found 3"),
         (VIT | {"conditioned_blocks": True}, "found True"),
-        (VIT | {"parameterization": "free"}, "expected one of ratio, posterior, found 'free'"),
+        (
+            VIT | {"parameterization": "free"},
+            "expected one of ratio, bounded, posterior, found 'free'",
+        ),
     ],
 )
 def test_refused_in_one_line(changes, expected):

@@ -39,7 +39,7 @@ def test_ratio_is_the_output_itself():
     np.testing.assert_array_equal(ours, np.where(is_label(labels), 0, coarse))
 
 
-@pytest.mark.parametrize("name", ["ratio", "posterior"])
+@pytest.mark.parametrize("name", ["ratio", "bounded", "posterior"])
 @pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
 def test_exactly_zero_at_the_label_and_finite_everywhere(name, scale):
     raw, labels, sigma = draw()
@@ -49,8 +49,38 @@ def test_exactly_zero_at_the_label_and_finite_everywhere(name, scale):
     assert np.isfinite(value).all()
     for grad in pull(jnp.ones_like(value)):
         assert np.isfinite(grad).all()
-    if name == "ratio":
+    if name != "posterior":
         np.testing.assert_array_equal(pull(jnp.ones_like(value))[0], ~is_label(labels))
+
+
+def test_bounded_is_the_output_within_what_a_score_can_be():
+    """The extremes of a true score: a certain label, seen from another class and the reverse."""
+    raw, labels, sigma = draw()
+    certain = jnp.broadcast_to(jax.nn.one_hot(0, K), raw.shape)
+    one = jnp.ones_like(labels)
+    highest = diffusion.log_ratio(certain, jnp.maximum(sigma, 1e-30), one)[:, :1]
+    for scale in (1.0, 1e30):
+        ours = np.asarray(parameterization.bounded(scale * raw, labels, sigma))
+        expected = np.where(is_label(labels), 0, np.clip(scale * raw, -highest, highest))
+        # At no noise at all there is no limit but that of the numbers.
+        np.testing.assert_allclose(ours[1:], expected[1:], rtol=1e-4, atol=1e-5)
+        assert np.abs(ours[0]).max() < 100
+
+
+def test_the_loss_leads_an_output_outside_of_the_bounds_back():
+    labels, times = jnp.asarray([1], jnp.int32), jnp.asarray([0.5], jnp.float32)
+    schedule, targets = diffusion.loglinear(), jax.nn.one_hot(jnp.asarray([0]), K)
+
+    def loss(raw):
+        score = parameterization.bounded(raw, labels, schedule.total(times))
+        return diffusion.weighted_score_entropy(score, targets, labels, times, schedule).sum()
+
+    raw = jnp.asarray([[300.0, 0.0, 300.0, -300.0, 0.0]], jnp.float32)
+    value, grad = jax.value_and_grad(loss)(raw)
+    assert np.isfinite(value)
+    assert grad[0, 2] > 0  # a ratio that should be 1 and is too large
+    assert grad[0, 3] < 0
+    assert np.all(np.abs(grad) < 100)
 
 
 def test_a_class_of_no_probability_has_finite_scores_and_no_gradient():
