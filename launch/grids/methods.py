@@ -13,6 +13,10 @@ from didicm_jax.errors import UserError
 EQUAL_COMPUTE = "@compute"
 
 
+# Stands for `model.conditioned_stages` of a ResNet and `model.conditioned_blocks` of a ViT.
+CONDITIONED = "conditioned"
+
+
 class Method(NamedTuple):
     """What a method changes in a config, and which posteriors it is asked for."""
 
@@ -29,6 +33,8 @@ class Method(NamedTuple):
 def _cp(steps: int, **others: Any) -> dict[str, Any]:
     return {"name": "cp", "steps": steps} | others
 
+
+_FEW_STEPS = (_cp(8), _cp(4), _cp(2, integrator="heun"), _cp(1, integrator="exact"))
 
 METHODS = {
     "softmax": Method(
@@ -65,23 +71,26 @@ METHODS = {
         },
         samplers=(_cp(8), _cp(2)),
     ),
-    # The best found on held-out examples: see RESULTS.md.
-    "didicm": Method(
+    "late": Method(
+        "DiDiCM encoded once: last stage conditioned, bounded ratios, one draw, smoothed labels",
+        {
+            CONDITIONED: 1,
+            "model.parameterization": "bounded",
+            "augment.label_smoothing": 0.1,
+        },
+        samplers=(*_FEW_STEPS, {"name": "one_shot", "time": 0.6}),
+        passes=2.0,
+    ),
+    "head": Method(
         "DiDiCM encoded once: head conditioned, log q_0, 4 draws, denoising cross-entropy",
         {
-            "model.conditioned_stages": 0,
+            CONDITIONED: 0,
             "model.parameterization": "posterior",
             "diffusion.loss": "cross_entropy",
             "diffusion.draws_per_image": 4,
             "augment.label_smoothing": 0.1,
         },
-        samplers=(
-            _cp(8),
-            _cp(4),
-            _cp(2, integrator="heun"),
-            _cp(1, integrator="exact"),
-            *({"name": "one_shot", "time": time} for time in (0.3, 0.6, 0.9)),
-        ),
+        samplers=(*_FEW_STEPS, {"name": "one_shot", "time": 0.3}),
         passes=2.0,
     ),
 }
@@ -116,5 +125,9 @@ def apply(config: ml_collections.ConfigDict, name: str) -> ml_collections.Config
             for key in ("parameterization", "conditioned_stages", "conditioned_blocks"):
                 result.model[key] = defaults.model[key]
             result.diffusion, result.sampler = defaults.diffusion, defaults.sampler
-        result.update_from_flattened_dict(method.settings)
+        settings = dict(method.settings)
+        if CONDITIONED in settings:
+            part = "blocks" if "vit" in result.model.name else "stages"
+            settings[f"model.conditioned_{part}"] = settings.pop(CONDITIONED)
+        result.update_from_flattened_dict(settings)
     return result

@@ -1,0 +1,37 @@
+"""Temperature scaling, on posteriors whose temperature is known."""
+
+import numpy as np
+import pytest
+from scipy import special
+
+from didicm_jax.evaluation import temperature
+
+
+def drawn(sharpness, n=20_000, k=4):
+    """Posteriors that are `sharpness` times as sure as they should be, and labels."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (n, k))
+    honest = special.softmax(logits, axis=1)
+    labels = (rng.random((n, 1)) > honest.cumsum(1)).sum(1)
+    return special.softmax(sharpness * logits, axis=1).astype(np.float32), labels, honest
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_was_done(sharpness):
+    probs, labels, honest = drawn(sharpness)
+    found = temperature.fit(probs, labels)
+    assert found == pytest.approx(sharpness, rel=0.05)
+    np.testing.assert_allclose(temperature.apply(probs, sharpness), honest, atol=2e-3)
+
+
+def test_no_temperature_changes_nothing_and_none_the_answer():
+    probs, _, _ = drawn(1.0, n=100)
+    np.testing.assert_allclose(temperature.apply(probs, 1.0), probs, atol=1e-6)
+    hot = temperature.apply(probs, 7.0)
+    np.testing.assert_array_equal(hot.argmax(1), probs.argmax(1))
+    np.testing.assert_allclose(hot.sum(1), 1)
+
+
+def test_certain_and_wrong_stays_finite():
+    probs = np.asarray([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    assert np.isfinite(temperature.fit(probs, np.asarray([0, 1])))
