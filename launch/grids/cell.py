@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax import nnx
 from modes.options import OtherData
 from modes.subject import open_subject
@@ -19,6 +20,8 @@ from didicm_jax.evaluation import posterior, sweep, temperature
 from didicm_jax.training import loop, plan, programs
 from grids import methods
 from grids.axes import METHOD, RESULT, Cell
+
+_EXPLODED = 10  # times the median norm of the gradient over the logged steps of a run
 
 
 def run(cell: Cell, folder: Path) -> bool:
@@ -49,7 +52,7 @@ def run(cell: Cell, folder: Path) -> bool:
             "images": len(run.dataset.train),
             "gigaflops": run.durations.total * step / 1e9,
             "step_in_plain_steps": step / plain_step,
-            "skipped_steps": _skipped(folder),
+            **_stability(folder),
             "seconds_of_last_start": time.monotonic() - started,
         },
         "samplers": _samplers(cell, config, folder, run, sum(_pass_flops(plain))),
@@ -105,10 +108,16 @@ def _metrics(probs: Any, labels: Any, scale: float) -> dict[str, float]:
     return metrics | {f"{key}_scaled": scaled[key] for key in ("nll", "ece")}
 
 
-def _skipped(folder: Path) -> int:
-    """How many steps of the run were not finite."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return max(json.loads(line).get("skipped_steps", 0) for line in lines)
+def _stability(folder: Path) -> dict[str, float | None]:
+    """Steps that were not finite, and the share of logged ones whose gradient exploded."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    norms = np.asarray([line["grad_norm"] for line in lines if "grad_norm" in line], float)
+    exploded = ~(norms <= _EXPLODED * np.nanmedian(norms)) if np.isfinite(norms).any() else [True]
+    return {
+        "skipped_steps": max(line.get("skipped_steps", 0) for line in lines),
+        "exploding_share": float(np.mean(exploded)),
+        "largest_grad_norm": float(np.nanmax(norms)) if np.isfinite(norms).any() else None,
+    }
 
 
 def _step_flops(run: plan.Run) -> float:

@@ -179,7 +179,8 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 def _csv(records: Sequence[Record]) -> list[list[Any]]:
     names = list(records[0]["values"])
-    costs = ("gigaflops", "step_in_plain_steps", "skipped_steps", "steps", "images")
+    costs = ("gigaflops", "step_in_plain_steps", "steps", "images")
+    costs += ("skipped_steps", "exploding_share", "largest_grad_norm")
     header = [*names, "sampler", "sampler_steps", "megaflops", "plain_passes", "temperature"]
     header += [f"training_{key}" for key in costs] + ["parameters"]
     header += [

@@ -98,7 +98,8 @@ def run(
                         continue
                     del running[lane]
                     free.append(lane)
-                    if status != STOPPED:
+                    # Asked before it could answer, it dies of the signal: nothing was begun.
+                    if status != STOPPED and not (over and status == -signal.SIGTERM):
                         ended(Ended(name, status, time.monotonic() - began, logs / f"{name}.log"))
                 if over and not running:
                     return False
