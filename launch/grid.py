@@ -1,7 +1,7 @@
 """A grid of runs: methods against each other over resolutions, shares of the data, any setting.
 
     python launch/grid.py --config=configs/fashion_mnist.py --workdir=runs/grid \
-        --axes="resolution=28,14,7;data_ratio=0.1,0.02;method=softmax,paper,didicm;seed=0,1,2"
+        --axes="resolution=28,14,7;data_ratio=0.1,0.02;method=softmax,paper,head;seed=0,1,2"
 
 Each cell is a normal run in `WORKDIR/cells`, trained on all but the last per cent of the training
 split, on which samplers are chosen, and judged on the test split. A second start goes on where the
@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import ml_collections
 from absl import flags, logging
 from grids import axes, methods
 from ml_collections import config_flags
@@ -118,7 +119,7 @@ def _one(chosen: axes.Cell, folder: Path) -> int:
     return 0 if cell.run(chosen, folder / "cells" / chosen.name) else axes.STOPPED
 
 
-def _check_same(given: object, held_out: int, folder: Path) -> None:
+def _check_same(given: ml_collections.ConfigDict, held_out: int, folder: Path) -> None:
     """Refuses to go on with a grid whose cells have another recipe.
 
     Raises:

@@ -9,6 +9,7 @@ from scipy import optimize, special
 from didicm_jax.evaluation.metrics import NLL_FLOOR
 
 _RANGE = (0.02, 50.0)
+_TINY = np.finfo(np.float32).tiny  # a probability of 0 has a logarithm
 
 
 def fit(probs: np.ndarray, labels: np.ndarray) -> float:
@@ -30,5 +31,5 @@ def fit(probs: np.ndarray, labels: np.ndarray) -> float:
 
 def apply(probs: np.ndarray, temperature: float) -> np.ndarray:
     """Posteriors `p^(1/temperature)`, normalised, f64[N,K]; the most probable class stays."""
-    logs = np.log(np.maximum(probs.astype(np.float64), NLL_FLOOR))
+    logs = np.log(np.maximum(probs.astype(np.float64), _TINY))
     return special.softmax(logs / temperature, axis=-1)

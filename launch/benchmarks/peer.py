@@ -54,17 +54,20 @@ def load(folder: Path) -> Peer:
     sys.path.insert(0, str(folder))
     try:
         torch = importlib.import_module("torch")
-        modules = [
-            importlib.import_module(name)
-            for name in ("didicm.loss", "didicm.score_sampling", "didicm.models", "timm.optim")
-        ]
+        return Peer(
+            torch,
+            importlib.import_module("didicm.loss"),
+            importlib.import_module("didicm.score_sampling"),
+            importlib.import_module("didicm.models"),
+            importlib.import_module("timm.optim"),
+            "cuda" if torch.cuda.is_available() else "cpu",
+        )
     except ImportError as error:
         raise UserError(
             f"--peer: expected torch and timm to be installed, found {error}; install them"
         ) from error
     finally:
         sys.path.remove(str(folder))
-    return Peer(torch, *modules, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run(peer: Path, repeats: int = 5, batch: int = 8) -> Iterator[dict[str, Any]]:

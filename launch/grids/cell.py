@@ -144,8 +144,8 @@ def _pass_flops(run: plan.Run) -> tuple[float, float]:
         return model
 
     def count(function: Any, *arguments: Any) -> float:
-        lowered = jax.jit(function).lower(run.abstract, *arguments)
-        return float(lowered.cost_analysis()["flops"])
+        costs: Any = jax.jit(function).lower(run.abstract, *arguments).cost_analysis()
+        return float(costs["flops"])
 
     if run.config.method != "didicm":
         return count(lambda variables, x: network(variables)(x), image), 0.0

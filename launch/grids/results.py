@@ -114,6 +114,20 @@ def _choose(method: str, cells: Sequence[Record]) -> int:
     )
 
 
+def _selected(rows: Sequence[Row]) -> dict[Place, Row]:
+    """Of the methods that may choose, the one with the least NLL on the held-out examples."""
+    found: dict[Place, Row] = {}
+    for row in rows:
+        if row.method and methods.find(row.method).passes is not None:
+            held = found.setdefault(row.place, row)
+            found[row.place] = min(held, row, key=_held_out_nll)
+    return found
+
+
+def _held_out_nll(row: Row) -> float:
+    return statistics.fmean(record["validation"]["nll"] for record in row.chosen.values())
+
+
 def _best_classifier(rows: Sequence[Row], place: Place, metric: Metric) -> Row | None:
     """The matched classifier with the best mean on the test split: the hardest to beat."""
     matched = [row for row in rows if row.place == place and row.method in methods.MATCHED]
@@ -147,13 +161,14 @@ def _markdown(rows: Sequence[Row]) -> str:
     for metric in _SHOWN:
         headers += [metric.title, "Δ"]
     headers += ["NLL, scaled", "ECE, scaled", "seeds"]
+    selected = _selected(rows)
     body = []
     for row in rows:
         first = next(iter(row.chosen.values()))
         training = next(iter(row.cells.values()))["training"]
         cells: list[Any] = [value for _, value in row.place]
         cells += [
-            row.method,
+            f"**{row.method}**" if row is selected.get(row.place) else row.method,
             first["label"] + f", {first['steps']}",
             f"{first['plain_passes']:.2f}",
         ]
@@ -173,14 +188,17 @@ def _markdown(rows: Sequence[Row]) -> str:
         f"{table}\n\nMeans ± standard error over seeds, on the test split. Passes: operations for "
         "a posterior, in passes of the plain network. Training: operations of a step, in steps of "
         "the classifier. Δ: against the matched classifier that is best in the metric, paired by "
-        "seed. Scaled: by the temperature of the least NLL on the held-out examples.\n"
+        "seed. Scaled: by the temperature of the least NLL on the held-out examples. Bold: of the "
+        "methods that may choose, the one that the held-out examples choose.\n"
     )
 
 
 def _csv(records: Sequence[Record]) -> list[list[Any]]:
     names = list(records[0]["values"])
-    costs = ("gigaflops", "step_in_plain_steps", "steps", "images")
-    costs += ("skipped_steps", "exploding_share", "largest_grad_norm")
+    costs = [
+        *("gigaflops", "step_in_plain_steps", "steps", "images"),
+        *("skipped_steps", "exploding_share", "largest_grad_norm"),
+    ]
     header = [*names, "sampler", "sampler_steps", "megaflops", "plain_passes", "temperature"]
     header += [f"training_{key}" for key in costs] + ["parameters"]
     header += [
@@ -201,19 +219,24 @@ def _csv(records: Sequence[Record]) -> list[list[Any]]:
 
 def _heat_map(rows: Sequence[Row], metric: Metric) -> Any:
     """Gains over the best matched classifier; None where there is none, or nothing to compare."""
-    compared = list(dict.fromkeys(r.method for r in rows if r.method not in methods.MATCHED))
+    compared: dict[str, dict[Place, Row]] = {}
+    for row in rows:
+        if row.method not in methods.MATCHED:
+            compared.setdefault(row.method, {})[row.place] = row
     if not compared or not any(row.method in methods.MATCHED for row in rows):
         return None
+    selected = _selected(rows)
+    if len({row.method for row in selected.values()}) > 1:
+        compared["chosen of them"] = selected
     places = list(dict.fromkeys(row.place for row in rows))
     first = list(dict.fromkeys(place[:1] for place in places))
     others = list(dict.fromkeys(place[1:] for place in places))
-    found = {(row.place, row.method): row for row in rows}
     panels = []
-    for method in compared:
+    for method, found in compared.items():
         values = np.full((len(first), len(others)), np.nan)
-        for place in places:
-            row, baseline = found.get((place, method)), _best_classifier(rows, place, metric)
-            if row is not None and baseline is not None:
+        for place, row in found.items():
+            baseline = _best_classifier(rows, place, metric)
+            if baseline is not None:
                 values[first.index(place[:1]), others.index(place[1:])] = _gain(
                     row, baseline, metric
                 )

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from grids import axes, methods, results
 
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
-from grids import axes, methods, results
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/digits.py"
@@ -49,7 +49,7 @@ def test_a_grid_is_stopped_goes_on_and_concludes(tmp_path):
     """Two methods and a cell that cannot run, which takes nothing from the others."""
     folder = tmp_path / "grid"
     given = [DIGITS, *SMALL, f"--workdir={folder}", "--jobs=2"]
-    given.append("--axes=method=softmax,didicm;batch_size=16,5000")
+    given.append("--axes=method=softmax,head;train.batch_size=16,5000")
     stopped = start(*given, "--budget=0")
     assert stopped.returncode == 0, stopped.stderr
     assert "stopped with 0 of 4 cells done" in stopped.stdout
@@ -58,28 +58,31 @@ def test_a_grid_is_stopped_goes_on_and_concludes(tmp_path):
     assert "2 cells: expected them to run to the end, found that they failed" in first.stderr
     assert "config.train.batch_size: expected at most the" in first.stdout
     cells = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("cells/*/cell.json")}
-    assert sorted(cells) == ["method=didicm,batch_size=16", "method=softmax,batch_size=16"]
+    assert sorted(cells) == [
+        "method=head,train.batch_size=16",
+        "method=softmax,train.batch_size=16",
+    ]
     for cell in cells.values():
         assert cell["training"]["images"] == round(0.95 * 1437)
         assert cell["training"]["skipped_steps"] == 0
         for sampler in cell["samplers"]:
             assert sampler["test"]["num_examples"] == 360
             assert sampler["validation"]["num_examples"] == 72
-    softmax = cells["method=softmax,batch_size=16"]
+    softmax = cells["method=softmax,train.batch_size=16"]
     assert softmax["samplers"][0]["plain_passes"] == 1
-    didicm = cells["method=didicm,batch_size=16"]
-    assert didicm["training"]["step_in_plain_steps"] > 1
-    assert len(didicm["samplers"]) == len(methods.METHODS["didicm"].samplers)
+    head = cells["method=head,train.batch_size=16"]
+    assert head["training"]["step_in_plain_steps"] > 1
+    assert len(head["samplers"]) == len(methods.METHODS["head"].samplers)
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 1 + len(didicm["samplers"])
+    assert len(rows) == 1 + len(head["samplers"])
     assert float(rows[0]["test_top1"]) in {
         sampler["test"]["top1"] for cell in cells.values() for sampler in cell["samplers"]
     }
     for name in ("results.md", "gain_top1.png", "gain_nll.png", "gain_ece.png", "compute.png"):
         assert (folder / name).stat().st_size > 0
     # A normal run: any other mode takes it.
-    assert (folder / "cells" / "method=softmax,batch_size=16" / "evaluation.json").exists()
+    assert (folder / "cells" / "method=softmax,train.batch_size=16" / "evaluation.json").exists()
     other = start(*given, "--config.train.duration=4 steps")
     assert other.returncode == 2
     assert "expected the grid that" in other.stderr
@@ -160,8 +163,8 @@ def record(method, seed, top1, nll, validation=0.5, passes=1.0):
         }
 
     training = dict.fromkeys(
-        ("gigaflops", "step_in_plain_steps", "skipped_steps", "steps", "images"), 1
-    )
+        ("gigaflops", "step_in_plain_steps", "steps", "images", "skipped_steps"), 1
+    ) | {"exploding_share": 0.0, "largest_grad_norm": 1.0}
     return {
         "values": {"resolution": 8, "method": method, "seed": seed},
         "parameters": 10,
@@ -176,25 +179,25 @@ def test_differences_are_paired_and_samplers_chosen_without_the_test_split(tmp_p
         record("smoothed", 1, 0.60, 1.2),
         record("softmax", 0, 0.40, 0.8),
         record("softmax", 1, 0.40, 0.8),
-        record("didicm", 0, 0.52, 0.7),
-        record("didicm", 1, 0.63, 0.7),
+        record("head", 0, 0.52, 0.7),
+        record("head", 1, 0.63, 0.7),
         record("paper", 0, 0.5, 0.7),
     ]
     written = results.write(records, tmp_path)
     assert all(path.exists() for path in written)
     lines = (tmp_path / "results.md").read_text().splitlines()
     rows = {line.split("|")[2].strip(): [c.strip() for c in line.split("|")] for line in lines[2:6]}
-    # didicm may choose: its second sampler, within two passes, is better on the held-out examples.
-    assert rows["didicm"][3] == "sampler 1, 1"
+    # head may choose: its second sampler, within two passes, is better on the held-out examples.
+    assert rows["**head**"][3] == "sampler 1, 1"
     assert rows["paper"][3] == "sampler 0, 1"
-    assert rows["didicm"][6] == "67.50 ± 5.50"
+    assert rows["**head**"][6] == "67.50 ± 5.50"
     # Against smoothed, the better classifier in top-1: +12 and +13 points.
-    assert rows["didicm"][7] == "+12.50 ± 0.50"
+    assert rows["**head**"][7] == "+12.50 ± 0.50"
     # Against softmax, the better one in NLL.
-    assert rows["didicm"][9] == "-0.200 ± 0.000"
+    assert rows["**head**"][9] == "-0.200 ± 0.000"
     assert rows["smoothed"][7] == ""
     assert rows["paper"][7] == "+0.00"
     # The second sampler costs more than two passes.
-    dear = [record("didicm", seed, 0.5, 0.7, passes=1.5) for seed in (0, 1)]
+    dear = [record("head", seed, 0.5, 0.7, passes=1.5) for seed in (0, 1)]
     results.write(dear, tmp_path)
     assert "sampler 0, 1" in (tmp_path / "results.md").read_text()
