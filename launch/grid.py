@@ -8,6 +8,7 @@ split, on which samplers are chosen, and judged on the test split. A second star
 first was stopped. Writes results.csv, results.md and figures of what is done.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -115,7 +116,8 @@ def _one(chosen: axes.Cell, folder: Path) -> int:
     import jax
     from grids import cell
 
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
     return 0 if cell.run(chosen, folder / "cells" / chosen.name) else axes.STOPPED
 
 

@@ -1,6 +1,9 @@
 """The whole suite runs with four simulated devices and strict dtypes; ranks never broadcast."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported: the number of devices is fixed when its backend starts. Most of the time
 # of the suite is compilation, of which LLVM's optimisation is a third.
@@ -12,6 +15,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# One cache of compiled programs for all tests, their workers and the programs that they start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="didicm_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import ast
 import zlib

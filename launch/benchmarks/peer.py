@@ -27,6 +27,7 @@ from didicm_jax.training import objectives
 _CLASSES = 1000
 _SIDE = 64
 _MODELS = ("didirn18", "didirn50")
+_SMALL_TIMES = (1e-2, 1e-3, 1e-4, 1e-5)
 
 
 class Peer(NamedTuple):
@@ -79,11 +80,13 @@ def run(peer: Path, repeats: int = 5, batch: int = 8) -> Iterator[dict[str, Any]
       batch: images of a training step.
 
     Yields:
-      A record each: milliseconds of both, and how many times as long the original takes.
+      A record each: milliseconds of both, and how many times as long the original takes; of the
+      loss also how often either is wrong at small times.
     """
     original = load(peer)
     yield _loss(original, repeats)
     yield _cp_step(original, repeats)
+    yield _small_times(original)
     for name in _MODELS:
         yield _training(original, peer, name, batch, repeats)
 
@@ -148,6 +151,56 @@ def _cp_step(peer: Peer, repeats: int, batch: int = 64) -> dict[str, Any]:
     rounds = in_turns({"ours": _times(lambda: ours(array), 50), "theirs": theirs}, repeats=repeats)
     return _record("peer/cp_step", rounds, 50, 500, batch=batch, classes=_CLASSES) | {
         "largest_difference": difference
+    }
+
+
+def _small_times(peer: Peer, batch: int = 256) -> dict[str, Any]:
+    """Losses of hard labels at small times, in float32, against the same in float64.
+
+    The original's ratio `1 - K / (expm1(sigma) + K)` loses all digits where sigma << K.
+    """
+    torch, random = peer.torch, np.random.default_rng(0)
+    table = random.normal(size=(batch, _CLASSES)).astype(np.float32)
+    clean = random.integers(0, _CLASSES, batch)
+    # Half of the labels are noised, so that both branches are seen at every time.
+    noised = np.where(np.arange(batch) % 2, clean, (clean + 1) % _CLASSES)
+    original = peer.loss.ConditionalSEDDLoss(_CLASSES).to(peer.device)
+    tensors = [torch.from_numpy(x).to(peer.device) for x in (table, clean, noised)]
+
+    def ours(time: float, dtype: Any) -> np.ndarray:
+        losses = diffusion.weighted_score_entropy(
+            jnp.asarray(table, dtype),
+            jax.nn.one_hot(clean, _CLASSES, dtype=dtype),
+            jnp.asarray(noised),
+            jnp.full(batch, time, dtype),
+            diffusion.loglinear(),
+        )
+        return np.asarray(losses)
+
+    def theirs(time: float) -> np.ndarray:
+        times = torch.full((batch,), time, device=peer.device)
+        # As its `forward` does, but for the mean over the batch, and with the score that it zeroes.
+        sigma, rate = original.noise(times)
+        scores, target, label = tensors
+        scores = scores.scatter(-1, label[:, None], 0.0)
+        return (rate * original.graph.score_entropy(scores, sigma, label, target)).cpu().numpy()
+
+    wrong: dict[str, list[float]] = {"wrong": [], "original_wrong": [], "original_not_finite": []}
+    for time in _SMALL_TIMES:
+        with jax.enable_x64(True):
+            truth = ours(time, jnp.float64)
+        found, original_found = ours(time, jnp.float32), theirs(time)
+        for name, losses in (("wrong", found), ("original_wrong", original_found)):
+            right = np.isclose(losses, truth, rtol=0.01, atol=0)
+            wrong[name].append(float(np.mean(~right)))
+        wrong["original_not_finite"].append(float(np.mean(~np.isfinite(original_found))))
+    return {
+        "benchmark": "peer/small_times",
+        "batch": batch,
+        "classes": _CLASSES,
+        "times": list(_SMALL_TIMES),
+        **wrong,
+        **describe_device(),
     }
 
 

@@ -112,7 +112,13 @@ np.savez(sys.argv[3], *parts)
 """
 
 
-@pytest.mark.parametrize("sampler", [["--steps=2"], ["--sampler=cl", "--steps=2", "--chains=3"]])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ["--steps=2"],
+        pytest.param(["--sampler=cl", "--steps=2", "--chains=3"], marks=pytest.mark.slow),
+    ],
+)
 def test_the_exported_file_runs_without_the_project(convert, made, tmp_path, sampler):
     path = tmp_path / "model.jaxexport"
     assert convert(f"--workdir={made}", f"--export={path}", *sampler) == 0

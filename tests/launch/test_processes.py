@@ -180,7 +180,7 @@ def test_two_processes_are_one_run(alone, main, start, tmp_path):
     assert {key: found[key] for key in expected} == expected
 
 
-@pytest.mark.parametrize("kind", ["dead", "hung"])
+@pytest.mark.parametrize("kind", ["dead", pytest.param("hung", marks=pytest.mark.slow)])
 def test_without_a_peer_the_others_give_up(start, tmp_path, kind):
     processes = start(tmp_path / "run", DIGITS, *VIT, "--peer_timeout=15", processes=2)
     wait_for(processes[0], "^step 3/")
@@ -231,7 +231,7 @@ def test_killed_again_and_again_a_run_is_what_it_would_have_been(cache, tmp_path
     command = [sys.executable, str(ROOT / "launch" / "chaos.py"), f"--main={PROGRAM}"]
     settings = ["--config.train.checkpoint_every=2 steps", "--config.train.duration=30 steps"]
     done = subprocess.run(
-        [*command, DIGITS, "--kills=4", "--seed=1", f"--workdir={tmp_path}", *VIT, *settings],
+        [*command, DIGITS, "--kills=2", "--seed=1", f"--workdir={tmp_path}", *VIT, *settings],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -243,7 +243,7 @@ def test_killed_again_and_again_a_run_is_what_it_would_have_been(cache, tmp_path
     table = dict(
         (part.strip() for part in line.strip("|").split("|")) for line in done.stdout.splitlines()
     )
-    assert (table["kills survived"], table["differing lines"]) == ("4", "0")
+    assert (table["kills survived"], table["differing lines"]) == ("2", "0")
     assert table["lines of metrics.jsonl"] == "32"
 
 

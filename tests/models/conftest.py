@@ -100,7 +100,14 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="session", params=VARIANTS)
+# What 4, 1 and 0 do not show, 3 and 2 do not either.
+SLOW = ("stages3", "stages2")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in VARIANTS],
+)
 def small(request):
     """The networks of `create`, for every number of conditioned stages or blocks."""
     kind, options = VARIANTS[request.param]

@@ -1,0 +1,84 @@
+"""Floors, the peer's faults, and what `--output` makes of the lines."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks import floors, peer, report
+
+from didicm_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def bench():
+    path = Path(__file__).parents[2] / "launch" / "bench.py"
+    spec = importlib.util.spec_from_file_location("didicm_bench", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([str(argument) for argument in arguments])
+
+
+def test_kernels_against_the_copy_of_their_bytes(tmp_path):
+    machine, *kernels = floors.run(batch=8, num_classes=12, repeats=3)
+    assert machine["copied_gigabytes_per_second"] > 0
+    assert machine["matrix_gigaflops_per_second"] > 0
+    array = 4e-6 * 8 * 12  # megabytes
+    moved = {record["benchmark"].removeprefix("floors/"): record["megabytes"] for record in kernels}
+    # In and out; in and in, a number an image out; in, in and out.
+    assert moved["marginal"] == pytest.approx(2 * array)
+    assert moved["loss"] == pytest.approx(2 * array)
+    assert moved["euler_cp_step"] == pytest.approx(3 * array)
+    for record in kernels:
+        assert record["ratio_low"] <= record["ratio"] <= record["ratio_high"]
+        # The kernels are elementwise or row sums: tens of operations a byte at most, never K.
+        assert record["operations_per_byte"] < 12
+    table = report.write([machine, *kernels], tmp_path)
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| floors/")]
+    assert len(rows) == len(kernels)
+    assert [row[3].strip() for row in rows] == [f"{record['ratio']:.3g}" for record in kernels]
+    lines = [json.loads(line) for line in (tmp_path / "benchmarks.jsonl").read_text().splitlines()]
+    assert lines == [machine, *kernels]
+    assert (tmp_path / "benchmarks.md").read_text() == table
+    assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_checkout_of_the_original_is_one_line(bench, tmp_path, capsys):
+    assert bench("peer", f"--peer={tmp_path}") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --peer: expected a checkout of the original")
+    assert said.count("\n") == 1
+
+
+def test_an_original_that_cannot_be_imported_names_what_is_missing(tmp_path):
+    (tmp_path / "didicm").mkdir()
+    (tmp_path / "didicm" / "loss.py").write_text("import a_module_that_nobody_has\n")
+    with pytest.raises(UserError, match="--peer: expected torch and timm to be installed"):
+        peer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["peer"], "--peer: expected a checkout"),
+        (["kernels", "--peer=somewhere"], "--peer: expected with peer or all"),
+        (["kernels", "--repeats=0"], "--repeats: expected at least 1"),
+        (["nothing"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments_are_one_line(bench, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        bench(*arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_output_that_cannot_be_made_is_known_before_anything_is_measured(
+    bench, tmp_path, capsys
+):
+    taken = tmp_path / "file"
+    taken.write_text("")
+    assert bench("kernels", f"--output={taken}") == 2
+    out = capsys.readouterr()
+    assert out.err.startswith("error: --output: expected a folder that can be written")
+    assert out.out == ""
