@@ -36,12 +36,15 @@ def euler_cp_step(probs: chex.Array, log_score: chex.Array, step: chex.Numeric) 
     chex.assert_equal_shape([probs, log_score])
     probs = at_least_float32(probs)
     log_score = log_score.astype(probs.dtype)
-    # The floor keeps p / q finite: log-scores 160 apart would overflow float32. It costs nothing
-    # that survives the step: where q is below it, the entry is clipped to 0 or to 1 either way.
+    # q up to its sum, which makes one exponential of three. The floor keeps p / q finite: log-scores
+    # 160 apart would overflow float32. It costs nothing that survives the step: where q is below
+    # it, the entry is clipped to 0 or to 1 either way.
     floor = -0.45 * jnp.log(jnp.finfo(log_score.dtype).max)
-    log_q = jnp.maximum(jax.nn.log_softmax(log_score), floor)
-    quotient = probs * jnp.exp(-log_q)
-    drift = jnp.exp(log_q) * quotient.sum(-1, keepdims=True) - quotient
+    peak = jax.lax.stop_gradient(log_score.max(-1, keepdims=True))
+    unnormalised = jnp.exp(jnp.maximum(log_score - peak, floor))
+    quotient = probs / unnormalised
+    total = unnormalised.sum(-1, keepdims=True)
+    drift = unnormalised * quotient.sum(-1, keepdims=True) - total * quotient
     step = jnp.broadcast_to(jnp.asarray(step, drift.dtype), drift.shape[:-1])
     return probs + step[..., None] / drift.shape[-1] * drift
 

@@ -22,6 +22,7 @@ from benchmarks.train import make_step
 
 from didicm_jax import diffusion
 from didicm_jax.errors import UserError
+from didicm_jax.models import parameterization
 from didicm_jax.training import objectives
 
 _CLASSES = 1000
@@ -133,7 +134,8 @@ def _cp_step(peer: Peer, repeats: int, batch: int = 64) -> dict[str, Any]:
     @jax.jit
     def ours(table: jax.Array) -> jax.Array:
         return diffusion.sample_cp(
-            lambda labels, sigma: table,
+            # The original zeroes the score at the label, too.
+            lambda labels, sigma: parameterization.ratio(table, labels, sigma),
             schedule,
             batch_size=batch,
             num_classes=_CLASSES,
