@@ -36,9 +36,9 @@ def euler_cp_step(probs: chex.Array, log_score: chex.Array, step: chex.Numeric) 
     chex.assert_equal_shape([probs, log_score])
     probs = at_least_float32(probs)
     log_score = log_score.astype(probs.dtype)
-    # q up to its sum, which makes one exponential of three. The floor keeps p / q finite: log-scores
-    # 160 apart would overflow float32. It costs nothing that survives the step: where q is below
-    # it, the entry is clipped to 0 or to 1 either way.
+    # q up to its sum: one exponential does. The floor keeps p / q finite: log-scores 160 apart
+    # would overflow float32. It costs nothing that survives the step: where q is below it, the
+    # entry is clipped to 0 or to 1 either way.
     floor = -0.45 * jnp.log(jnp.finfo(log_score.dtype).max)
     peak = jax.lax.stop_gradient(log_score.max(-1, keepdims=True))
     unnormalised = jnp.exp(jnp.maximum(log_score - peak, floor))
