@@ -156,52 +156,65 @@ def _cp_step(peer: Peer, repeats: int, batch: int = 64) -> dict[str, Any]:
     }
 
 
-def _small_times(peer: Peer, batch: int = 256) -> dict[str, Any]:
-    """Losses of hard labels at small times, in float32, against the same in float64.
+def _small_times(peer: Peer, batch: int = 1024, steps: int = 50) -> dict[str, Any]:
+    """Losses of hard labels in float32 at small times, against the same in float64.
 
-    The original's ratio `1 - K / (expm1(sigma) + K)` loses all digits where sigma << K.
+    The original's ratio `1 - K / (expm1(sigma) + K)` loses its digits where sigma << K, and its
+    logarithm with them. Also the share of training steps whose loss is not finite, over the
+    smallest time that is trained.
     """
     torch, random = peer.torch, np.random.default_rng(0)
     table = random.normal(size=(batch, _CLASSES)).astype(np.float32)
     clean = random.integers(0, _CLASSES, batch)
-    # Half of the labels are noised, so that both branches are seen at every time.
-    noised = np.where(np.arange(batch) % 2, clean, (clean + 1) % _CLASSES)
     original = peer.loss.ConditionalSEDDLoss(_CLASSES).to(peer.device)
-    tensors = [torch.from_numpy(x).to(peer.device) for x in (table, clean, noised)]
+    scores, target = (torch.from_numpy(x).to(peer.device) for x in (table, clean))
 
-    def ours(time: float, dtype: Any) -> np.ndarray:
+    def ours(times: np.ndarray, noised: np.ndarray, dtype: Any) -> np.ndarray:
         losses = diffusion.weighted_score_entropy(
             jnp.asarray(table, dtype),
             jax.nn.one_hot(clean, _CLASSES, dtype=dtype),
             jnp.asarray(noised),
-            jnp.full(batch, time, dtype),
+            jnp.asarray(times, dtype),
             diffusion.loglinear(),
         )
         return np.asarray(losses)
 
-    def theirs(time: float) -> np.ndarray:
-        times = torch.full((batch,), time, device=peer.device)
+    def theirs(times: np.ndarray, noised: np.ndarray) -> np.ndarray:
         # As its `forward` does, but for the mean over the batch, and with the score that it zeroes.
-        sigma, rate = original.noise(times)
-        scores, target, label = tensors
-        scores = scores.scatter(-1, label[:, None], 0.0)
-        return (rate * original.graph.score_entropy(scores, sigma, label, target)).cpu().numpy()
+        there, label = (torch.from_numpy(x).to(peer.device) for x in (times, noised))
+        sigma, rate = original.noise(there)
+        masked = scores.scatter(-1, label[:, None], 0.0)
+        return (rate * original.graph.score_entropy(masked, sigma, label, target)).cpu().numpy()
 
-    wrong: dict[str, list[float]] = {"wrong": [], "original_wrong": [], "original_not_finite": []}
+    kinds = ("wrong", "not_finite_steps")
+    record: dict[str, list[float]] = {f"{w}{k}": [] for k in kinds for w in ("", "original_")}
+    # Half of the labels are noised, so that both branches of its formula are seen at every time.
+    halves = np.where(np.arange(batch) % 2, clean, (clean + 1) % _CLASSES)
     for time in _SMALL_TIMES:
+        same = np.full(batch, time, np.float32)
         with jax.enable_x64(True):
-            truth = ours(time, jnp.float64)
-        found, original_found = ours(time, jnp.float32), theirs(time)
-        for name, losses in (("wrong", found), ("original_wrong", original_found)):
+            truth = ours(same, halves, jnp.float64)
+        for name, losses in (
+            ("wrong", ours(same, halves, jnp.float32)),
+            ("original_wrong", theirs(same, halves)),
+        ):
             right = np.isclose(losses, truth, rtol=0.01, atol=0)
-            wrong[name].append(float(np.mean(~right)))
-        wrong["original_not_finite"].append(float(np.mean(~np.isfinite(original_found))))
+            record[name].append(float(np.mean(~right)))
+        bad = {"not_finite_steps": 0, "original_not_finite_steps": 0}
+        for _ in range(steps):
+            times = random.uniform(time, 1, batch).astype(np.float32)
+            kept = random.random(batch) < 1 - 0.999 * times
+            noised = np.where(kept, clean, random.integers(0, _CLASSES, batch))
+            bad["not_finite_steps"] += not np.isfinite(ours(times, noised, jnp.float32)).all()
+            bad["original_not_finite_steps"] += not np.isfinite(theirs(times, noised)).all()
+        for name, count in bad.items():
+            record[name].append(count / steps)
     return {
         "benchmark": "peer/small_times",
         "batch": batch,
         "classes": _CLASSES,
         "times": list(_SMALL_TIMES),
-        **wrong,
+        **record,
         **describe_device(),
     }
 
