@@ -1,22 +1,12 @@
 """Floors, the peer's faults, and what `--output` makes of the lines."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import bench
 import pytest
 from benchmarks import floors, peer, report
 
 from didicm_jax.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def bench():
-    path = Path(__file__).parents[2] / "launch" / "bench.py"
-    spec = importlib.util.spec_from_file_location("didicm_bench", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
 
 
 def test_kernels_against_the_copy_of_their_bytes(tmp_path):
@@ -43,8 +33,8 @@ def test_kernels_against_the_copy_of_their_bytes(tmp_path):
     assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_checkout_of_the_original_is_one_line(bench, tmp_path, capsys):
-    assert bench("peer", f"--peer={tmp_path}") == 2
+def test_no_checkout_of_the_original_is_one_line(tmp_path, capsys):
+    assert bench.main(["peer", f"--peer={tmp_path}"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: --peer: expected a checkout of the original")
     assert said.count("\n") == 1
@@ -66,19 +56,17 @@ def test_an_original_that_cannot_be_imported_names_what_is_missing(tmp_path):
         (["nothing"], "invalid choice"),
     ],
 )
-def test_wrong_arguments_are_one_line(bench, capsys, arguments, message):
+def test_wrong_arguments_are_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        bench(*arguments)
+        bench.main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_output_that_cannot_be_made_is_known_before_anything_is_measured(
-    bench, tmp_path, capsys
-):
+def test_an_output_that_cannot_be_made_is_known_before_anything_is_measured(tmp_path, capsys):
     taken = tmp_path / "file"
     taken.write_text("")
-    assert bench("kernels", f"--output={taken}") == 2
+    assert bench.main(["kernels", f"--output={taken}"]) == 2
     out = capsys.readouterr()
     assert out.err.startswith("error: --output: expected a folder that can be written")
     assert out.out == ""
