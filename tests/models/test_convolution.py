@@ -1,5 +1,6 @@
 """The convolution in its two forms, against SciPy's correlation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 from flax import nnx
 from scipy import signal
 
-from didicm_jax.models import layers
+from didicm_jax.models import convolution, layers
 
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 PRECISION = layers.Precision(jnp.dtype("float32"), None)
 # Pixels a side, channels, size, stride: a matrix product on a CPU, and not.
 CASES = [(1, 2, 3, 1), (2, 5, 3, 1), (3, 9, 3, 2), (4, 16, 3, 1), (5, 2, 1, 2), (7, 3, 3, 2)]
+# Enough pixels and channels for a kernel's gradient by tiles; 4 divides the side, and does not.
+TILED = [(8, 32, 3, 1), (7, 33, 3, 1)]
 
 
 def correlated(images, kernel, stride):
@@ -34,9 +38,10 @@ def correlated(images, kernel, stride):
     )
 
 
-@pytest.mark.parametrize(("side", "channels", "size", "stride"), CASES)
+@pytest.mark.parametrize(("side", "channels", "size", "stride"), CASES + TILED)
 def test_outputs_and_gradients(side, channels, size, stride):
-    layer = layers.conv(channels, 4, size, stride, PRECISION, nnx.Rngs(0))
+    features = 34 if (side, channels, size, stride) in TILED else 4
+    layer = layers.conv(channels, features, size, stride, PRECISION, nnx.Rngs(0))
     kernel = layer.kernel[...]
     random = np.random.default_rng(0)
     images = random.normal(size=(3, side, side, channels)).astype(np.float32)
@@ -73,3 +78,38 @@ def test_matrix_products_are_for_cpus_alone(side, channels, size, product):
         ).mlir_module()
         assert ("dot_general" in text) == expected
         assert ("stablehlo.convolution" in text) != expected
+
+
+def test_gradient_by_tiles_composes():
+    """Forward mode, a gradient per example, and the Hessian of a norm: that of the plain form."""
+    random = np.random.default_rng(0)
+    kernel = jnp.asarray(random.normal(size=(3, 3, 32, 32)).astype(np.float32)) / 17
+    images = jnp.asarray(random.normal(size=(2, 6, 6, 32)).astype(np.float32))
+
+    def tiled(images, kernel):
+        return convolution.convolve(
+            images, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NUMBERS
+        )
+
+    def plain(images, kernel):
+        return jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NUMBERS
+        )
+
+    def measures(form):
+        def norm(image, kernel):
+            return jnp.sum(form(image[None], kernel) ** 2)
+
+        gradient = jax.grad(norm, argnums=1)
+        return (
+            jax.jvp(form, (images, kernel), (images, kernel))[1],
+            jax.vmap(gradient, (0, None))(images, kernel),
+            jax.jvp(lambda kernel: gradient(images[0], kernel), (kernel,), (kernel,))[1],
+        )
+
+    chex.assert_trees_all_close(
+        jax.jit(measures, static_argnums=0)(tiled),
+        jax.jit(measures, static_argnums=0)(plain),
+        rtol=1e-4,
+        atol=1e-3,
+    )
