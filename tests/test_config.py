@@ -1,11 +1,12 @@
 import ast
 import dataclasses
-import importlib.util
+import importlib
 import math
 import re
 import shlex
 from pathlib import Path
 
+import main
 import pytest
 
 from didicm_jax import augment, report, workdir
@@ -16,10 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def load(name, *arguments):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*arguments)
+    return importlib.import_module(name).get_config(*arguments)
 
 
 ALL = [
@@ -214,9 +212,6 @@ def test_a_changed_setting_that_nothing_reads_is_an_error(changes, key):
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "configs").glob("*.py"))])
 def test_commands_that_are_shown_parse(path, monkeypatch):
     """Every `launch/main.py` line of the README and of the configs' docstrings, as it stands."""
-    spec = importlib.util.spec_from_file_location("didicm_main", ROOT / "launch" / "main.py")
-    main = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(main)
     text = path.read_text().replace("\\\\\n", " ").replace("\\\n", " ")
     commands = re.findall(r"^(?: *|.*&& \S*)python (launch/main\.py .*)$", text, re.MULTILINE)
     assert commands, path

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatterSciNotation
 
 from didicm_jax.plots import style
@@ -13,7 +14,8 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Ratios as bars on a logarithmic scale, with their range and their target.
 
     Args:
-      records: each with `name`, `ratio`, `ratio_low`, `ratio_high` and `target`, a number or None.
+      records: each with `name`, `ratio`, `ratio_low`, `ratio_high`, `target`, a number or None, and
+        `gain`, whether more is better.
     """
     figure, axes = style.new(9, 1.2 + 0.32 * len(records))
     places = range(len(records))
@@ -24,29 +26,43 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> Figure:
     ]
     # From 1: to the right is more than what it is measured against, to the left less.
     widths = [value - 1 for value in values]
-    axes.barh(places, widths, left=1, xerr=ends, color=style.SKY, ecolor=style.GREY, capsize=2)
+    colors = [style.SKY if record["gain"] else style.ORANGE for record in records]
+    axes.barh(places, widths, left=1, xerr=ends, color=colors, ecolor=style.GREY, capsize=2)
+    labels = [
+        Patch(color=color, label=label)
+        for color, label in ((style.SKY, "as many times as fast"), (style.ORANGE, "times the cost"))
+        if color in colors
+    ]
     aims = [(place, r["target"]) for place, r in zip(places, records, strict=True) if r["target"]]
     if aims:
-        axes.plot(
+        labels += axes.plot(
             [target for _, target in aims],
             [place for place, _ in aims],
             ls="none",
             marker="|",
             ms=14,
             mew=2.5,
-            color=style.RED,
+            color=style.BLACK,
             label="target",
         )
-        axes.legend(fontsize=9, frameon=False, loc="lower right")
-    for place, value in zip(places, values, strict=True):
+    axes.legend(
+        handles=labels, fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3
+    )
+    for place, record in zip(places, records, strict=True):
+        right = max(1, record["ratio_high"], record["target"] or 0)
         axes.annotate(
-            f"{value:.3g}", (value, place), (4, 5), textcoords="offset points", fontsize=8
+            f"{record['ratio']:.3g}" if record["ratio"] < 1000 else f"{record['ratio']:,.0f}",
+            (right, place),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
     axes.axvline(1, color=style.BLACK, lw=1)
     axes.set_yticks(places, [style.plain(record["name"]) for record in records])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
-    axes.margins(x=0.08)
+    axes.margins(x=0.08, y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel("ratio (bars end at the median of the rounds; whiskers: all rounds)")
     return figure

@@ -12,6 +12,8 @@ from didicm_jax.errors import UserError
 from didicm_jax.plots import benchmarks as figures
 
 # What tells lines of one benchmark apart.
+# How `versus` ends where a ratio is a gain, and more is better; elsewhere it is a cost.
+_GAIN = "as many times as fast"
 _TELLING = ("resolution", "draws_per_image", "num_workers", "stratified")
 
 
@@ -34,7 +36,9 @@ def write(records: Sequence[dict[str, Any]], folder: Path) -> str:
     text = "".join(json.dumps(record) + "\n" for record in records)
     files.write_whole(folder / "benchmarks.jsonl", lambda file: file.write(text.encode()))
     compared = [
-        {"target": None} | record | {"name": _name(record)}
+        {"target": None}
+        | record
+        | {"name": _name(record), "gain": record["versus"].endswith(_GAIN)}
         for record in records
         if "versus" in record
     ]

@@ -1,8 +1,6 @@
 """The entry point, called in process."""
 
-import importlib.util
-from pathlib import Path
-
+import main as entry_point
 import pytest
 
 from tests.launch import shallow
@@ -18,8 +16,4 @@ def shallow_models():
 @pytest.fixture(scope="session")
 def main():
     """`launch/main.py`'s `main` without the program's name."""
-    path = Path(__file__).parents[2] / "launch" / "main.py"
-    spec = importlib.util.spec_from_file_location("didicm_main", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main(["main.py", *map(str, arguments)])
+    return lambda *arguments: entry_point.main(["main.py", *map(str, arguments)])

@@ -1,11 +1,9 @@
 """What the benchmarks of sampling and training promise, in operations: no machine is timed."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
+from benchmarks import networks
 from flax import nnx
 
 from didicm_jax import models
@@ -13,16 +11,6 @@ from didicm_jax.training import state
 
 STEPS = 8
 BATCH = 2
-
-
-@pytest.fixture(scope="module")
-def networks():
-    launch = str(Path(__file__).parents[2] / "launch")
-    sys.path.insert(0, launch)
-    from benchmarks import networks
-
-    yield networks
-    sys.path.remove(launch)
 
 
 def cost(name, call, *shapes, **options):
@@ -45,7 +33,7 @@ def cost(name, call, *shapes, **options):
 
 
 @pytest.mark.parametrize("family", ["didivit_s16", "didirn50"])
-def test_eight_steps_cost_a_pass_or_two(networks, family):
+def test_eight_steps_cost_a_pass_or_two(family):
     (family,) = networks.chosen([family])
     images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
     labels = jax.ShapeDtypeStruct((BATCH,), jnp.int32)

@@ -1,11 +1,11 @@
 """Weights in from PyTorch's names and out again, and the file that any jax can run."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import convert as entry_point
 import numpy as np
 import pytest
 from flax import nnx
@@ -20,11 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def convert():
     """`launch/convert.py`'s `main` without the program's name."""
-    path = ROOT / "launch" / "convert.py"
-    spec = importlib.util.spec_from_file_location("didicm_convert", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main(["convert.py", *map(str, arguments)])
+    return lambda *arguments: entry_point.main(["convert.py", *map(str, arguments)])
 
 
 def state_dict(name, seed=0, **options):

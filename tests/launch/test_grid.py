@@ -1,12 +1,12 @@
 """The grid: what its cells are, that it goes on where it stopped, and what it concludes."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import digits as digits_config
 import pytest
 from grids import axes, methods, results
 
@@ -39,10 +39,7 @@ def start(*arguments):
 
 @pytest.fixture(scope="module")
 def digits():
-    spec = importlib.util.spec_from_file_location("digits_config", ROOT / "configs" / "digits.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+    return digits_config.get_config()
 
 
 def test_a_grid_is_stopped_goes_on_and_concludes(tmp_path):
