@@ -5,15 +5,10 @@ import os
 import shutil
 import tempfile
 
-# Before jax is imported: the number of devices is fixed when its backend starts. Most of the time
-# of the suite is compilation, of which LLVM's optimisation is a third.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
-        "--xla_backend_optimization_level=0",
-    ]
-)
+from tests import compiling
+
+# Before jax is imported: the number of devices is fixed when its backend starts.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiling.flags(devices=4)}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # One cache of compiled programs for all tests, their workers and the programs that they start.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

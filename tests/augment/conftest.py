@@ -1,7 +1,5 @@
 """Real photos, keys, and a mesh, shared by the tests of the augmentation."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -18,12 +16,6 @@ def photos():
         size: np.stack([np.asarray(s.resize((size, size), Image.BICUBIC)) for s in squares])
         for size in (224, 56)
     }
-
-
-@pytest.fixture(scope="session")
-def quick_jit():
-    """`jax.jit` that spends half the time on compiling, for large functions that run once."""
-    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="session")

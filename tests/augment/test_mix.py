@@ -16,8 +16,8 @@ SMOOTHING = 0.1
 
 
 @pytest.fixture(scope="module")
-def compiled(quick_jit):
-    return lambda **settings: quick_jit(functools.partial(augment.mix, num_classes=K, **settings))
+def compiled():
+    return lambda **settings: jax.jit(functools.partial(augment.mix, num_classes=K, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,7 @@ def test_without_mixing_only_labels_are_smoothed(batch, keys_of):
     np.testing.assert_array_equal(augment.soft_targets(batch[1], K), np.eye(K)[batch[1]])
 
 
-def test_groups_of_sixteen_are_mixed_alike_wherever_they_are(
-    quick_jit, batch, mixed, keys_of, mesh
-):
+def test_groups_of_sixteen_are_mixed_alike_wherever_they_are(batch, mixed, keys_of, mesh):
     """The documented independence of layout: whole groups may go to any device, in any order."""
     keys, (images, labels) = keys_of(0, B), batch
     run = functools.partial(
@@ -144,7 +142,7 @@ def test_groups_of_sixteen_are_mixed_alike_wherever_they_are(
     order = np.random.RandomState(0).permutation(B // 16)
     order = (16 * order[:, None] + np.arange(16)).ravel()
     spread = jax.shard_map(run, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
-    result = quick_jit(spread)(keys[order], images[order], labels[order])
+    result = jax.jit(spread)(keys[order], images[order], labels[order])
     np.testing.assert_allclose(result.images, mixed[0][order], atol=1e-3)
     np.testing.assert_allclose(result.targets, mixed[1][order], atol=1e-5)
 

@@ -56,11 +56,11 @@ def test_off_means_normalised_images_and_hard_labels_and_no_random_numbers(keys_
     assert compiled.cost_analysis()["flops"] < 4 * IMAGES.size + 10 * B * K
 
 
-def test_the_strong_recipe_does_all_of_it(quick_jit, keys_of):
+def test_the_strong_recipe_does_all_of_it(keys_of):
     """Compiles once, uses no key twice, and passes every part the right settings."""
     traced = []
 
-    @quick_jit
+    @jax.jit
     def run(keys, images, labels):
         traced.append(1)
         return STRONG.train(keys, images, labels, K)
@@ -79,14 +79,14 @@ def test_the_strong_recipe_does_all_of_it(quick_jit, keys_of):
     np.testing.assert_allclose(np.min(first.targets, axis=1), 0.1 / K, atol=1e-6)
 
 
-def test_parts_do_not_share_draws_and_switch_independently(quick_jit, keys_of):
+def test_parts_do_not_share_draws_and_switch_independently(keys_of):
     """The same keys give the same flips whatever else is on: each part has its own."""
     count = 400
     images = np.tile(IMAGES[:1], (count, 1, 1, 1))
     labels, keys = np.zeros(count, np.int32), keys_of(0, count)
     plain, moved, mixed = (
         np.asarray(
-            quick_jit(Policy(MEAN, STD, flip=True, **more).train, static_argnums=3)(
+            jax.jit(Policy(MEAN, STD, flip=True, **more).train, static_argnums=3)(
                 keys, images, labels, K
             ).images
         )
@@ -110,16 +110,16 @@ def test_parts_do_not_share_draws_and_switch_independently(quick_jit, keys_of):
     assert table.min() > 4
 
 
-def test_devices_see_the_same_batch(quick_jit, keys_of, mesh):
+def test_devices_see_the_same_batch(keys_of, mesh):
     policy = Policy(MEAN, STD, flip=True, mixup=0.2, cutmix=1.0, label_smoothing=0.1)
 
     def run(keys, images, labels):
         return policy.train(keys, images, labels, K)
 
     keys = keys_of(2, B)
-    whole = quick_jit(run)(keys, IMAGES, LABELS)
+    whole = jax.jit(run)(keys, IMAGES, LABELS)
     spread = jax.shard_map(run, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
-    parts = quick_jit(spread)(keys, IMAGES, LABELS)
+    parts = jax.jit(spread)(keys, IMAGES, LABELS)
     np.testing.assert_allclose(parts.images, whole.images, atol=1e-5)
     np.testing.assert_allclose(parts.targets, whole.targets, atol=1e-6)
 

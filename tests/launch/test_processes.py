@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import compiling
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("shallow.py")
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -76,8 +78,7 @@ def start(cache, tmp_path):
                 "JAX_COMPILATION_CACHE_DIR": str(cache),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "PYTHONPATH": str(ROOT),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-                "--xla_backend_optimization_level=0",
+                "XLA_FLAGS": compiling.flags(devices),
             }
             if slurm:  # what srun would say
                 several = []
@@ -226,7 +227,7 @@ def test_killed_again_and_again_a_run_is_what_it_would_have_been(cache, tmp_path
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": compiling.flags(devices=2),
     }
     command = [sys.executable, str(ROOT / "launch" / "chaos.py"), f"--main={PROGRAM}"]
     settings = ["--config.train.checkpoint_every=2 steps", "--config.train.duration=30 steps"]

@@ -1,6 +1,5 @@
 """Small networks, compiled once for all tests of this folder."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,19 +13,6 @@ from didicm_jax import models
 from didicm_jax.models import resnet
 from didicm_jax.models.options import ResNetOptions, ScoreOptions
 from didicm_jax.models.vit_options import SHAPES, DiDiViTOptions, ViTOptions
-
-# Compile time dominates here, and no test measures speed.
-COMPILER_OPTIONS = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-quick_jit = functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
-
-
-@pytest.fixture(scope="session")
-def jit():
-    """`jax.jit` with little optimisation."""
-    return quick_jit
 
 
 def resnet_of(kind, num_classes, rngs, **options):
@@ -118,8 +104,8 @@ def small(request):
         images=jnp.asarray(rng.standard_normal((3, 16, 16, 3)), jnp.float32),
         labels=jnp.asarray([4, 0, 2], jnp.int32),
         sigma=jnp.asarray([1e-3, 0.4, 6.9], jnp.float32),
-        encode=quick_jit(model.encode),
-        score=quick_jit(model.score),
+        encode=jax.jit(model.encode),
+        score=jax.jit(model.score),
     )
 
 

@@ -21,7 +21,7 @@ class Run(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["18", pytest.param("34", marks=pytest.mark.slow), "50"])
-def run(request, golden, golden_weights, jit):
+def run(request, golden, golden_weights):
     """One eval forward, one training forward and backward of a golden network."""
     prefix = f"didirn/resnet{request.param}/"
     values = {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
@@ -42,7 +42,7 @@ def run(request, golden, golden_weights, jit):
 
     model.eval()
     graphdef, state = nnx.split(model)
-    evaluated = jit(lambda state: forward(nnx.merge(graphdef, state)))(state)
+    evaluated = jax.jit(lambda state: forward(nnx.merge(graphdef, state)))(state)
 
     model.train()
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
@@ -53,7 +53,7 @@ def run(request, golden, golden_weights, jit):
         out = forward(model)
         return jnp.mean(out**2), (out, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-    (_, (trained, stats_after)), grads = jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (_, (trained, stats_after)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return Run(
         values,
         evaluated,

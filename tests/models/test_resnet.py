@@ -109,7 +109,7 @@ def test_state_is_params_and_batch_stats_with_readable_paths(name, stages):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, stats)))
 
 
-def test_initial_values(jit):
+def test_initial_values():
     def initial():
         model = models.create_model(
             "didirn18",
@@ -122,7 +122,7 @@ def test_initial_values(jit):
         return nnx.state((model.layer1, model.layer2[0].skip.norm, model.layer4, model.fc))
 
     # Only what is returned is compiled: every shape that is drawn costs a third of a second.
-    layer1, skip_norm, layer4, fc = nnx.to_pure_dict(jit(initial)()).values()
+    layer1, skip_norm, layer4, fc = nnx.to_pure_dict(jax.jit(initial)()).values()
     # Kaiming, fan_out: 3 x 3 x 64 outputs. 36,864 draws fix the deviation to 0.4 %.
     kernel = np.asarray(layer4[1]["conv2"]["kernel"])
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.02)
@@ -150,7 +150,7 @@ def test_batch_norm_is_pytorchs():
     np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), running, atol=1e-5)
 
 
-def test_batch_norm_shares_statistics_over_a_named_axis(jit):
+def test_batch_norm_shares_statistics_over_a_named_axis():
     """Four devices with three images each normalise, learn and remember as one with twelve."""
     images = np.random.default_rng(1).normal(1.0, 2.0, (12, 2, 1, 3))
     images, weights = jnp.asarray(images, jnp.float32), jnp.arange(72.0).reshape(12, 2, 1, 3)
@@ -174,7 +174,7 @@ def test_batch_norm_shares_statistics_over_a_named_axis(jit):
         out_specs=(sharded, sharded, whole, whole),
     )
     expected = run(None, images, weights)
-    for ours, reference in zip(jit(mapped)(images, weights), expected, strict=True):
+    for ours, reference in zip(jax.jit(mapped)(images, weights), expected, strict=True):
         scale = np.abs(reference).max()
         np.testing.assert_allclose(ours, reference, atol=1e-5 * scale)
 
@@ -185,7 +185,7 @@ def test_batch_norm_of_one_value_is_refused():
         norm(jnp.ones((1, 1, 1, 4)))
 
 
-def test_train_and_eval_switch_the_running_statistics(make, jit):
+def test_train_and_eval_switch_the_running_statistics(make):
     model = make(models.ResNet)
     graphdef, state = nnx.split(model)
     images = jnp.asarray(np.random.default_rng(5).standard_normal((4, 8, 8, 3)), jnp.float32)
@@ -197,8 +197,8 @@ def test_train_and_eval_switch_the_running_statistics(make, jit):
         return out, nnx.state(model, nnx.BatchStat)
 
     before = jax.tree.leaves(nnx.state(model, nnx.BatchStat))
-    evaluated, same = jit(lambda state: run(state, False))(state)
-    trained, moved = jit(lambda state: run(state, True))(state)
+    evaluated, same = jax.jit(lambda state: run(state, False))(state)
+    trained, moved = jax.jit(lambda state: run(state, True))(state)
     assert all(np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(same), strict=True))
     assert not any(
         np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(moved), strict=True)

@@ -10,8 +10,8 @@ from jax.sharding import AxisType, PartitionSpec
 from didicm_jax import models
 
 
-def test_encode_and_score_are_the_call(small, jit):
-    whole = jit(small.model)(small.images, small.labels, small.sigma)
+def test_encode_and_score_are_the_call(small):
+    whole = jax.jit(small.model)(small.images, small.labels, small.sigma)
     parts = small.score(small.encode(small.images), small.labels, small.sigma)
     np.testing.assert_allclose(parts, whole, atol=1e-5)
     assert parts.shape == (3, 5)
@@ -56,17 +56,17 @@ few = pytest.mark.parametrize(
 
 
 @few
-def test_vmapped_chains_share_one_encoding(small, jit):
+def test_vmapped_chains_share_one_encoding(small):
     features = small.encode(small.images)
     labels = jnp.asarray(np.random.default_rng(2).integers(0, 5, (4, 3)), jnp.int32)
     sigma = jnp.linspace(0.01, 5.0, 12).reshape(4, 3)
-    chains = jit(jax.vmap(lambda c, s: small.model.score(features, c, s)))(labels, sigma)
+    chains = jax.jit(jax.vmap(lambda c, s: small.model.score(features, c, s)))(labels, sigma)
     loop = jnp.stack([small.score(features, c, s) for c, s in zip(labels, sigma, strict=True)])
     np.testing.assert_allclose(chains, loop, atol=1e-5)
 
 
 @few
-def test_score_in_a_scan(small, jit):
+def test_score_in_a_scan(small):
     features = small.encode(small.images)
     sigma = jnp.asarray([5.0, 0.5])
 
@@ -74,7 +74,7 @@ def test_score_in_a_scan(small, jit):
         log_score = small.model.score(features, labels, jnp.full(3, noise))
         return jnp.argmax(log_score, axis=-1).astype(jnp.int32), log_score
 
-    labels, scores = jit(lambda: jax.lax.scan(step, small.labels, sigma))()
+    labels, scores = jax.jit(lambda: jax.lax.scan(step, small.labels, sigma))()
     expected = small.labels
     for noise, log_score in zip(sigma, scores, strict=True):
         alone = small.score(features, expected, jnp.full(3, noise))
@@ -83,7 +83,7 @@ def test_score_in_a_scan(small, jit):
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_gradient_reaches_every_parameter(small, jit):
+def test_gradient_reaches_every_parameter(small):
     graphdef, params, stats = nnx.split(small.model, nnx.Param, nnx.BatchStat)
     params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
@@ -93,7 +93,7 @@ def test_gradient_reaches_every_parameter(small, jit):
             nnx.merge(graphdef, params, stats)(small.images, small.labels, small.sigma) ** 2
         )
 
-    grads = jit(jax.grad(loss))(params)
+    grads = jax.jit(jax.grad(loss))(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
 
@@ -107,7 +107,7 @@ def test_gradient_reaches_every_parameter(small, jit):
         (models.DiDiViT, {"conditioned_blocks": 0}, jnp.float32),
     ],
 )
-def test_bfloat16_computes_beside_float32(make, jit, family, options, kind):
+def test_bfloat16_computes_beside_float32(make, family, options, kind):
     single = make(family, **options)
     half = make(family, **options, dtype="bfloat16")
     images = jnp.asarray(np.random.default_rng(3).standard_normal((4, 16, 16, 3)), jnp.float32)
@@ -118,8 +118,8 @@ def test_bfloat16_computes_beside_float32(make, jit, family, options, kind):
         features = half.encode(images)
         return features, half.score(features, labels, sigma)
 
-    features, coarse = jit(both)(images)
-    fine = jit(single)(images, labels, sigma)
+    features, coarse = jax.jit(both)(images)
+    fine = jax.jit(single)(images, labels, sigma)
     assert all(leaf.dtype == kind for leaf in features)
     assert coarse.dtype == jnp.float32
     # 8 bits of mantissa through 9 to 17 layers; a float32 network in disguise would agree to 1e-5.
@@ -134,7 +134,7 @@ def test_bfloat16_computes_beside_float32(make, jit, family, options, kind):
         (models.DiDiViT, {"depth": 1, "parameterization": "posterior"}),
     ],
 )
-def test_training_under_shard_map_is_training_on_each_device(make, jit, family, options):
+def test_training_under_shard_map_is_training_on_each_device(make, family, options):
     """With jax's check of varying axes; each device has the statistics of its own images."""
     devices, each = 4, 2
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
@@ -168,9 +168,9 @@ def test_training_under_shard_map_is_training_on_each_device(make, jit, family, 
         in_specs=(whole, whole, sharded, sharded, sharded),
         out_specs=(sharded, whole, whole),
     )
-    result = jit(mapped)(params, stats, images, labels, sigma)
+    result = jax.jit(mapped)(params, stats, images, labels, sigma)
 
-    alone = jit(step)
+    alone = jax.jit(step)
     parts = [
         alone(params, stats, *(x[i * each : (i + 1) * each] for x in (images, labels, sigma)))
         for i in range(devices)

@@ -72,7 +72,7 @@ TIMM_LOGITS = {
 
 
 @pytest.mark.parametrize("pool", ["average", "token"])
-def test_logits_are_timms(golden_weights, jit, pool):
+def test_logits_are_timms(golden_weights, pool):
     options = {"width": 1 / 3, "depth": 2, "pool": pool}
     model = nnx.eval_shape(
         lambda: models.create_model(
@@ -86,11 +86,11 @@ def test_logits_are_timms(golden_weights, jit, pool):
     positions = interop._family(model).constants(model)
     interop.load_torch_state_dict(model, weights | positions)
     image = np.random.default_rng(0).standard_normal((1, 8, 12, 3)).astype(np.float32)
-    np.testing.assert_allclose(jit(model)(image)[0], TIMM_LOGITS[pool], atol=2e-5)
+    np.testing.assert_allclose(jax.jit(model)(image)[0], TIMM_LOGITS[pool], atol=2e-5)
 
 
 @pytest.mark.parametrize("pool", ["average", "token"])
-def test_didivit_holds_the_plain_vit(make, jit, pool):
+def test_didivit_holds_the_plain_vit(make, pool):
     """With gates of 1, scales and shifts those of the plain norms, and no label in it."""
     plain = make(models.ViT, pool=pool)
     score = make(models.DiDiViT, pool=pool, conditioned_blocks=1)
@@ -113,11 +113,11 @@ def test_didivit_holds_the_plain_vit(make, jit, pool):
     rng = np.random.default_rng(6)
     images = jnp.asarray(rng.standard_normal((2, 8, 8, 3)), jnp.float32)
     labels, sigma = jnp.asarray([0, 3], jnp.int32), jnp.asarray([0.1, 3.0])
-    ours = jit(lambda x: score.raw_score(score.encode(x), labels, sigma))(images)
-    np.testing.assert_allclose(ours, jit(plain)(images), atol=1e-5)
+    ours = jax.jit(lambda x: score.raw_score(score.encode(x), labels, sigma))(images)
+    np.testing.assert_allclose(ours, jax.jit(plain)(images), atol=1e-5)
 
 
-def test_initial_values(jit):
+def test_initial_values():
     def initial():
         options = {"width": 1 / 3, "depth": 1}
         model = models.create_model(
@@ -127,7 +127,7 @@ def test_initial_values(jit):
         # Only what is returned is compiled.
         return nnx.state((block.modulation, model.modulation, model.fc)), block.attn.qkv.kernel[...]
 
-    zeros, kernel = jit(initial)()
+    zeros, kernel = jax.jit(initial)()
     for leaf in jax.tree.leaves(zeros):
         np.testing.assert_array_equal(leaf, 0)
     # Glorot's bound of a 64 x 64 matrix, three times.
@@ -196,7 +196,7 @@ def test_names_options_and_kinds():
 
 
 @pytest.mark.parametrize("kind", [models.ViT, models.DiDiViT])
-def test_state_without_batch_statistics_splits_and_merges(make, jit, kind):
+def test_state_without_batch_statistics_splits_and_merges(make, kind):
     model = make(kind, depth=1)
     graphdef, variables = training.split(model)
     assert variables.stats == {}
@@ -204,7 +204,7 @@ def test_state_without_batch_statistics_splits_and_merges(make, jit, kind):
     merged = nnx.merge(graphdef, *variables)
     wanted = (jnp.zeros((1, 4, 4, 3)), jnp.zeros(1, jnp.int32), jnp.zeros(1))
     wanted = wanted if kind is models.DiDiViT else wanted[:1]
-    np.testing.assert_array_equal(jit(merged)(*wanted), jit(model)(*wanted))
+    np.testing.assert_array_equal(jax.jit(merged)(*wanted), jax.jit(model)(*wanted))
 
 
 def test_eight_steps_cost_what_late_conditioning_promises():
@@ -236,7 +236,7 @@ def test_eight_steps_cost_what_late_conditioning_promises():
     assert 1 <= ratio(0) <= 1.1
 
 
-def test_gradient_in_bfloat16(make, jit):
+def test_gradient_in_bfloat16(make):
     """That of float32, coarser. Not under strict promotion: see `Attention`."""
     images = jnp.ones((1, 8, 4, 3))
 
@@ -246,7 +246,7 @@ def test_gradient_in_bfloat16(make, jit):
         def loss(params):
             return jnp.sum(nnx.merge(graphdef, params)(images) ** 2)
 
-        return jit(jax.grad(loss))(params)["blocks"][0]["attn"]["qkv"]["kernel"].get_value()
+        return jax.jit(jax.grad(loss))(params)["blocks"][0]["attn"]["qkv"]["kernel"].get_value()
 
     with jax.numpy_dtype_promotion("standard"):
         coarse = gradient("bfloat16")
@@ -255,7 +255,7 @@ def test_gradient_in_bfloat16(make, jit):
     assert 0 < np.linalg.norm(coarse - fine) < 0.1 * np.linalg.norm(fine)
 
 
-def test_samplers_take_it(make, jit):
+def test_samplers_take_it(make):
     model = make(models.DiDiViT, conditioned_blocks=1, parameterization="posterior")
 
     def sample(images):
@@ -269,5 +269,5 @@ def test_samplers_take_it(make, jit):
             integrator="exact",
         ).probs
 
-    probs = jit(sample)(jnp.ones((2, 8, 8, 3)))
+    probs = jax.jit(sample)(jnp.ones((2, 8, 8, 3)))
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
