@@ -85,7 +85,7 @@ def test_posteriors_are_those_of_the_evaluation(digits, predict):
     _, run, state = digits
     images = run.dataset.test.batch(np.arange(360))["image"]
     found = predict(images)
-    np.testing.assert_allclose(found.probs, evaluated(run, state), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.probs, evaluated(run, state), rtol=5e-3, atol=1e-5)
     assert len(np.unique(found.labels)) > 1
     np.testing.assert_array_equal(found.labels, found.probs.argmax(-1))
     assert found.classes == tuple(str(label) for label in found.labels)

@@ -172,16 +172,18 @@ def test_data_ratio_keeps_the_share_of_each_class_and_is_nested(views):
 
 
 def test_closing_leaves_no_thread_waiting(views):
+    others = set(threading.enumerate())  # of sources that other tests still hold
     source = source_of(views, num_workers=3)
     batches = data.train_batches(source, batch_size=8, seed=0)
     next(batches)
     batches.close()
-    waiting = [t for t in threading.enumerate() if t.name.startswith("decode") and not t.daemon]
+    waiting = [t for t in threading.enumerate() if t.name.startswith("decode") and t not in others]
+    assert waiting
     # The pool's threads wait for the source's next batch; they end with it.
     del source, batches
     gc.collect()
     for thread in waiting:
-        thread.join(timeout=5)
+        thread.join(timeout=60)
     assert not any(t.is_alive() for t in waiting)
 
 
