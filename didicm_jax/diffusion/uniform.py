@@ -100,7 +100,7 @@ def log_ratio(probs: chex.Array, sigma: chex.Array, labels: chex.Array) -> chex.
 
 
 def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> chex.Array:
-    """Draws noised labels `c ~ q_t`.
+    """Draws noised labels `c ~ q_t`: a clean one, and with probability `1 - exp(-sigma)` any one.
 
     Args:
       key: one key for the whole batch; `jax.vmap` gives every example a key of its own.
@@ -110,5 +110,12 @@ def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> 
     Returns:
       int32 `[...]`.
     """
-    log_marginal = jnp.log(marginal(at_least_float32(probs), sigma))
-    return jax.random.categorical(key, log_marginal).astype(jnp.int32)
+    probs = at_least_float32(probs)
+    noise_key, class_key, clean_key = jax.random.split(key, 3)
+    # Not one draw from q_t: `categorical` takes the largest of sums with Gumbel noise, which in
+    # float32 ends at 16.6, so that classes of a probability like sigma / K < 1e-7 hardly occur.
+    shape = probs.shape[:-1]
+    noised = jax.random.exponential(noise_key, shape) < sigma
+    anything = jax.random.randint(class_key, shape, 0, probs.shape[-1], jnp.int32)
+    clean = jax.random.categorical(clean_key, jnp.log(probs)).astype(jnp.int32)
+    return jnp.where(noised, anything, clean)

@@ -108,6 +108,22 @@ def test_draws_follow_the_marginal(posteriors):
     assert (np.abs(found - expected) < tolerance).all()
 
 
+@pytest.mark.slow
+def test_rare_noise_of_many_classes_is_drawn():
+    """Each wrong class has a probability of 1e-8, below what Gumbel noise in float32 reaches."""
+    batch, num_classes, sigma, rounds = 2000, 21_841, 3e-4, 15
+    one_hot = jnp.tile(jnp.eye(1, num_classes), (batch, 1))
+
+    @jax.jit
+    def noised(key):
+        labels = diffusion.sample_marginal(key, one_hot, jnp.full(batch, sigma))
+        return (labels != 0).sum()
+
+    found = sum(int(noised(jax.random.key(i))) for i in range(rounds))
+    # 9 are expected, and one draw from q_t gives 0.1.
+    assert 0 < found < 25
+
+
 def test_a_label_of_a_key_of_its_own(posteriors):
     """vmapped over keys, an example's draw does not depend on the rest of the batch."""
     keys = jax.random.split(jax.random.key(0), 8)
