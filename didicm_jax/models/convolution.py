@@ -133,8 +133,7 @@ def _tiled(images: chex.Array, kernel: chex.Array, precision: Any) -> chex.Array
 
     def pixel(i: int, j: int) -> chex.Array:
         """Pixel (i, j) of every tile, `[B, rows, columns, C]`."""
-        end = (batch, i + rows * _TILE - 3, j + columns * _TILE - 3, channels)
-        return lax.slice(images, (0, i, j, 0), end, (1, _TILE, _TILE, 1))
+        return _every(_every(images, i, size, _TILE, axis=1), j, size, _TILE, axis=2)
 
     tiles = _both_axes(_FROM_PIXELS, [[pixel(i, j) for j in range(size)] for i in range(size)])
     stacked = jnp.stack([x.reshape(-1, channels) for row in tiles for x in row])

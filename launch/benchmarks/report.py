@@ -11,9 +11,9 @@ from didicm_jax import files, plots
 from didicm_jax.errors import UserError
 from didicm_jax.plots import benchmarks as figures
 
-# What tells lines of one benchmark apart.
 # How `versus` ends where a ratio is a gain, and more is better; elsewhere it is a cost.
 _GAIN = "as many times as fast"
+# What tells lines of one benchmark apart.
 _TELLING = ("resolution", "draws_per_image", "num_workers", "stratified")
 
 
