@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from didicm_jax import data, distributed
-from didicm_jax.devices import AXIS, shard, to_host
+from didicm_jax import data, parallel
 from didicm_jax.evaluation.metrics import Outcomes, outcomes, summarize
-from didicm_jax.evaluation.posterior import Posterior, Traced, TracedPosterior
+from didicm_jax.inference.posterior import Posterior, Traced, TracedPosterior
+from didicm_jax.parallel import AXIS, shard, to_host
 
 # (params, stats), {image u8[B,H,W,C], index i32[B]} -> probabilities f32[B,K], or `Traced`
 Predict = Callable[[chex.ArrayTree, dict[str, jax.Array]], Any]
@@ -88,7 +88,7 @@ def evaluate(
     if results is None:
         return None
     return summarize(results) | {
-        "replaced_images": distributed.sum_processes(source.replaced - replaced)
+        "replaced_images": parallel.sum_processes(source.replaced - replaced)
     }
 
 
@@ -168,7 +168,7 @@ def _over(
     assert waiting is not None
     finish(*waiting)
     joined = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
-    index, valid, results = jax.tree.map(distributed.gather, joined)
+    index, valid, results = jax.tree.map(parallel.gather, joined)
     rows = np.flatnonzero(valid)
     rows = rows[np.argsort(index[rows], kind="stable")]
     return jax.tree.map(lambda column: column[rows], results)

@@ -8,8 +8,8 @@ import chex
 import jax
 import numpy as np
 
-from didicm_jax.devices import AXIS
 from didicm_jax.errors import UserError
+from didicm_jax.parallel import AXIS
 from didicm_jax.training.state import TrainState, Variables
 from didicm_jax.training.step import LocalGradients, Rows
 

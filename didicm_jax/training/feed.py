@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from didicm_jax import data, devices
+from didicm_jax import data, parallel
 
 
 class Feed:
@@ -55,7 +55,7 @@ class Feed:
         batch = next(self._batches)
         if running is not None and all(x.is_ready() for x in jax.tree.leaves(running)):
             self.waited += time.monotonic() - started
-        return devices.shard({key: batch[key] for key in ("image", "label")}, self._mesh)
+        return parallel.shard({key: batch[key] for key in ("image", "label")}, self._mesh)
 
     def close(self) -> None:
         """Ends the threads that make batches."""

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from didicm_jax import checkpoint, devices, distributed, files, reporting
+from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
-from didicm_jax.evaluation import posterior
+from didicm_jax.inference import posterior
+from didicm_jax.run import checkpoints, journal
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.feed import Feed, Pace
@@ -51,7 +52,7 @@ def train(
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        watch = stack.enter_context(distributed.Watch(peer_timeout, ADVICE))
+        watch = stack.enter_context(parallel.Watch(peer_timeout, ADVICE))
         return _Training(run, workdir, stop, watch, stack, debug_nans).run()
 
 
@@ -63,16 +64,16 @@ class _Training:
         run: Run,
         workdir: Path,
         stop: StopRequest,
-        watch: distributed.Watch,
+        watch: parallel.Watch,
         stack: contextlib.ExitStack,
         debug_nans: bool,
     ) -> None:
         self.plan, self.workdir, self.stop, self.watch = run, workdir, stop, watch
         self.durations, self.debug_nans = run.durations, debug_nans
         self.stack = stack
-        self.reporter: reporting.Reporter | None = None
+        self.reporter: journal.Reporter | None = None
         self.checkpoints = stack.enter_context(
-            contextlib.closing(checkpoint.Checkpoints(workdir, say=self._say))
+            contextlib.closing(checkpoints.Checkpoints(workdir, say=self._say))
         )
         self.predict = make_predict(run)
         self._words: dict[str, int] = {}
@@ -81,7 +82,7 @@ class _Training:
         restored = self.checkpoints.restore_latest(self.plan.abstract_state())
         start, current = restored or (0, self.plan.new_state())
         total = self.durations.total
-        reporter = reporting.Reporter(self.workdir, start, total, silent=not distributed.is_main())
+        reporter = journal.Reporter(self.workdir, start, total, silent=not parallel.is_main())
         self.reporter = self.stack.enter_context(contextlib.closing(reporter))
         if start:
             done = start >= total
@@ -93,7 +94,7 @@ class _Training:
                 return self._stopped(start)
         if start < total:
             start, metrics = self._steps(reporter, start, current)
-        distributed.any_process(False)  # all have come this far
+        parallel.any_process(False)  # all have come this far
         self.watch.rest()
         self.checkpoints.finish()
         reporter.finish()
@@ -102,7 +103,7 @@ class _Training:
         return Outcome(_conclude(self.plan, self.workdir, metrics, total), total, "")
 
     def _steps(
-        self, reporter: reporting.Reporter, start: int, current: state.TrainState
+        self, reporter: journal.Reporter, start: int, current: state.TrainState
     ) -> tuple[int, dict[str, float] | None]:
         """From step `start` to the end: the last step done, and its evaluation unless stopped."""
         config, total = self.plan.config, self.durations.total
@@ -142,7 +143,7 @@ class _Training:
                 saving = time.monotonic()
                 # No record of a saved step may be lost, and no peer be missing.
                 reporter.flush()
-                distributed.any_process(False)
+                parallel.any_process(False)
                 self.watch.rest()  # a disk may be as slow as it likes
                 self.checkpoints.save(step, current, top1=top1)
                 self.watch.beat()
@@ -153,12 +154,12 @@ class _Training:
         return total, metrics
 
     def _catch_up(
-        self, reporter: reporting.Reporter, step: int, current: state.TrainState
+        self, reporter: journal.Reporter, step: int, current: state.TrainState
     ) -> dict[str, float] | None:
         """The evaluation of a restored step, where it was interrupted or is the last."""
         last = step == self.durations.total
-        known = distributed.any_process(
-            distributed.is_main() and reporting.has_evaluation(self.workdir, step)
+        known = parallel.any_process(
+            parallel.is_main() and journal.has_evaluation(self.workdir, step)
         )
         if known and not last:
             return None
@@ -166,7 +167,7 @@ class _Training:
         if metrics is None:
             return None
         if known:
-            self._say(reporting.summary(metrics))
+            self._say(journal.summary(metrics))
         else:
             reporter.evaluation(step, metrics)
             self.checkpoints.save(step, current, top1=metrics["top1"])
@@ -185,7 +186,7 @@ class _Training:
         return _evaluate(self.plan, self.predict, current, proceed)
 
     def _asked_to_stop(self) -> bool:
-        return distributed.any_process(self.stop.made)
+        return parallel.any_process(self.stop.made)
 
     def _host_words(self, feed: Feed) -> dict[str, jax.Array]:
         """What this process tells the others with the next step."""
@@ -193,7 +194,7 @@ class _Training:
         if words != self._words:  # they seldom change, and a transfer costs more than a look
             self._words = words
             self._on_devices = {
-                name: devices.from_hosts(value, self.plan.mesh) for name, value in words.items()
+                name: parallel.from_hosts(value, self.plan.mesh) for name, value in words.items()
             }
         return self._on_devices
 
@@ -211,9 +212,7 @@ class _Training:
             "or look for the cause with --debug_nans"
         )
 
-    def _report(
-        self, reporter: reporting.Reporter, step: int, results: Metrics, pace: Pace
-    ) -> None:
+    def _report(self, reporter: journal.Reporter, step: int, results: Metrics, pace: Pace) -> None:
         """Logs a step, which waits for it."""
         results = jax.device_get(results)
         applied = step - int(results.skipped)
@@ -229,7 +228,7 @@ class _Training:
     def _say(self, text: str) -> None:
         if self.reporter is not None:  # which has the live line to keep
             self.reporter.say(text)
-        elif distributed.is_main():
+        elif parallel.is_main():
             print(text, flush=True)
 
     def _stopped(self, step: int) -> Outcome:
@@ -256,13 +255,13 @@ def _evaluate(
         run.dataset.test,
         run.mesh,
         # Padding is masked, so any number of devices will do.
-        batch_size=devices.round_up(run.config.evaluation.batch_size, run.mesh.size),
+        batch_size=parallel.round_up(run.config.evaluation.batch_size, run.mesh.size),
         proceed=proceed,
     )
 
 
 def _conclude(run: Run, workdir: Path, metrics: dict[str, float], step: int) -> dict[str, Any]:
     result = metrics | posterior.describe(run.config) | {"step": step}
-    if distributed.is_main():
+    if parallel.is_main():
         files.write_json(workdir / "evaluation.json", result)
     return result

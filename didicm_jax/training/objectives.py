@@ -14,7 +14,8 @@ import ml_collections
 import optax
 from flax import nnx
 
-from didicm_jax import build, diffusion
+from didicm_jax import diffusion
+from didicm_jax.config import build
 
 
 class Batch(NamedTuple):

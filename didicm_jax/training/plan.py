@@ -9,10 +9,11 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from didicm_jax import augment, build, data, devices
+from didicm_jax import augment, data, parallel
 from didicm_jax import config as configuration
+from didicm_jax.config import build
 from didicm_jax.errors import UserError
-from didicm_jax.evaluation import posterior
+from didicm_jax.inference import posterior
 from didicm_jax.training import optimizers, state
 
 
@@ -76,12 +77,12 @@ class Run:
     def placement(self) -> state.TrainState:
         """A sharding for each of its arrays."""
         shapes = self._shapes
-        everywhere = jax.tree.map(lambda x: devices.replicated(self.mesh), shapes)
+        everywhere = jax.tree.map(lambda x: parallel.replicated(self.mesh), shapes)
         if not self.config.train.shard_optimizer:
             return everywhere
         return everywhere._replace(
-            opt_state=devices.spread(shapes.opt_state, self.mesh),
-            ema=devices.spread(shapes.ema, self.mesh),
+            opt_state=parallel.spread(shapes.opt_state, self.mesh),
+            ema=parallel.spread(shapes.ema, self.mesh),
         )
 
     @cached_property
@@ -101,7 +102,7 @@ def plan(config: ml_collections.ConfigDict) -> Run:
       UserError: for every mistake that can be found before the first step.
     """
     configuration.validate(config)
-    policy, mesh = build.policy(config), devices.make_mesh()
+    policy, mesh = build.policy(config), parallel.make_mesh()
     _check_batches(config, mesh.size)
     dataset = build.dataset(config)
     batch_size = config.train.batch_size
@@ -142,7 +143,7 @@ def _check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
     if batch_size % parts:
         raise UserError(
             f"config.train.batch_size: expected a multiple of {parts} ({what}), found {batch_size};"
-            f" try {devices.round_up(batch_size, parts)}"
+            f" try {parallel.round_up(batch_size, parts)}"
         )
     share = batch_size // parts
     if share < 2:

@@ -1,7 +1,7 @@
 """The compiled programs of a run."""
 
 from didicm_jax.evaluation import loop as evaluation
-from didicm_jax.evaluation import posterior
+from didicm_jax.inference import posterior
 from didicm_jax.training import objectives
 from didicm_jax.training.plan import Run
 from didicm_jax.training.step import (

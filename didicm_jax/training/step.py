@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from didicm_jax import diffusion
-from didicm_jax.devices import AXIS, replicated
+from didicm_jax.parallel import AXIS, replicated
 from didicm_jax.training.objectives import Batch, Objective
 from didicm_jax.training.state import TrainState, Variables, split
 

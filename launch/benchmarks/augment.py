@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.timing import describe_device, seconds
 from flax import nnx
 
-from didicm_jax import augment, devices, diffusion, models
+from didicm_jax import augment, diffusion, models, parallel
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
@@ -116,7 +116,7 @@ def _step_seconds(
             dtype=jnp.bfloat16,
         )
     )
-    optimizer, mesh = optimizers.lamb(1e-3), devices.make_mesh()
+    optimizer, mesh = optimizers.lamb(1e-3), parallel.make_mesh()
     local = make_local_gradients(
         graphdef,
         objectives.didicm(diffusion.loglinear()),
@@ -126,9 +126,9 @@ def _step_seconds(
     )
     step = make_train_step(local, optimizer, mesh)
     first = state.create(variables, optimizer, ema=False)
-    current = [jax.device_put(first, devices.replicated(mesh))]
-    batch = devices.shard({"image": np.asarray(images), "label": np.asarray(labels)}, mesh)
-    batch |= {key: devices.from_hosts(0, mesh) for key in ("stop", "replaced")}
+    current = [jax.device_put(first, parallel.replicated(mesh))]
+    batch = parallel.shard({"image": np.asarray(images), "label": np.asarray(labels)}, mesh)
+    batch |= {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}
 
     def call() -> Any:
         current[0], metrics = step(current[0], batch)

@@ -15,10 +15,12 @@ from benchmarks.networks import Setting
 from benchmarks.timing import describe_device, in_turns, ratios
 from flax import nnx
 
-from didicm_jax import build, data
 from didicm_jax import config as configuration
-from didicm_jax.devices import make_mesh, replicated
-from didicm_jax.evaluation import loop, posterior
+from didicm_jax import data
+from didicm_jax.config import build
+from didicm_jax.evaluation import loop
+from didicm_jax.inference import posterior
+from didicm_jax.parallel import make_mesh, replicated
 
 _RESOLUTION, _CLASSES, _STEPS = 28, 10, 8
 _OPTIONS = {"in_channels": 1, "stem": "small", "width": 0.25}

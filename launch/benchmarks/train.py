@@ -14,7 +14,7 @@ from benchmarks import networks
 from benchmarks.networks import Program, Setting, milliseconds
 from benchmarks.timing import describe_device, flops, in_turns, ratios
 
-from didicm_jax import augment, devices, diffusion
+from didicm_jax import augment, diffusion, parallel
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
@@ -92,7 +92,7 @@ def make_step(
 ) -> Program:
     """A step called on its own result."""
     graphdef, variables = networks.create(name, size, options)
-    mesh = devices.make_mesh(jax.local_devices()[:1])
+    mesh = parallel.make_mesh(jax.local_devices()[:1])
     local = make_local_gradients(
         graphdef,
         objective,
@@ -105,15 +105,15 @@ def make_step(
     optimizer = optimizers.lamb(1e-8)
     step = make_train_step(local, optimizer, mesh)
     first = state.create(variables, optimizer, ema=False)
-    current = [jax.device_put(first, devices.replicated(mesh))]
+    current = [jax.device_put(first, parallel.replicated(mesh))]
     generator = np.random.default_rng(0)
     shape = (size.batch, size.resolution, size.resolution, 3)
     inputs: dict[str, np.ndarray] = {
         "image": generator.integers(0, 256, shape, dtype=np.uint8),
         "label": generator.integers(0, size.num_classes, size.batch, dtype=np.int32),
     }
-    batch = devices.shard(inputs, mesh)
-    batch |= {key: devices.from_hosts(0, mesh) for key in ("stop", "replaced")}
+    batch = parallel.shard(inputs, mesh)
+    batch |= {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}
     compiled = step.lower(current[0], batch).compile()  # type: ignore[attr-defined]
 
     def call() -> Any:

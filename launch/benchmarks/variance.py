@@ -16,7 +16,7 @@ import optax
 from benchmarks import networks
 from flax import nnx
 
-from didicm_jax import augment, data, devices, diffusion
+from didicm_jax import augment, data, diffusion, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
@@ -129,17 +129,17 @@ class _Task:
 
     def train(self, steps: int) -> state.Variables:
         """The network after so many steps."""
-        optimizer, mesh = optimizers.adamw(1e-3), devices.make_mesh(jax.local_devices()[:1])
+        optimizer, mesh = optimizers.adamw(1e-3), parallel.make_mesh(jax.local_devices()[:1])
         local = make_local_gradients(
             self._graphdef, self._objective, self._prepare, seed=0, min_time=_MIN_TIME
         )
         step = make_train_step(local, optimizer, mesh)
         current = jax.device_put(
-            state.create(self._variables, optimizer, ema=False), devices.replicated(mesh)
+            state.create(self._variables, optimizer, ema=False), parallel.replicated(mesh)
         )
-        hosts = {key: devices.from_hosts(0, mesh) for key in ("stop", "replaced")}
+        hosts = {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}
         for index in range(steps):
-            current, _ = step(current, devices.shard(self._inputs(index), mesh) | hosts)
+            current, _ = step(current, parallel.shard(self._inputs(index), mesh) | hosts)
         return current.variables
 
     def gradient(self, variables: state.Variables, draws: int, stratified: bool) -> Gradient:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from didicm_jax import interop, models
+from didicm_jax import models
+from didicm_jax.pytorch import interop
 
 
 class Run(NamedTuple):

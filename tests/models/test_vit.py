@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 from scipy.stats import norm
 
-from didicm_jax import diffusion, interop, models
+from didicm_jax import diffusion, models
 from didicm_jax.errors import UserError
 from didicm_jax.models import transformer
+from didicm_jax.pytorch import interop
 from didicm_jax.training import state as training
 
 

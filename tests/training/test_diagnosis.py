@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from didicm_jax import devices
+from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
@@ -19,7 +19,7 @@ class Root(nnx.Module):
 
     def __init__(self):
         self.offset = nnx.Param(jnp.zeros(()))
-        self.norm = nnx.BatchNorm(1, axis_name=devices.AXIS, rngs=nnx.Rngs(0))
+        self.norm = nnx.BatchNorm(1, axis_name=parallel.AXIS, rngs=nnx.Rngs(0))
 
     def __call__(self, images):
         return self.norm(images.reshape(-1, 1))[:, 0] + square_root(self.offset[...])
@@ -34,9 +34,9 @@ def prepared(images, offset):
     model = Root()
     model.offset[...] = jnp.asarray(offset)
     graphdef, variables = state.split(model)
-    mesh = devices.make_mesh()
+    mesh = parallel.make_mesh()
     current = jax.device_put(
-        state.create(variables, optax.sgd(0.1), ema=False), devices.replicated(mesh)
+        state.create(variables, optax.sgd(0.1), ema=False), parallel.replicated(mesh)
     )
 
     def prepare(keys, images, labels):
@@ -46,7 +46,7 @@ def prepared(images, offset):
         graphdef, lambda model, batch: model(batch.images), prepare, seed=0, min_time=0.1
     )
     batch = {"image": np.asarray(images, np.uint8).reshape(8, 1), "label": np.zeros(8, np.int32)}
-    return local, current, devices.shard(batch, mesh)
+    return local, current, parallel.shard(batch, mesh)
 
 
 def test_the_operation_is_in_the_traceback():

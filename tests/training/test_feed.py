@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from didicm_jax import data, devices
+from didicm_jax import data, parallel
 from didicm_jax.training.feed import Feed
 
 
@@ -28,7 +28,7 @@ def source():
 
 def feed_of(source, **options):
     settings = {"batch_size": 8, "seed": 1, "repeats": 1, "step": 0} | options
-    return Feed(source, devices.make_mesh(), **settings)
+    return Feed(source, parallel.make_mesh(), **settings)
 
 
 def test_batches_are_those_of_the_steps_sharded_over_the_devices(source):

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh
 
-from didicm_jax import devices, diffusion
+from didicm_jax import diffusion, parallel
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
@@ -25,7 +25,7 @@ class Score(nnx.Module):
 
     def __init__(self, *, norm, rngs):
         self.image = nnx.Linear(12, 8, rngs=rngs)
-        axis = devices.AXIS if norm == "sync" else None
+        axis = parallel.AXIS if norm == "sync" else None
         self.norm = nnx.BatchNorm(8, momentum=0.9, axis_name=axis, rngs=rngs) if norm else None
         self.label = nnx.Embed(CLASSES, 8, rngs=rngs)
         self.out = nnx.Linear(8, CLASSES, rngs=rngs)
@@ -52,7 +52,7 @@ def prepare(keys, images, labels):
 
 
 def mesh_of(count):
-    return Mesh(np.asarray(jax.devices()[:count]), (devices.AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(np.asarray(jax.devices()[:count]), (parallel.AXIS,), axis_types=(AxisType.Auto,))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def start(mesh, *, norm=True, ema=False, optimizer=None):
     # Not Adam: it blows up the rounding of gradients that are 0, like those before a BatchNorm.
     optimizer = optimizer or optax.sgd(0.05, momentum=0.9)
     first = state.create(variables, optimizer, ema=ema)
-    return graphdef, optimizer, jax.device_put(first, devices.replicated(mesh))
+    return graphdef, optimizer, jax.device_put(first, parallel.replicated(mesh))
 
 
 def make(
@@ -104,8 +104,8 @@ def make(
 def placed(batch, mesh, *, stop=0, replaced=0):
     """The batch on the devices, with what the host has to say."""
     hosts = {"stop": stop, "replaced": replaced}
-    return devices.shard(batch, mesh) | {
-        key: devices.from_hosts(value, mesh) for key, value in hosts.items()
+    return parallel.shard(batch, mesh) | {
+        key: parallel.from_hosts(value, mesh) for key, value in hosts.items()
     }
 
 
@@ -249,9 +249,9 @@ def test_a_spread_optimizer_gives_the_same_numbers_in_less_memory(batch):
     options = {"ema_decay": 0.9, "optimizer": optimizers.lamb(0.01), "norm": False}
     expected = run(mesh, batch, **options)
     _, current = make(mesh, **options)
-    replicated = jax.tree.map(lambda _: devices.replicated(mesh), current)
+    replicated = jax.tree.map(lambda _: parallel.replicated(mesh), current)
     placement = replicated._replace(
-        opt_state=devices.spread(current.opt_state, mesh), ema=devices.spread(current.ema, mesh)
+        opt_state=parallel.spread(current.opt_state, mesh), ema=parallel.spread(current.ema, mesh)
     )
     step, _ = make(mesh, placement=placement, **options)
     current, losses = jax.device_put(current, placement), []

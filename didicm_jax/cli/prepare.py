@@ -1,0 +1,106 @@
+"""Prepares images for training, as array_record through tensorflow-datasets, without TensorFlow.
+
+    python launch/prepare.py --dataset=imagenet2012 --source=TARS --data_dir=DIR
+    python launch/prepare.py --dataset=folder --name=NAME --source=TREE --data_dir=DIR
+
+TARS is the folder of the two official tars; TREE holds train/CLASS/* and val/CLASS/*. Afterwards
+`--config.data.name=NAME --config.data.data_dir=DIR` reads what was prepared.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from didicm_jax.errors import UserError
+
+DATASETS = ("imagenet2012", "folder")
+
+
+def main(argv: list[str]) -> int:
+    """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
+    values = _flags()
+    if {"-h", "--help", "-help"} & set(argv):
+        print(f"{__doc__}\n{values.get_help()}")
+        return 0
+    try:
+        _prepare(values, argv)
+    except UserError as error:
+        _print_broken(getattr(error, "names", ()))
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was stored; start again to prepare", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _flags() -> flags.FlagValues:
+    """The flags, of this call alone, so that a program can call `main` twice."""
+    values = flags.FlagValues()
+    texts = {
+        "source": "Folder of the two tars, or of train/ and val/.",
+        "data_dir": "Where sets are stored; this one becomes DIR/NAME.",
+        "name": "What to call the set; imagenet2012 has its own.",
+    }
+    numbers = {
+        "shorter_side": "Store smaller JPEGs: shrink larger images to so many pixels; 0: as is.",
+        "max_bad": "How many broken files to leave out; with more, nothing is stored.",
+        "workers": "Threads that check and encode images; 0: one per core.",
+    }
+    flags.DEFINE_enum("dataset", None, DATASETS, "What the source is.", flag_values=values)
+    for flag, text in texts.items():
+        flags.DEFINE_string(flag, None, text, flag_values=values)
+    for flag, text in numbers.items():
+        flags.DEFINE_integer(flag, 0, text, flag_values=values)
+    return values
+
+
+def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        found = str(error).replace("\n", " ")
+        raise UserError(f"expected flags as --help lists them, found: {found}") from error
+    if rest:
+        raise UserError(f"expected flags alone, found {rest[0]!r}: write --flag=value")
+    needed = ["dataset", "source", "data_dir"] + ["name"] * (values.dataset == "folder")
+    missing = [f"--{flag}" for flag in needed if not values[flag].value]
+    if missing:
+        raise UserError(
+            f"expected {', '.join(f'--{flag}' for flag in needed)}, found no {', '.join(missing)}:"
+            " add them, --help tells what they are"
+        )
+    # Only now: they take a second to import.
+    from didicm_jax.data.listing import list_folder, list_imagenet
+    from didicm_jax.data.prepare import check_name, prepare
+
+    name = values.name or values.dataset
+    check_name(name)
+    if values.dataset == "folder" and name == "imagenet2012":
+        raise UserError(
+            "expected --name to be one of your own, found 'imagenet2012', the official set:"
+            " choose another"
+        )
+    if "://" in values.data_dir:
+        raise UserError(
+            f"expected --data_dir to be a local folder, found {values.data_dir!r}: prepare locally"
+            " and copy the result"
+        )
+    list_source = list_folder if values.dataset == "folder" else list_imagenet
+    result = prepare(
+        list_source(Path(values.source).expanduser(), name=name),
+        Path(values.data_dir).expanduser(),
+        shorter_side=values.shorter_side,
+        max_bad=values.max_bad,
+        workers=values.workers,
+    )
+    counts = ", ".join(f"{count:,} {split}" for split, count in result.counts.items())
+    state = "prepared" if result.is_new else "already prepared"
+    print(f"{state}: {counts} images in {result.folder}")
+    _print_broken(result.broken)
+
+
+def _print_broken(names: tuple[str, ...]) -> None:
+    for name in names:
+        print(f"broken: {name}", file=sys.stderr)

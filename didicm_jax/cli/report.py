@@ -1,0 +1,22 @@
+"""`--mode=report`: the curves of one run or several, as a picture and as a page."""
+
+from pathlib import Path
+
+from absl import flags
+
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import report
+
+
+def run(values: flags.FlagValues) -> None:
+    """Draws the runs that `--workdir=A,B` names.
+
+    Raises:
+      UserError: none is named, or one holds no records.
+    """
+    folders = [Path(word) for word in (values.workdir or "").split(",") if word]
+    if not folders:
+        raise UserError("--workdir: expected one folder of a run or several, found none; add A,B")
+    output = Path(values.output) if values.output else folders[0]
+    written = report.write(folders, output)
+    print(f"wrote {', '.join(path.name for path in written)} in {output}")

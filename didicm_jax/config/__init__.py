@@ -1,0 +1,27 @@
+"""The settings of a run, and what they name."""
+
+from didicm_jax.config.settings import (
+    FREE,
+    FREE_IN_EVALUATION,
+    METHODS,
+    default,
+    differences,
+    flatten,
+    from_json,
+    steps,
+    under,
+    validate,
+)
+
+__all__ = [
+    "FREE",
+    "FREE_IN_EVALUATION",
+    "METHODS",
+    "default",
+    "differences",
+    "flatten",
+    "from_json",
+    "steps",
+    "under",
+    "validate",
+]

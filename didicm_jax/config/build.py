@@ -1,0 +1,128 @@
+"""From a validated config to what it names: data, augmentation, network, noise schedule."""
+
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+
+from didicm_jax import augment, data, diffusion, models, parallel
+from didicm_jax import config as configuration
+from didicm_jax.errors import UserError
+
+
+def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
+    """The data set of `config.data`.
+
+    Raises:
+      UserError: it is not there, it is damaged, or `mean` and `std` do not fit its channels.
+    """
+    settings = config.data
+    loaded = data.load(
+        settings.name,
+        data_dir=settings.data_dir or None,
+        train_examples=settings.train_examples or None,
+        data_ratio=settings.data_ratio,
+        seed=config.seed,
+        resolution=settings.resolution or None,
+        crop_scale=settings.crop_scale,
+        crop_ratio=settings.crop_ratio,
+        eval_crop=settings.eval_crop,
+        train_split=settings.train_split,
+        eval_split=settings.eval_split,
+        max_broken_share=settings.max_broken_share,
+        num_workers=settings.num_workers,
+    )
+    channels = loaded.image_shape[-1]
+    for key in ("mean", "std"):
+        if len(settings[key]) != channels:
+            raise UserError(
+                f"config.data.{key}: expected {channels} numbers, one per channel of "
+                f"{settings.name}, found {settings[key]}"
+            )
+    return loaded
+
+
+class Task(Protocol):
+    """What a network must know of a data set: `data.Dataset`, or its `description.Description`."""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes K."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+
+
+def model(config: ml_collections.ConfigDict, dataset: Task, rngs: nnx.Rngs) -> nnx.Module:
+    """The network of `config.model` for the images and classes of `dataset`.
+
+    Raises:
+      UserError: the name is unknown or of the wrong kind, or it cannot take these images.
+    """
+    settings = config.model
+    scores = settings.name in models.score_models()
+    if scores != (config.method == "didicm"):
+        kind = models.score_models() if config.method == "didicm" else models.classifiers()
+        raise UserError(
+            f"config.model.name: expected one of {', '.join(kind)} for method {config.method}, "
+            f"found {settings.name!r}"
+        )
+    height, width, channels = dataset.image_shape
+    return models.create_model(
+        settings.name,
+        num_classes=dataset.num_classes,
+        image_size=(height, width),
+        rngs=rngs,
+        in_channels=channels,
+        **_options(settings),
+    )
+
+
+def _options(settings: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The settings of `config.model` that this model has.
+
+    Raises:
+      UserError: one that it does not have was changed.
+    """
+    given = {
+        "width": settings.width,
+        "dtype": jnp.dtype(settings.dtype),
+        "parameterization": settings.parameterization,
+        "stem": settings.stem,
+        "norm_axis_name": parallel.AXIS if settings.sync_batch_norm else None,
+        "conditioned_stages": settings.conditioned_stages,
+        "depth": settings.depth,
+        "pool": settings.pool,
+        "conditioned_blocks": (
+            None if settings.conditioned_blocks == -1 else settings.conditioned_blocks
+        ),
+    }
+    known = models.options_of(settings.name)
+    defaults = configuration.default().model
+    for option in given.keys() - set(known):
+        key = "sync_batch_norm" if option == "norm_axis_name" else option
+        if settings[key] != defaults[key]:
+            raise UserError(
+                f"config.model.{key}: expected its default {defaults[key]!r} with model.name="
+                f"{settings.name}, which does not read it, found {settings[key]!r}; leave it out"
+            )
+    return {option: value for option, value in given.items() if option in known}
+
+
+def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
+    """The noise schedule of `config.diffusion`."""
+    settings = config.diffusion
+    if settings.schedule == "loglinear":
+        return diffusion.loglinear(settings.eps)
+    return diffusion.geometric(settings.sigma_min, settings.sigma_max)
+
+
+def policy(config: ml_collections.ConfigDict) -> augment.Policy:
+    """The augmentation of `config.augment`, with the mean and deviation of `config.data`.
+
+    Raises:
+      UserError: a setting is out of range.
+    """
+    return augment.Policy(mean=config.data.mean, std=config.data.std, **config.augment)

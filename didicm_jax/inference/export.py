@@ -1,0 +1,55 @@
+"""A trained network with its sampler as one file, for programs that have jax and not this package.
+
+Shapes: B images of HxW pixels and C channels, K classes.
+"""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import export
+
+from didicm_jax.config import build
+from didicm_jax.inference import posterior
+from didicm_jax.inference.trained import Trained
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def serialize(run: Trained) -> bytes:
+    """StableHLO of the map from images to posteriors, weights inside, for all of `PLATFORMS`.
+
+    `jax.export.deserialize(data).call(images)` takes u8[B,H,W,C] of any B, at the size of the run,
+    and gives f32[B,K], as evaluation does: what a sampler draws is a function of the run's seed and
+    of the place in the batch.
+
+    Args:
+      run: with the sampler to use in its config.
+    """
+    answer = posterior.create(run.config, run.description.num_classes)
+    normalize = build.policy(run.config).eval
+    seed = run.config.seed
+    variables = jax.device_get(run.variables)
+
+    def posteriors(images: chex.Array) -> chex.Array:
+        model = nnx.merge(run.graphdef, *variables)
+        model.eval()
+        places = jnp.arange(images.shape[0], dtype=jnp.int32)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), places)
+        return answer(model, normalize(images), keys)
+
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, *run.description.image_shape), jnp.uint8)
+    return bytes(export.export(jax.jit(posteriors), platforms=PLATFORMS)(images).serialize())
+
+
+def describe(run: Trained) -> dict[str, Any]:
+    """What a program must know to use the file: the images it takes and the classes it names."""
+    return {
+        "image_shape": list(run.description.image_shape),
+        "image_dtype": "uint8",
+        "class_names": list(run.description.class_names),
+        "step": run.step,
+    } | posterior.describe(run.config)

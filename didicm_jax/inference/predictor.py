@@ -1,0 +1,274 @@
+"""Predictions of a trained run: images of any size in, classes and posteriors out.
+
+Shapes: `N` images, `K` classes, `S` steps of the sampler.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from didicm_jax import data
+from didicm_jax.config import build
+from didicm_jax.data import inputs
+from didicm_jax.data.options import cores
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation.loop import make_predict
+from didicm_jax.inference import posterior, trained
+from didicm_jax.parallel import make_mesh, replicated, round_up, shard
+
+BUCKETS = (1, 8, 64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a `Predictor` says of N images, in their order."""
+
+    classes: tuple[str, ...]
+    """The name of the most probable class of each."""
+    labels: np.ndarray
+    """i32[N], its number; of equals the first."""
+    probs: np.ndarray
+    """f32[N, K], the posterior."""
+    trajectory: np.ndarray | None
+    """f32[N, S + 1, K], the probabilities from the uniform start to the posterior; None for a
+    classifier and for samplers that diffuse no probabilities (`cl`, `one_shot`)."""
+    steps_used: np.ndarray | None
+    """i32[N], the steps after which each was decided, S without `sampler.tolerance`; None where
+    there is no trajectory to have."""
+
+
+class Predictor:
+    """Posteriors of one network for images as they come.
+
+    Compiles one program for each of a few batch sizes, when it is first needed, and none after: a
+    call is cut and padded to these. Its results are those of `--mode=evaluate` on the same images.
+    """
+
+    def __init__(
+        self,
+        run: trained.Trained,
+        *,
+        buckets: Sequence[int] = BUCKETS,
+        trajectory: bool = True,
+        mesh: Mesh | None = None,
+    ) -> None:
+        """Takes a trained network.
+
+        Args:
+          run: from `trained.read`.
+          buckets: the batch sizes to compile for.
+          trajectory: also return the way to each posterior, S + 1 times as many numbers.
+          mesh: the devices to use, from `devices.make_mesh`; None for the first alone.
+
+        Raises:
+          UserError: a bucket is no batch size.
+        """
+        if not buckets or any(type(size) is not int or size < 1 for size in buckets):
+            raise UserError(
+                f"buckets: expected batch sizes of 1 or more, found {buckets!r}; give some, such "
+                f"as {BUCKETS}"
+            )
+        config = run.config
+        self._described = run.description
+        self._mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
+        self._buckets = sorted({round_up(size, self._mesh.size) for size in buckets})
+        whole = data.shows_whole(config.data.name)
+        self._eval_crop = None if whole else config.data.eval_crop
+        traced = posterior.create_traced(
+            config, self._described.num_classes, return_trajectory=trajectory
+        )
+        self._predict = make_predict(
+            run.graphdef,
+            traced,
+            build.policy(config).eval,
+            self._mesh,
+            seed=config.seed,
+        )
+        self._variables = jax.device_put(run.variables, replicated(self._mesh))
+
+    @classmethod
+    def from_workdir(
+        cls,
+        path: str | os.PathLike,
+        *,
+        checkpoint: str = "latest",
+        sampler: Mapping[str, Any] | None = None,
+        buckets: Sequence[int] = BUCKETS,
+        trajectory: bool = True,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> "Predictor":
+        """The network of a run, with the averaged weights where it keeps them.
+
+        The workdir is only read, and its data set is not needed (it is for a run that was made
+        before workdirs held `dataset.json`).
+
+        Args:
+          path: the workdir.
+          checkpoint: `latest`, or `best`, the one with the highest evaluated top-1.
+          sampler: settings of `config.sampler` to change, such as `{"steps": 2}`.
+          buckets: the batch sizes to compile for; the largest says how much memory a call takes.
+          trajectory: also return the way to each posterior, S + 1 times as many numbers.
+          devices: of this process, to share each batch out over; None for the first alone.
+
+        Raises:
+          UserError: there is no run or no such checkpoint, it is damaged, or a setting is wrong.
+        """
+        mesh = make_mesh(jax.local_devices()[:1] if devices is None else devices)
+        run = trained.read(Path(path), checkpoint, sampler or {}, mesh)
+        return cls(run, buckets=buckets, trajectory=trajectory, mesh=mesh)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the K classes."""
+        return self._described.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that images are brought to."""
+        return self._described.image_shape
+
+    def __call__(self, images: Any) -> Prediction:
+        """Predicts N images, at most two batches of them in memory at a time.
+
+        Photos are cropped and resized as the run's evaluation does it (`config.data.eval_crop`);
+        for `digits` and `idx` the whole image is resized. Grey and colour become what the network
+        takes, alpha is dropped, and files are turned upright as their orientation tag says.
+
+        Args:
+          images: an array [N, H, W, C] or [N, H, W], one image [H, W, C] or [H, W], the path or
+            the bytes of an image file, a Pillow image, or a list or iterator of single ones of any
+            size. Integers are levels in 0..255, floats in [0, 1]. An array of rank 3 whose last
+            axis is 1, 3 or 4 is one image.
+
+        Returns:
+          `Prediction`, of N = 1 for one image and of N = 0 for none. What a sampler draws is a
+          function of the run's seed and of the place in this call.
+
+        Raises:
+          UserError: some cannot be read or are no images (all are named), or the network's
+            posteriors are not finite.
+        """
+        given = inputs.listed(images)
+        faults: list[str] = []
+
+        def read(part: Part) -> np.ndarray | None:
+            pixels, found = self.load(given[part.start : part.start + part.images])
+            for row, fault in found.items():
+                image = given[part.start + row]
+                named = isinstance(image, str | os.PathLike)
+                faults.append(f"{image if named else f'image {part.start + row}'} ({fault})")
+            return None if faults else pixels  # then only to name the others
+
+        answers = list(self._answers(batches(len(given), self._buckets), read))
+        if faults:
+            raise UserError(
+                f"expected images, found {len(faults)} of {len(given)} that cannot be used: "
+                f"{'; '.join(faults)}; mend them or leave them out"
+            )
+        return self._prediction(answers)
+
+    def load(self, images: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+        """What the network is shown of images.
+
+        Args:
+          images: single ones, as `__call__` takes them.
+
+        Returns:
+          The pixels u8[N, H, W, C], and of those that cannot be used, which stay black, what is
+          wrong with them.
+        """
+        pixels = np.zeros((len(images), *self.image_shape), np.uint8)
+
+        def one(row: int) -> str | None:
+            try:
+                inputs.show(images[row], pixels[row], eval_crop=self._eval_crop)
+            except ValueError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(cores()) as pool:
+            found = enumerate(pool.map(one, range(len(images))))
+            return pixels, {row: fault for row, fault in found if fault is not None}
+
+    def predict(self, pixels: np.ndarray) -> Prediction:
+        """Predicts images that are as the network takes them.
+
+        Args:
+          pixels: u8[N, H, W, C], from `load`.
+        """
+        parts = batches(len(pixels), self._buckets)
+        read = lambda part: pixels[part.start : part.start + part.images]  # noqa: E731
+        return self._prediction(list(self._answers(parts, read)))
+
+    def _answers(
+        self, parts: Iterable["Part"], read: Callable[["Part"], np.ndarray | None]
+    ) -> Iterator[posterior.Traced]:
+        """The answers to each part; none to one that is not there."""
+        waiting: tuple[Any, int] | None = None
+        for part in parts:
+            pixels = read(part)
+            if pixels is None:
+                continue
+            padded = np.zeros((part.size, *self.image_shape), np.uint8)
+            padded[: part.images] = pixels
+            index = np.arange(part.start, part.start + part.size, dtype=np.int32)
+            batch = shard({"image": padded, "index": index}, self._mesh)
+            running = self._predict(self._variables, batch)
+            # The device works on this batch while the host fetches the last and reads the next.
+            if waiting is not None:
+                yield _fetch(*waiting)
+            waiting = running, part.images
+        if waiting is not None:
+            yield _fetch(*waiting)
+
+    def _prediction(self, answers: Sequence[posterior.Traced]) -> Prediction:
+        answer = jax.tree.map(lambda *parts: np.concatenate(parts), *answers)
+        finite = np.isfinite(answer.probs).all(-1)
+        if not finite.all():
+            raise UserError(
+                f"expected finite probabilities, found NaN or infinity in {np.sum(~finite)} of "
+                f"{len(finite)} posteriors: the model has diverged; use another checkpoint"
+            )
+        labels = np.argmax(answer.probs, axis=-1).astype(np.int32)
+        classes = tuple(self.class_names[label] for label in labels)
+        return Prediction(classes, labels, *answer)
+
+
+class Part(NamedTuple):
+    """Neighbouring images that are predicted together."""
+
+    start: int
+    images: int
+    size: int  # of the batch: these, and padding
+
+
+def batches(total: int, buckets: Sequence[int]) -> Iterator[Part]:
+    """Cuts `total` images into batches of the sizes in `buckets`, which ascend.
+
+    The rest that fills no bucket is padded to the smallest that holds it if that is half full at
+    least, so padding at most doubles the work; but for less than half of the smallest bucket. None
+    at all are one empty batch, which says what shape nothing has.
+    """
+    start = 0
+    while start < max(total, 1):
+        left = total - start
+        full = [size for size in buckets if size <= left]
+        holding = [size for size in buckets if size >= left]
+        if holding and (2 * left >= holding[0] or not full):
+            size, images = holding[0], left
+        else:
+            size = images = full[-1]
+        yield Part(start, images, size)
+        start += max(images, 1)
+
+
+def _fetch(running: Any, count: int) -> posterior.Traced:
+    """The first `count` rows of a batch, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x)[:count], running)

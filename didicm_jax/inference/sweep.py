@@ -1,0 +1,94 @@
+"""Several samplers of one network: which settings a list of choices stands for."""
+
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from didicm_jax import config as configuration
+from didicm_jax.errors import UserError
+from didicm_jax.inference import posterior
+
+# Settings of `config.sampler` that may be chosen, besides its name; the last varies fastest.
+_KEYS = ("integrator", "grid", "query", "chains", "steps")
+
+
+def variations(
+    config: ml_collections.ConfigDict, choices: Mapping[str, Sequence[Any]]
+) -> list[ml_collections.ConfigDict]:
+    """One config for each combination of the choices, leaving out what its sampler does not read.
+
+    Args:
+      config: of the run; what is not chosen stays as it says.
+      choices: values for `name`, `integrator`, `grid`, `query`, `chains`, `steps`, or some of them.
+
+    Raises:
+      UserError: a choice that no sampler here reads, or a value that is not valid.
+    """
+    if not choices:
+        return [config]
+    if config.method != "didicm":
+        raise UserError(
+            f"--{_flag(next(iter(choices)))}: expected a run of method didicm, found "
+            f"{config.method}, which has no sampler; leave it out"
+        )
+    names = choices.get("name", [config.sampler.name])
+    for key in choices:
+        if key != "name" and not any(key in posterior.READS.get(name, ()) for name in names):
+            raise UserError(
+                f"--{_flag(key)}: expected a sampler that reads it, found "
+                f"{', '.join(map(str, names))}; leave it out or add another to --sampler"
+            )
+    result = []
+    for name in names:
+        # An unknown name reads nothing here, and `validate` says what is wrong with it.
+        reads = [key for key in _KEYS if key in choices and key in posterior.READS.get(name, ())]
+        for values in itertools.product(*(choices[key] for key in reads)):
+            result.append(changed(config, {"name": name} | dict(zip(reads, values, strict=True))))
+    return result
+
+
+def label(config: ml_collections.ConfigDict) -> str:
+    """A short name of the sampler without its steps, for tables and legends."""
+    described = posterior.describe(config)
+    words = [str(described["sampler"])]
+    words += [str(described[key]) for key in ("integrator",) if key in described]
+    defaults = configuration.default().sampler
+    for key in ("grid", "query"):
+        if key in described and described[key] != defaults[key]:
+            words.append(f"{key} {described[key]}")
+    if described["sampler"] == "one_shot":
+        words.append(f"at {described['time']:g}")
+    if "chains" in described:
+        words.append(f"{described['chains']} chains")
+    return " ".join(words)
+
+
+def changed(
+    config: ml_collections.ConfigDict, values: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """A copy of the config with another sampler.
+
+    Args:
+      config: of the run, of method didicm.
+      values: of `config.sampler`, with `name`; what its sampler does not read has its default.
+
+    Raises:
+      UserError: a value that is not valid.
+    """
+    result = copy.deepcopy(config)
+    defaults = configuration.default().sampler
+    with result.unlocked(), result.ignore_type():  # `validate` says it better
+        # What the run's sampler was told and this one does not read goes back to its default.
+        for key in set(defaults) - {"name"} - set(posterior.READS.get(values["name"], ())):
+            result.sampler[key] = defaults[key]
+        result.sampler.update(values)
+    configuration.validate(result)
+    return result
+
+
+def _flag(key: str) -> str:
+    """The flag of `launch/main.py` for a key of `config.sampler`."""
+    return "sampler" if key == "name" else key

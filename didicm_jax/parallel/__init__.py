@@ -1,0 +1,39 @@
+"""The devices as one mesh, and several processes as one program."""
+
+from didicm_jax.parallel.mesh import (
+    AXIS,
+    from_hosts,
+    make_mesh,
+    replicated,
+    round_up,
+    shard,
+    spread,
+    to_host,
+)
+from didicm_jax.parallel.processes import (
+    Watch,
+    any_process,
+    gather,
+    initialize,
+    is_main,
+    leave,
+    sum_processes,
+)
+
+__all__ = [
+    "AXIS",
+    "Watch",
+    "any_process",
+    "from_hosts",
+    "gather",
+    "initialize",
+    "is_main",
+    "leave",
+    "make_mesh",
+    "replicated",
+    "round_up",
+    "shard",
+    "spread",
+    "sum_processes",
+    "to_host",
+]

@@ -1,0 +1,1 @@
+"""Weights of PyTorch: their names, their files, runs made of them."""

@@ -1,0 +1,1 @@
+"""A folder of a run: its config, its checkpoints, its journal."""

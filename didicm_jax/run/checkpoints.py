@@ -1,0 +1,327 @@
+"""Checkpoints of a run with orbax: written in the background, the latest two and the best kept.
+
+A checkpoint is the folder `checkpoints/<step>`, there as a whole or not at all. One that is damaged
+later is found out by the list of digests that it was sealed with, moved to `damaged/<step>`, and
+the one before is used.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from didicm_jax import files, parallel
+from didicm_jax.errors import UserError
+from didicm_jax.run import integrity
+
+# What a checkpoint is worth that was saved without an evaluation: less than any accuracy.
+_NOT_EVALUATED = -1.0
+
+
+class Checkpoints:
+    """The checkpoints of one run, under `workdir/checkpoints`, named by step."""
+
+    def __init__(
+        self, workdir: Path, *, create: bool = True, say: Callable[[str], None] = print
+    ) -> None:
+        """Opens the folder of checkpoints.
+
+        Args:
+          workdir: of the run.
+          create: make the folder where there is none, or take it as empty.
+          say: told of what goes wrong but does not end the run.
+        """
+        self._workdir = workdir.resolve()
+        self._folder = self._workdir / "checkpoints"
+        self._create, self._say = create, say
+        self._saving: int | None = None  # the step whose save has not been seen to end
+        self._fault = ""  # why the last save failed, if it did
+        self._manager = self._open()
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, if there is one."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step of the checkpoint with the highest evaluated top-1, if one was evaluated."""
+        self._manager.wait_until_finished()  # until then a checkpoint has no metrics
+        step = self._manager.best_step()
+        if step is None or _top1(self._manager.metrics(step)) == _NOT_EVALUATED:
+            return None
+        return step
+
+    def save(self, step: int, state: chex.ArrayTree, *, top1: float | None = None) -> None:
+        """Starts saving `state`; returns before it is written.
+
+        A step that is saved already is left as it is, unless it was saved before its evaluation. A
+        save that fails is told to `say`, and `finish` fails if it was the last.
+
+        Args:
+          step: its name.
+          state: arrays, copied before this returns, so the next step may donate them.
+          top1: its evaluated accuracy, to choose the best by.
+        """
+        self.check(wait=True)
+        # What process 0 sees decides for all: a branch of one alone would leave the others waiting.
+        if parallel.any_process(parallel.is_main() and not self._folder.is_dir()):
+            # Made anew it would be without the rest of the run.
+            self._failed(step, FileNotFoundError(f"{self._folder} is gone"))
+            return
+        if parallel.any_process(parallel.is_main() and step in self._manager.all_steps()):
+            if top1 is not None:
+                self._add_metric(step, top1)
+            return
+        fault: Exception | None = None
+        try:
+            metrics = {"top1": _NOT_EVALUATED if top1 is None else top1}
+            self._saving = step
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        except Exception as error:
+            fault = error
+        self._agree(step, fault)
+
+    def check(self, *, wait: bool = False) -> None:
+        """Finds out, and says, whether the save in the background has failed.
+
+        Several processes find out together, at the next save or the end.
+
+        Args:
+          wait: until it is over.
+        """
+        if self._saving is None or (jax.process_count() > 1 and not wait):
+            return
+        if not wait and self._manager.is_saving_in_progress():
+            return
+        step, fault = self._saving, None
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            fault = error
+        if self._agree(step, fault):
+            self._saving, self._fault = None, ""
+
+    def finish(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: the last save failed.
+        """
+        self.check(wait=True)
+        if self._fault:
+            kept = self.latest() if self._folder.is_dir() else None
+            raise UserError(
+                f"--workdir: expected to save the run in {self._folder}, found {self._fault}; "
+                f"make room or mend the folder, then go on from "
+                f"{'the start' if kept is None else f'the checkpoint of step {kept}'}"
+            )
+
+    def close(self) -> None:
+        """Ends the threads that write."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            if self._saving is not None:
+                self._failed(self._saving, error)
+
+    def restore(self, step: int, like: chex.ArrayTree) -> Any:
+        """Reads the state saved at `step`.
+
+        Args:
+          step: one of the steps kept.
+          like: `jax.ShapeDtypeStruct`s with shardings; the result is placed as they say, on any
+            number of devices.
+
+        Raises:
+          UserError: it is damaged, or of another network.
+        """
+        problem = self._damage(step)
+        if problem is None:
+            restored, problem = self._read(step, like)
+            if problem is None:
+                return restored
+        raise UserError(
+            f"{self._folder / str(step)}: expected a whole checkpoint, found {problem}; use "
+            "another one"
+        )
+
+    def restore_latest(self, like: chex.ArrayTree) -> tuple[int, Any] | None:
+        """Reads the newest checkpoint that is whole; those that are not are moved out of the way.
+
+        Args:
+          like: as for `restore`.
+
+        Returns:
+          Its step and the state, or None where there is no checkpoint.
+
+        Raises:
+          UserError: it is of another network, or there are checkpoints and none is whole.
+        """
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            problem = self._damage(step)
+            if problem is None:
+                state, problem = self._read(step, like)
+                if problem is None:
+                    self._set_aside(damaged, step)
+                    return step, state
+            damaged[step] = problem
+        if damaged:
+            step, problem = next(iter(damaged.items()))
+            raise UserError(
+                f"--workdir: expected a whole checkpoint in {self._folder}, found all "
+                f"{len(damaged)} damaged (that of step {step}: {problem}); put back copies of "
+                "them, or start again in another workdir"
+            )
+        return None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if parallel.is_main():
+            self._mend_metrics()
+        parallel.any_process(False)  # until they are whole
+        # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
+        keep = policies.AnyPreservationPolicy(
+            [policies.LatestN(2), policies.BestN(get_metric_fn=_top1, n=1)]
+        )
+        return ocp.CheckpointManager(
+            self._folder,
+            # Named, so that the shapes of a checkpoint are known before it is read.
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_top1,
+                preservation_policy=keep,
+                create=self._create,
+                # Where one process fails, the others wait this long for it.
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self._seal, timeout_secs=600
+                ),
+                # It would be written, and waited for, whenever a manager is opened.
+                save_root_metadata=False,
+            ),
+        )
+
+    def _agree(self, step: int, fault: Exception | None) -> bool:
+        """Whether no process has a fault; else the save is given up on all of them."""
+        if not parallel.any_process(fault is not None):
+            return True
+        self._failed(step, fault or OSError("another process could not write its part"))
+        return False
+
+    def _add_metric(self, step: int, top1: float) -> None:
+        """Gives a checkpoint that was saved before its evaluation what it is worth."""
+        if parallel.is_main():
+            path = self._folder / str(step) / "metrics" / "metrics"
+            if _top1(json.loads(path.read_text())) == _NOT_EVALUATED:
+                files.write_json(path, {"top1": top1})
+        parallel.any_process(False)  # until it is written
+        self._manager.reload()
+
+    def _mend_metrics(self) -> None:
+        """Replaces metrics that are cut: orbax would not open the folder, but the state is fine."""
+        for path in self._folder.glob("*/metrics/metrics"):
+            try:
+                _top1(json.loads(path.read_text()))
+            except (ValueError, KeyError, TypeError):
+                self._say(f"{path} is damaged: the checkpoint counts as not evaluated")
+                files.write_json(path, {"top1": _NOT_EVALUATED})
+
+    def _seal(self) -> None:
+        """Called when all is written and before the checkpoint gets its name."""
+        if parallel.is_main():
+            # Under its temporary name; where the file system cannot rename, under its own.
+            written = sorted(self._folder.glob(f"{self._saving}.*tmp*")) or [
+                self._folder / str(self._saving)
+            ]
+            integrity.seal(written[0])
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self._fault = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        self._saving = None
+        self._say(
+            f"checkpoint {step} could not be saved ({self._fault}); training goes on, and the next "
+            "save tries again"
+        )
+        # A manager that failed remembers a step that is not there; closing it fails again.
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._create = False
+        self._manager = self._open()
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with the files, the same on every process."""
+        found = integrity.damage(self._folder / str(step)) if parallel.is_main() else None
+        return (found or "files differ") if parallel.any_process(found is not None) else None
+
+    def _read(self, step: int, like: chex.ArrayTree) -> tuple[Any, str | None]:
+        """The state, or why it cannot be read, the same on every process.
+
+        Raises:
+          UserError: it is of another network.
+        """
+        problem, state = None, None
+        try:
+            self._check_arrays(step, like)
+            state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        except UserError:
+            raise
+        except Exception as error:  # whatever reading half a file may raise
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        failed = parallel.any_process(problem is not None)
+        return state, (problem or "another process cannot read it") if failed else None
+
+    def _check_arrays(self, step: int, like: chex.ArrayTree) -> None:
+        """Compares the names and shapes of the arrays with what is wanted."""
+        saved = _shapes(self._manager.item_metadata(step))
+        wanted = _shapes(like)
+        for name in [*wanted, *saved]:
+            if wanted.get(name) != saved.get(name):
+                words = [
+                    "no such array" if shape is None else "x".join(map(str, shape)) or "a number"
+                    for shape in (wanted.get(name), saved.get(name))
+                ]
+                raise UserError(
+                    f"{self._folder / str(step)}: expected {name} to be {words[0]}, as the config "
+                    f"says, found {words[1]}: a checkpoint of another network; use its own config"
+                )
+
+    def _set_aside(self, damaged: dict[int, str], good: int) -> None:
+        """Moves damaged checkpoints to where they do not stand in the way of new ones."""
+        for step, problem in damaged.items():
+            target = self._workdir / "damaged" / str(step)
+            if parallel.is_main():
+                target.parent.mkdir(exist_ok=True)
+                while target.exists():
+                    target = target.with_name(target.name + "-again")
+                os.replace(self._folder / str(step), target)
+            self._say(
+                f"checkpoint {step} is damaged: {problem}; moved to {target}, going on from that "
+                f"of step {good}"
+            )
+        if damaged:
+            parallel.any_process(False)  # until they are moved
+            self._manager.reload()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Names of arrays, like `variables.params.fc.kernel`, and their shapes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        ".".join(str(_key(part)) for part in path): tuple(leaf.shape)
+        for path, leaf in leaves
+        if hasattr(leaf, "shape")
+    }
+
+
+def _key(part: Any) -> Any:
+    return next(getattr(part, name) for name in ("key", "name", "idx") if hasattr(part, name))
+
+
+def _top1(metrics: dict[str, float]) -> float:
+    return metrics["top1"]

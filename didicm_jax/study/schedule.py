@@ -1,0 +1,137 @@
+"""Cells side by side, each a process with cores or a device of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from didicm_jax.study.axes import STOPPED
+from didicm_jax.training.stopping import StopRequest
+
+_POLL = 0.2  # seconds
+
+
+class Lane(NamedTuple):
+    """What one cell at a time has to itself."""
+
+    cores: frozenset[int] | None
+    environment: dict[str, str]
+
+
+class Ended(NamedTuple):
+    """How a cell's process ended."""
+
+    name: str
+    status: int
+    seconds: float
+    log: Path
+
+
+def lanes(jobs: int | None) -> list[Lane]:
+    """The parts of this machine: one per GPU; without, one per core or as many as `jobs`."""
+    if jobs == 1:
+        return [Lane(None, {})]
+    # In another process: this one must not claim the devices that the cells need.
+    asked = "import jax; print(jax.default_backend(), jax.local_device_count())"
+    output = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
+    ).stdout.split()
+    backend, devices = output[0], int(output[1])
+    if backend == "gpu":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        names = visible if len(visible) == devices else [str(i) for i in range(devices)]
+        return [Lane(None, {"CUDA_VISIBLE_DEVICES": name}) for name in names[: jobs or devices]]
+    if backend != "cpu":  # a process takes all chips of a host
+        return [Lane(None, {})]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    count = jobs or max(len(cores), 1)
+    if not cores or count > len(cores):
+        return [Lane(None, {})] * count
+    return [Lane(frozenset(cores[lane::count]), {}) for lane in range(count)]
+
+
+def run(
+    names: Sequence[str],
+    command: Callable[[str], list[str]],
+    logs: Path,
+    where: Sequence[Lane],
+    *,
+    deadline: float | None,
+    ended: Callable[[Ended], None],
+) -> bool:
+    """Runs the cells in this order.
+
+    Args:
+      names: of the cells.
+      command: the program of a cell.
+      logs: a folder for what each says, one file a cell.
+      where: the lanes.
+      deadline: on `time.monotonic`'s clock, when all that runs is asked to stop.
+      ended: called with each cell that is done or failed.
+
+    Returns:
+      Whether it came to the end; False: stopped by a signal or the deadline, with every running
+      cell saved.
+    """
+    waiting, free = list(names), list(range(len(where)))
+    running: dict[int, tuple[str, subprocess.Popen[bytes], float]] = {}
+    logs.mkdir(parents=True, exist_ok=True)
+    with StopRequest() as stop:
+        try:
+            while waiting or running:
+                over = stop.made or (deadline is not None and time.monotonic() > deadline)
+                if over:
+                    waiting.clear()
+                    _stop(process for _, process, _ in running.values())
+                while waiting and free:
+                    lane, name = free.pop(0), waiting.pop(0)
+                    process = _start(command(name), logs / f"{name}.log", where[lane])
+                    running[lane] = (name, process, time.monotonic())
+                time.sleep(_POLL)
+                for lane, (name, process, began) in list(running.items()):
+                    status = process.poll()
+                    if status is None:
+                        continue
+                    del running[lane]
+                    free.append(lane)
+                    # Asked before it could answer, it dies of the signal: nothing was begun.
+                    if status != STOPPED and not (over and status == -signal.SIGTERM):
+                        ended(Ended(name, status, time.monotonic() - began, logs / f"{name}.log"))
+                if over and not running:
+                    return False
+        finally:
+            _stop(process for _, process, _ in running.values())
+            for _, process, _ in running.values():
+                process.wait()
+    return True
+
+
+def _start(command: list[str], log: Path, lane: Lane) -> subprocess.Popen[bytes]:
+    def enter() -> None:
+        if lane.cores:
+            os.sched_setaffinity(0, lane.cores)
+
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | lane.environment,
+            # Ctrl-C reaches the grid alone, which asks its cells to stop.
+            start_new_session=True,
+            preexec_fn=enter,  # before threads are made, so that XLA makes as many as the cores
+        )
+
+
+_ASKED: set[int] = set()
+
+
+def _stop(processes: Any) -> None:
+    for process in processes:
+        if process.pid not in _ASKED and process.poll() is None:
+            _ASKED.add(process.pid)
+            process.send_signal(signal.SIGTERM)

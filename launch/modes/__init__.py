@@ -1,1 +1,0 @@
-"""What `main.py` does besides training, one module a mode."""

@@ -1,0 +1,218 @@
+"""Weights in from PyTorch's names and out again, and the file that any jax can run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from didicm_jax import models
+from didicm_jax.cli import convert as entry_point
+from didicm_jax.inference.predictor import Predictor
+from didicm_jax.pytorch import interop
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def convert():
+    """`launch/convert.py`'s `main` without the program's name."""
+    return lambda *arguments: entry_point.main(["convert.py", *map(str, arguments)])
+
+
+def state_dict(name, seed=0, **options):
+    options = {"num_classes": 5, "image_size": 32, "width": 0.0625} | options
+    model = nnx.eval_shape(lambda: models.create_model(name, rngs=nnx.Rngs(0), **options))
+    random = np.random.default_rng(seed)
+    return {
+        key: (0.1 * random.standard_normal(entry.torch_shape) + key.endswith("var")).astype("f")
+        for key, entry in interop._entries(model).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A file as the original leaves it, in safetensors."""
+    path = tmp_path_factory.mktemp("torch") / "original.safetensors"
+    save_file({f"module.{key}": value for key, value in state_dict("didirn18").items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(convert, original, tmp_path_factory):
+    """A run made of it, its network worked out from the tensors."""
+    names = tmp_path_factory.mktemp("names") / "names.txt"
+    names.write_text("ant\nbee\ncat\ndog\nemu\n")
+    workdir = tmp_path_factory.mktemp("runs") / "original"
+    given = [f"--torch={original}", f"--workdir={workdir}", f"--class_names={names}"]
+    assert convert(*given) == 0
+    return workdir
+
+
+def images(count, side=224, channels=3):
+    return np.random.RandomState(0).randint(0, 256, (count, side, side, channels)).astype(np.uint8)
+
+
+def test_a_run_is_made_that_predicts_as_the_weights_say(made, original):
+    config = json.loads((made / "config.json").read_text())
+    assert config["model"]["name"] == "didirn18"
+    assert (config["model"]["width"], config["model"]["stem"]) == (0.0625, "didirn")
+    assert sorted(path.name for path in made.parent.iterdir()) == ["original"]
+    answer = Predictor.from_workdir(made, sampler={"steps": 1})(images(2, 40))
+    assert set(answer.classes) <= {"ant", "bee", "cat", "dog", "emu"}
+    np.testing.assert_allclose(answer.probs.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_round_trip_is_bit_for_bit(convert, made, tmp_path):
+    path = tmp_path / "out.safetensors"
+    assert convert(f"--workdir={made}", f"--safetensors={path}") == 0
+    found, expected = load_file(path), state_dict("didirn18")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key].dtype == np.float32
+        np.testing.assert_array_equal(found[key], value)
+
+
+def test_the_golden_network_survives(convert, golden, golden_weights, tmp_path):
+    """All tensors of the original DiDiRN-18, by its own names, through a run and back."""
+    names, shapes = (golden[f"didirn/resnet18/{key}"] for key in ("names", "shapes"))
+    given = {k: np.asarray(v) for k, v in golden_weights(names, shapes).items()}
+    save_file(given, tmp_path / "in.safetensors")
+    workdir = tmp_path / "run"
+    assert convert(f"--torch={tmp_path / 'in.safetensors'}", f"--workdir={workdir}") == 0
+    out = tmp_path / "out.safetensors"
+    assert convert(f"--workdir={workdir}", f"--safetensors={out}") == 0
+    found = load_file(out)
+    for key, value in given.items():
+        if not key.endswith("num_batches_tracked"):
+            assert found.pop(key).tobytes() == value.tobytes()
+    assert found == {}
+
+
+_ALONE = """
+import sys
+class Refuse:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] in ("didicm_jax", "flax", "optax", "orbax", "chex"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import jax, numpy as np
+exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+assert exported.platforms == ("cpu", "cuda", "tpu")
+images = np.load(sys.argv[2])
+parts = [np.asarray(exported.call(images[:n])) for n in (1, 3, 5)]
+np.savez(sys.argv[3], *parts)
+"""
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        ["--steps=2"],
+        pytest.param(["--sampler=cl", "--steps=2", "--chains=3"], marks=pytest.mark.slow),
+    ],
+)
+def test_the_exported_file_runs_without_the_project(convert, made, tmp_path, sampler):
+    path = tmp_path / "model.jaxexport"
+    assert convert(f"--workdir={made}", f"--export={path}", *sampler) == 0
+    described = json.loads((tmp_path / "model.jaxexport.json").read_text())
+    assert described["class_names"] == ["ant", "bee", "cat", "dog", "emu"]
+    assert (described["image_shape"], described["steps"]) == ([224, 224, 3], 2)
+    pixels = images(5)
+    np.save(tmp_path / "in.npy", pixels)
+    arguments = [path, tmp_path / "in.npy", tmp_path / "out.npz"]
+    subprocess.run([sys.executable, "-c", _ALONE, *map(str, arguments)], cwd=tmp_path, check=True)
+    settings = {"steps": 2} if len(sampler) == 1 else {"name": "cl", "steps": 2, "chains": 3}
+    expected = Predictor.from_workdir(made, sampler=settings, buckets=(5,)).predict(pixels).probs
+    with np.load(tmp_path / "out.npz") as parts:
+        for found in parts.values():
+            np.testing.assert_allclose(found, expected[: len(found)], atol=2e-3)
+
+
+def test_a_plain_resnet_becomes_a_classifier(convert, tmp_path):
+    given = state_dict("resnet18", stem="imagenet")
+    save_file(given, tmp_path / "resnet18.safetensors")
+    workdir = tmp_path / "run"
+    assert convert(f"--torch={tmp_path / 'resnet18.safetensors'}", f"--workdir={workdir}") == 0
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["method"], config["model"]["name"]) == ("cross_entropy", "resnet18")
+    assert config["model"]["stem"] == "imagenet"
+    out = tmp_path / "out.safetensors"
+    assert convert(f"--workdir={workdir}", f"--safetensors={out}") == 0
+    for key, value in load_file(out).items():
+        np.testing.assert_array_equal(value, given[key])
+
+
+def test_a_plain_trunk_initialises_a_diffusion_which_then_trains(convert, main, tmp_path, capsys):
+    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8)
+    save_file(given, tmp_path / "trunk.safetensors")
+    workdir = tmp_path / "run"
+    config = [
+        f"--config={ROOT / 'configs' / 'digits.py'}",
+        "--config.model.name=didirn10",
+        "--config.model.width=0.0625",
+        "--config.data.train_examples=64",
+        "--config.data.resolution=8",
+        "--config.train.batch_size=16",
+        "--config.train.duration=2 steps",
+        "--config.optimizer.warmup=1 step",
+        "--config.sampler.steps=1",
+    ]
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join("0123456789"))
+    torch = [f"--torch={tmp_path / 'trunk.safetensors'}", f"--class_names={names}"]
+    assert convert(*torch, f"--workdir={workdir}", *config) == 0
+    said = capsys.readouterr().out
+    assert "left as initialised: " in said
+    assert "label_embedder.weight" in said
+    assert "not used: fc." in said
+    out = tmp_path / "out.safetensors"
+    assert convert(f"--workdir={workdir}", f"--safetensors={out}") == 0
+    found = load_file(out)
+    trunk = [key for key in given if not key.startswith("fc.")]
+    for key in trunk:
+        ours = key.replace("downsample", "skip_connection")
+        np.testing.assert_array_equal(found[ours], given[key])
+    assert main(f"--workdir={workdir}", *config) == 0  # goes on from step 0
+    assert json.loads((workdir / "evaluation.json").read_text())["step"] == 2
+
+
+def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_path, capsys):
+    whole = state_dict("didirn18")
+    missing = {key: value for key, value in whole.items() if key != "bn1.bias"}
+    surplus = whole | {"extra.weight": np.ones(3, np.float32)}
+    other = {key: value for key, value in whole.items() if not key.startswith("layer4")}
+    misshaped = whole | {"fc.bias": np.ones(9, np.float32)}
+    new = tmp_path / "new"
+    cases = [
+        ([f"--torch={tmp_path / 'no.pth'}", f"--workdir={new}"], "found no"),
+        ([f"--torch={original}", f"--workdir={made}"], "expected a new folder"),
+        ([f"--torch={original}"], "--workdir: expected"),
+        ([f"--workdir={made}"], "expected either --torch"),
+        ([f"--workdir={new}", f"--export={tmp_path / 'x'}"], "found no config.json"),
+        ([f"--workdir={made}", f"--export={tmp_path / 'x'}", "--sampler=ddim"], "one of cp, cl"),
+        ([f"--workdir={made}", f"--export={tmp_path / 'x'}", "--steps=1,2"], "one sampler, found"),
+        ([f"--workdir={made}", f"--safetensors={tmp_path / 'x'}", "--steps=2"], "--steps: exp"),
+        ([f"--workdir={made}", f"--export={tmp_path / 'no' / 'x'}"], "expected files that can be"),
+    ]
+    for name, content, message in (
+        ("missing", missing, "missing: bn1.bias"),
+        ("surplus", surplus, "not known: extra.weight"),
+        ("misshaped", misshaped, "misshaped: fc.bias (9,) for (5,)"),
+        ("other", other, "found stages of 2, 2, 2, 0 blocks"),
+    ):
+        save_file(content, tmp_path / f"{name}.safetensors")
+        given = [f"--torch={tmp_path / f'{name}.safetensors'}", f"--workdir={new}"]
+        cases.append((given, message))
+    for given, message in cases:
+        assert convert(*given) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+    left = {path.suffix for path in tmp_path.iterdir()}
+    assert left == {".safetensors"}

@@ -1,0 +1,120 @@
+"""The report of training runs."""
+
+import base64
+import html.parser
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from didicm_jax import config as configuration
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import report
+
+
+class Page(html.parser.HTMLParser):
+    """What a page links to, what its tables say, and whether its tags are closed."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.references, self.cells, self.open, self.row = [], [], [], None
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        attributes = dict(attributes)
+        self.references += [attributes[key] for key in ("src", "href") if key in attributes]
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1][-1] += data
+
+
+def run(path, losses=(1.0, 0.5, None, 0.25), top1=(0.5, 0.75, 0.7), **settings):
+    path.mkdir(parents=True)
+    config = configuration.default()
+    with config.unlocked():
+        config.update(settings)
+    (path / "config.json").write_text(config.to_json())
+    lines = [
+        {"step": 10 * (k + 1), "loss": loss, "learning_rate": 0.1, "images_per_second": 100.0 + k}
+        for k, loss in enumerate(losses)
+    ]
+    rest = {"top5": 1.0, "nll": 0.5, "ece": 0.1, "brier": 0.2}
+    lines += [
+        {"step": 10 * (k + 1)} | {f"eval/{key}": v for key, v in (rest | {"top1": value}).items()}
+        for k, value in enumerate(top1)
+    ]
+    (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
+    return path
+
+
+def test_one_page_that_needs_nothing_else(tmp_path):
+    workdirs = [run(tmp_path / "a"), run(tmp_path / "b <2>", method="cross_entropy")]
+    picture, page = report.write(workdirs, tmp_path / "out")
+    assert sorted(path.name for path in picture.parent.iterdir()) == ["report.html", "report.png"]
+    text = page.read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    found = Page(text)
+    (source,) = found.references
+    kind, _, data = source.partition(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.width > 1000
+    assert base64.b64decode(data) == picture.read_bytes()
+    rows = {tuple(row[:1]): row for row in found.cells}
+    assert rows["method",] == ["method", "didicm", "cross_entropy"]  # what differs, and only that
+    assert ("train.batch_size",) not in rows
+    evaluations = next(row for row in found.cells if row[:2] == ["b <2>", "30"])
+    assert evaluations[2:4] == ["70.00%", "75.00% at 20"]
+    steps = next(row for row in found.cells if row[0] == "a" and row[1] == "40")
+    assert steps[2:5] == ["0.2500", "102", "1"]
+
+
+def test_one_run_lists_what_is_not_default(tmp_path):
+    _, page = report.write([run(tmp_path / "a", seed=5)], tmp_path)
+    assert ["seed", "0", "5"] in Page(page.read_text()).cells
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    workdirs = [run(tmp_path / "x" / "digits"), run(tmp_path / "y" / "digits")]
+    _, page = report.write(workdirs, tmp_path)
+    assert "x/digits, y/digits" in page.read_text()
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+    _, page = report.write([run(tmp_path / "a", losses=(1.0,), top1=())], tmp_path)
+    assert "not evaluated yet" in page.read_text()
+
+
+def test_mistakes_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"expected a run with metrics\.jsonl in .*nothing"):
+        report.write([tmp_path / "nothing"], tmp_path / "out")
+    whole = run(tmp_path / "a")
+    with pytest.raises(UserError, match="found one twice"):
+        report.write([whole, tmp_path / "." / "a"], tmp_path / "out")
+    (whole / "metrics.jsonl").write_text('{"st')
+    with pytest.raises(UserError, match="expected records of training, found none"):
+        report.write([whole], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    records = report.read(run(tmp_path / "a"))
+    assert [r["loss"] for r in records if "loss" in r] == [1.0, 0.5, None, 0.25]
+    assert np.mean([r["eval/top1"] for r in records if "eval/top1" in r]) == pytest.approx(0.65)

@@ -1,0 +1,81 @@
+"""Lists of samplers."""
+
+import pytest
+
+from didicm_jax import config as configuration
+from didicm_jax.errors import UserError
+from didicm_jax.inference import posterior, sweep
+
+
+def configured(**changes):
+    config = configuration.default()
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            config[section][name] = value
+        else:
+            config[section] = value
+    return config
+
+
+def test_every_combination_that_is_read():
+    choices = {"name": ["cp", "cl", "one_shot"], "steps": [1, 2], "chains": [4, 16]}
+    found = sweep.variations(configured(), choices)
+    described = [posterior.describe(each) for each in found]
+    assert [(d["sampler"], d.get("chains"), d["steps"]) for d in described] == [
+        ("cp", None, 1),
+        ("cp", None, 2),
+        ("cl", 4, 1),
+        ("cl", 4, 2),
+        ("cl", 16, 1),
+        ("cl", 16, 2),
+        ("one_shot", None, 1),
+    ]
+
+
+def test_what_is_not_chosen_stays_as_the_run_says():
+    config = configured(sampler__integrator="heun", sampler__min_time=1e-3)
+    (found,) = sweep.variations(config, {"steps": [3]})
+    assert (found.sampler.integrator, found.sampler.min_time, found.sampler.steps) == (
+        "heun",
+        1e-3,
+        3,
+    )
+    assert config.sampler.steps == 8
+    assert sweep.variations(config, {}) == [config]
+
+
+def test_another_sampler_forgets_what_it_does_not_read():
+    config = configured(sampler__tolerance=0.1, sampler__grid="log")
+    (found,) = sweep.variations(config, {"name": ["one_shot"]})
+    assert posterior.describe(found) == {"sampler": "one_shot", "steps": 1, "time": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("changes", "choices", "message"),
+    [
+        ({}, {"chains": [2]}, "--chains: expected a sampler that reads it, found cp"),
+        ({}, {"name": ["ddim"]}, r"config.sampler.name: expected one of cp, cl, one_shot"),
+        ({}, {"steps": [0]}, r"config.sampler.steps: expected a number at least 1, found 0"),
+        ({}, {"integrator": ["rk4"]}, "expected one of euler, exact, heun"),
+        ({"method": "cross_entropy"}, {"steps": [2]}, "--steps: expected a run of method didicm"),
+    ],
+)
+def test_mistakes_are_one_line(changes, choices, message):
+    with pytest.raises(UserError, match=message) as error:
+        sweep.variations(configured(**changes), choices)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_tell_samplers_apart():
+    choices = {"name": ["cp", "cl"], "integrator": ["euler", "heun"], "grid": ["original", "log"]}
+    found = [sweep.label(each) for each in sweep.variations(configured(), choices)]
+    assert found == [
+        "cp euler",
+        "cp euler grid log",
+        "cp heun",
+        "cp heun grid log",
+        "cl 10 chains",
+        "cl grid log 10 chains",
+    ]
+    assert sweep.label(configured(method="cross_entropy")) == "softmax"

@@ -1,0 +1,217 @@
+import contextlib
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from didicm_jax import parallel
+from didicm_jax.errors import UserError
+from didicm_jax.run.checkpoints import Checkpoints
+
+
+@pytest.fixture
+def mesh():
+    return parallel.make_mesh()
+
+
+def like(state, mesh):
+    sharding = parallel.replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def opened(path):
+    return contextlib.closing(Checkpoints(path))
+
+
+def test_the_latest_two_and_the_best_are_kept_over_restarts(tmp_path):
+    scores = {1: 0.2, 2: None, 3: 0.9, 4: None, 5: 0.1, 6: 0.8, 7: None}
+    for steps in ((1, 2, 3), (4, 5), (6, 7)):
+        with opened(tmp_path) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, {"x": jnp.full(3, step)}, top1=scores[step])
+    with opened(tmp_path) as checkpoints:
+        assert (checkpoints.latest(), checkpoints.best()) == (7, 3)
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [3, 6, 7]
+
+
+def test_without_an_evaluation_nothing_is_best(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        assert (checkpoints.latest(), checkpoints.best()) == (None, None)
+        checkpoints.save(1, {"x": jnp.zeros(2)})
+        assert (checkpoints.latest(), checkpoints.best()) == (1, None)
+
+
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path, mesh):
+    """The save runs in the background while the next steps overwrite the donated state."""
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    state = jax.device_put({"x": jnp.zeros((512, 512)), "n": jnp.zeros((), jnp.int32)})
+    shapes = like(state, mesh)
+    with opened(tmp_path) as checkpoints:
+        state = step(state)
+        checkpoints.save(1, state)
+        for _ in range(20):
+            state = step(state)
+        jax.block_until_ready(state)
+    with opened(tmp_path) as checkpoints:
+        found = checkpoints.restore(1, shapes)
+    np.testing.assert_array_equal(found["x"], 1.0)
+    assert found["n"] == 1
+    assert found["x"].sharding.is_equivalent_to(parallel.replicated(mesh), 2)
+
+
+def test_a_step_is_saved_once(tmp_path, mesh):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(2)})
+        checkpoints.save(1, {"x": jnp.ones(2)})
+    with opened(tmp_path) as checkpoints:
+        found = checkpoints.restore(1, like({"x": jnp.zeros(2)}, mesh))
+    np.testing.assert_array_equal(found["x"], 0.0)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {"changed": flip, "bytes of": cut, "is missing": lambda path: path.unlink()}
+
+
+@pytest.mark.parametrize("words", DAMAGES)
+@pytest.mark.parametrize("which", ["arrays", "metadata", "list"])
+def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_read(tmp_path, mesh, words, which):
+    said = []
+    shapes = like({"x": jnp.zeros(5000)}, mesh)
+    key = jax.random.key(0)
+    with opened(tmp_path) as checkpoints:
+        for step in (1, 2):
+            values = jax.random.normal(jax.random.fold_in(key, step), (5000,))
+            checkpoints.save(step, {"x": values})
+    newest = tmp_path / "checkpoints" / "2"
+    files = [path for path in newest.rglob("*") if path.is_file()]
+    DAMAGES[words](
+        {
+            "arrays": max(files, key=lambda path: path.stat().st_size),
+            "metadata": newest / "default" / "_METADATA",
+            "list": newest / "files.json",
+        }[which]
+    )
+    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+        with pytest.raises(UserError, match="expected a whole checkpoint, found") as error:
+            checkpoints.restore(2, shapes)
+        assert "\n" not in str(error.value)
+        step, state = checkpoints.restore_latest(shapes)
+        assert step == 1
+        np.testing.assert_array_equal(
+            state["x"], jax.random.normal(jax.random.fold_in(key, 1), 5000)
+        )
+        assert len(said) == 1
+        assert f"moved to {tmp_path / 'damaged' / '2'}, going on from that of step 1" in said[0]
+        if which != "list":
+            assert words in said[0]
+        checkpoints.save(2, {"x": values})
+        checkpoints.finish()
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(shapes)[0] == 2
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, mesh):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+    whole = tmp_path / "checkpoints" / "1"
+    shutil.copytree(whole, tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp")
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(like({"x": jnp.zeros(3)}, mesh))[0] == 1
+
+
+def test_where_all_are_damaged_nothing_is_touched(tmp_path, mesh):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+    flip(tmp_path / "checkpoints" / "1" / "default" / "_METADATA")
+    for _ in range(2):
+        with (
+            opened(tmp_path) as checkpoints,
+            pytest.raises(UserError, match=r"found all 1 damaged .*start again"),
+        ):
+            checkpoints.restore_latest(like({"x": jnp.zeros(3)}, mesh))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"a": np.zeros((3, 4)), "b": {"c": np.zeros(5)}}, "expected b.c to be 5, .*found 2:"),
+        ({"a": np.zeros((3, 4)), "d": np.zeros(2)}, "expected d to be 2, .*found no such array"),
+        ({"a": np.zeros((3, 4))}, "expected b.c to be no such array, .*found 2"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, mesh, other, message):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"a": jnp.zeros((3, 4)), "b": {"c": jnp.zeros(2)}})
+    with opened(tmp_path) as checkpoints, pytest.raises(UserError, match=message):
+        checkpoints.restore_latest(like(other, mesh))
+
+
+def test_a_checkpoint_moves_to_another_number_of_devices(tmp_path):
+    def placed(count):
+        return parallel.spread(
+            {"x": np.zeros((8, 6))}, Mesh(np.array(jax.devices()[:count]), (parallel.AXIS,))
+        )
+
+    value = np.arange(48.0, dtype=np.float32).reshape(8, 6)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, jax.device_put({"x": value}, placed(4)))
+    for count in (1, 2):
+        shapes = {"x": jax.ShapeDtypeStruct((8, 6), jnp.float32, sharding=placed(count)["x"])}
+        with opened(tmp_path) as checkpoints:
+            _, state = checkpoints.restore_latest(shapes)
+        np.testing.assert_array_equal(state["x"], value)
+        assert len(state["x"].sharding.device_set) == count
+
+
+def test_a_save_that_fails_is_told_and_the_next_one_works(tmp_path):
+    said = []
+    checkpoints = Checkpoints(tmp_path, say=said.append)
+    checkpoints.save(1, {"x": jnp.zeros(3)})
+    checkpoints.finish()
+    os.rename(tmp_path / "checkpoints", tmp_path / "elsewhere")
+    checkpoints.save(2, {"x": jnp.zeros(3)})
+    with pytest.raises(UserError, match=r"expected to save the run in .*checkpoints is gone"):
+        checkpoints.finish()
+    assert len(said) == 1
+    assert "checkpoint 2 could not be saved" in said[0]
+    os.rename(tmp_path / "elsewhere", tmp_path / "checkpoints")
+    checkpoints.save(3, {"x": jnp.zeros(3)})
+    checkpoints.finish()
+    checkpoints.close()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}
+
+
+def test_an_evaluation_that_comes_later_makes_a_checkpoint_the_best(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        checkpoints.save(2, {"x": jnp.zeros(3)})
+        assert checkpoints.best() == 1
+        checkpoints.save(2, {"x": jnp.zeros(3)}, top1=0.7)
+        assert checkpoints.best() == 2
+
+
+def test_damaged_metrics_cost_only_the_metrics(tmp_path, mesh):
+    said = []
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        checkpoints.save(2, {"x": jnp.ones(3)}, top1=0.7)
+    cut(tmp_path / "checkpoints" / "2" / "metrics" / "metrics")
+    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+        assert checkpoints.restore_latest(like({"x": jnp.zeros(3)}, mesh))[0] == 2
+        assert checkpoints.best() == 1
+    assert len(said) == 1
+    assert "counts as not evaluated" in said[0]

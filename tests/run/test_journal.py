@@ -1,0 +1,104 @@
+import contextlib
+import io
+import json
+import resource
+import sys
+
+import pytest
+
+from didicm_jax.errors import UserError
+from didicm_jax.run import journal
+
+METRICS = {"top1": 0.5, "top5": 1.0, "nll": 0.25, "ece": 0.1, "brier": 0.2, "num_examples": 1000}
+
+
+def opened(workdir, step=0, total=100):
+    return contextlib.closing(journal.Reporter(workdir, step, total))
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def record(loss):
+    return {"loss": loss, "images_per_second": 1234.5}
+
+
+def test_records_and_plain_lines(tmp_path, capsys):
+    with opened(tmp_path) as reporter:
+        reporter.train(10, record(0.5))
+        reporter.train(20, record(0.25))
+        reporter.evaluation(20, METRICS)
+    assert lines(tmp_path) == [
+        {"step": 10, "loss": 0.5, "images_per_second": 1234.5},
+        {"step": 20, "loss": 0.25, "images_per_second": 1234.5},
+        {"step": 20} | {f"eval/{key}": value for key, value in METRICS.items()},
+    ]
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "step 10/100: loss 0.5000, 1,234 images/s"
+    assert shown[1].startswith("step 20/100: loss 0.2500, 1,234 images/s, 0")
+    assert shown[1].endswith(" left")
+    assert shown[2] == (
+        "step 20/100: top-1 50.00%, top-5 100.00%, NLL 0.2500, ECE 0.1000, Brier 0.2000 "
+        "on 1,000 images"
+    )
+
+
+def test_one_live_line_on_a_terminal(tmp_path, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with opened(tmp_path) as reporter:
+        for step in range(10, 101, 10):
+            reporter.train(step, record(1 / step))
+    assert "loss" not in capsys.readouterr().out
+    assert "\n" not in terminal.getvalue().rstrip("\n")
+    last = terminal.getvalue().split("\r")[-1]
+    assert "step 100/100" in last
+    assert "loss 0.0100, 1,234 images/s" in last
+    assert "left" in last
+
+
+def test_records_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path):
+    with opened(tmp_path) as reporter:
+        for step in (10, 20, 30):
+            reporter.train(step, record(0.5))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')
+    with opened(tmp_path, step=20) as reporter:
+        reporter.train(30, record(0.75))
+    assert [(r["step"], r["loss"]) for r in lines(tmp_path)] == [(10, 0.5), (20, 0.5), (30, 0.75)]
+    assert [p.name for p in tmp_path.glob("*.partial")] == []
+
+
+def test_what_a_full_disk_refuses_is_written_later(tmp_path, capsys):
+    """A limit on the size of files stands in for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path) as reporter:
+        reporter.train(1, record(0.5))
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+            reporter.train(2, record(0.25))
+            reporter.train(3, record(0.125))
+            with pytest.raises(UserError, match=r"expected to write metrics\.jsonl"):
+                reporter.finish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        reporter.train(4, record(0.0625))
+        reporter.finish()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert capsys.readouterr().out.count("a report could not be written") == 1
+
+
+def test_a_silent_reporter_leaves_no_trace(tmp_path, capsys):
+    with contextlib.closing(journal.Reporter(tmp_path, 0, 10, silent=True)) as reporter:
+        reporter.say("hello")
+        reporter.train(1, record(0.5))
+        reporter.evaluation(1, METRICS)
+        reporter.finish()
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
