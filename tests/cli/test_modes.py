@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.launch.test_main import DIGITS, SMALL
+from tests.cli.test_main import DIGITS, SMALL
 
 from didicm_jax import data
 from didicm_jax.data import corruptions

@@ -119,7 +119,7 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(photos, tmp_pa
 )
 def test_mistakes_are_one_line(flags, message, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    from launch import prepare
+    from didicm_jax.cli import prepare
 
     assert prepare.main(["prepare.py", *flags]) == 2
     output = capsys.readouterr()
@@ -131,7 +131,7 @@ def test_mistakes_are_one_line(flags, message, capsys, monkeypatch):
 
 def test_help_names_every_flag(capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
-    from launch import prepare
+    from didicm_jax.cli import prepare
 
     assert prepare.main(["prepare.py", "--help"]) == 0
     text = capsys.readouterr().out
