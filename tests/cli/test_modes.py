@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.cli.test_main import DIGITS, SMALL
 
 from didicm_jax import data
 from didicm_jax.data import corruptions
 from didicm_jax.inference.predictor import Predictor
+from tests.cli.test_main import DIGITS, SMALL
 
 FIGURES = ["classes.png", "reliability.png", "selective.png", "steps.png"]
 
