@@ -83,7 +83,12 @@ class Policy:
             parse_rand_augment(self.rand_augment, "config.augment.rand_augment")
 
     def train(
-        self, keys: chex.PRNGKey, images: chex.Array, labels: chex.Array, num_classes: int
+        self,
+        keys: chex.PRNGKey,
+        images: chex.Array,
+        labels: chex.Array,
+        num_classes: int,
+        examples: chex.Array | None = None,
     ) -> Mixed:
         """Shift, flip, RandAugment, colour jitter, mixup or cutmix, normalisation, in this order.
 
@@ -95,6 +100,8 @@ class Policy:
           images: u8[B,H,W,C].
           labels: i32[B] in {0..K-1}.
           num_classes: K.
+          examples: which example each image shows, an integer [B], so that mixup and cutmix do not
+            mix an image with its copy; None: each shows another one.
 
         Returns:
           images f32[B,H,W,C], normalised, and targets f32[B,K].
@@ -122,6 +129,7 @@ class Policy:
             images,
             labels,
             num_classes,
+            examples=examples,
             mixup=self.mixup,
             cutmix=self.cutmix,
             switch_prob=self.switch_prob,

@@ -120,14 +120,16 @@ def _step_seconds(
     local = make_local_gradients(
         graphdef,
         objectives.didicm(diffusion.loglinear()),
-        lambda keys, images, labels: policy.train(keys, images, labels, num_classes),
+        lambda keys, images, labels, index: policy.train(keys, images, labels, num_classes, index),
         seed=0,
         min_time=1e-3,
     )
     step = make_train_step(local, optimizer, mesh)
     first = state.create(variables, optimizer, ema=False)
     current = [jax.device_put(first, devices.replicated(mesh))]
-    batch = devices.shard({"image": np.asarray(images), "label": np.asarray(labels)}, mesh)
+    index = np.arange(len(labels), dtype=np.int32)
+    batch = {"image": np.asarray(images), "label": np.asarray(labels), "index": index}
+    batch = devices.shard(batch, mesh)
     batch |= {key: devices.from_hosts(0, mesh) for key in ("stop", "replaced")}
 
     def call() -> Any:
