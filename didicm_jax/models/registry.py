@@ -8,7 +8,7 @@ from flax import nnx
 from didicm_jax.errors import UserError
 from didicm_jax.models import resnet, vit
 from didicm_jax.models.base import Classifier, ScoreModel
-from didicm_jax.models.options import ImageSize, require_int
+from didicm_jax.models.option_checks import ImageSize, require_int
 
 
 class Options(Protocol):

@@ -128,8 +128,8 @@ def _step_seconds(
     first = state.create(variables, optimizer, ema=False)
     current = [jax.device_put(first, devices.replicated(mesh))]
     index = np.arange(len(labels), dtype=np.int32)
-    batch = {"image": np.asarray(images), "label": np.asarray(labels), "index": index}
-    batch = devices.shard(batch, mesh)
+    inputs = {"image": np.asarray(images), "label": np.asarray(labels), "index": index}
+    batch = devices.shard(inputs, mesh)
     batch |= {key: devices.from_hosts(0, mesh) for key in ("stop", "replaced")}
 
     def call() -> Any:

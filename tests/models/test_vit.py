@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from didicm_jax import diffusion, interop, models
 from didicm_jax.errors import UserError
-from didicm_jax.models import transformer
+from didicm_jax.models import vit_layers
 from didicm_jax.training import state as training
 
 
@@ -136,10 +136,10 @@ def test_initial_values():
 
 def test_gelu_is_exact():
     x = np.linspace(-6, 6, 25)
-    value, slope = jax.vmap(jax.value_and_grad(transformer.gelu))(jnp.asarray(x, jnp.float32))
+    value, slope = jax.vmap(jax.value_and_grad(vit_layers.gelu))(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(value, x * norm.cdf(x), atol=1e-6)
     np.testing.assert_allclose(slope, norm.cdf(x) + x * norm.pdf(x), atol=1e-6)
-    np.testing.assert_allclose(transformer.gelu(jnp.asarray(x, jnp.float32)), value, atol=1e-6)
+    np.testing.assert_allclose(vit_layers.gelu(jnp.asarray(x, jnp.float32)), value, atol=1e-6)
 
 
 def test_positions_are_those_of_big_vision():
@@ -151,7 +151,7 @@ def test_positions_are_those_of_big_vision():
         for y in range(rows)
         for x in range(columns)
     ]
-    ours = transformer.sincos_positions(rows, columns, channels)
+    ours = vit_layers.sincos_positions(rows, columns, channels)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
