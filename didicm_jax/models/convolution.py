@@ -206,6 +206,6 @@ def _as_matrix_product(
 
 
 def _every(x: chex.Array, first: int, size: int, stride: int, *, axis: int) -> chex.Array:
-    """What element `first` of a kernel of `size` meets on an axis."""
+    """The pixels along an axis that element `first` of a kernel of `size` elements multiplies."""
     count = (x.shape[axis] - size) // stride + 1
     return lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis)

@@ -57,7 +57,7 @@ class ResNetOptions:
     in_channels: int = 3
     width: float = 1.0
     stem: str = "didirn"
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = "float32"
     norm_axis_name: str | None = None
 
     @property

@@ -57,7 +57,7 @@ class _Trunk(nnx.Module):
         self.out_channels = width
         self.compute_dtype = dtype
         self.patch = shape.patch
-        # Of the images it was made for; others are welcome.
+        # Rows and columns of patches of the images it was made for; it also takes other sizes.
         self.grid = check_grid("ViT", check_image_size("ViT", image_size), shape.patch)
         self.patch_embed = PatchEmbed(
             options.in_channels, width, shape.patch, dtype=dtype, rngs=rngs

@@ -159,7 +159,7 @@ class ConditionedTransformerBlock(TransformerBlock):
         super().__init__(width, dtype=dtype, rngs=rngs, affine=False)
         self.modulation = float32_linear(EMBEDDING_WIDTH, 6 * width, ZEROS, rngs)
 
-    # What a plain block lacks it must be given.
+    # Not a plain block's signature: label and noise must be given.
     def __call__(self, x: chex.Array, activated: chex.Array) -> chex.Array:  # type: ignore[override]
         """Tokens `[B, N, D]` in the compute type and `silu(e)` float32 `[B, E]` to tokens."""
         modulation = self.modulation(activated)[:, None, :]

@@ -55,7 +55,7 @@ class ViTOptions:
     width: float = 1.0
     depth: int = 12
     pool: str = "average"
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = "float32"
 
     @property
     def compute_dtype(self) -> jnp.dtype:
@@ -80,7 +80,7 @@ class ViTOptions:
         width = self.width
         check_positive_width(name, width)
         nearest = max(1, round(heads * width))
-        # 0.333 is a third.
+        # Not exactly, for a third has to be written as 0.333 or so.
         if abs(heads * width - nearest) > 0.01:
             raise UserError(
                 f"{name}: expected a width for which {heads} x width is a whole number of heads, "

@@ -190,7 +190,7 @@ def test_names_options_and_kinds():
     for size in ("ti16", "s16", "b16", "ti8", "ti4", "s8", "s4", "b8", "b4"):
         assert f"didivit_{size}" in models.score_models()
         assert f"vit_{size}" in models.classifiers()
-    assert models.options_of("vit_s16") == ("in_channels", "width", "depth", "pool", "dtype")
+    assert list(models.options_of("vit_s16")) == ["in_channels", "width", "depth", "pool", "dtype"]
     own = set(models.options_of("didivit_s16")) - set(models.options_of("vit_s16"))
     assert own == {"conditioned_blocks", "parameterization"}
 
