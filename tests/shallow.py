@@ -16,7 +16,7 @@ def registered():
     rows = {"didirn10": "didirn18", "resnet10": "resnet18"}
     for name, like in rows.items():
         entry = registry._MODELS[like]
-        registry._MODELS[name] = entry._replace(build=partial(entry.build.func, depth))
+        registry._MODELS[name] = entry._replace(build=partial(entry.build.func, entry.kind, depth))
     yield
     for name in rows:
         del registry._MODELS[name]

@@ -13,8 +13,11 @@ import jax.numpy as jnp
 from didicm_jax.augment.checks import check
 from didicm_jax.errors import UserError
 
-# Partners are sought within groups of so many examples, see `swap`.
+# Rows are mixed within groups of so many, see `partners`.
 _GROUP = 16
+# A smaller alpha is raised to this one. Both draw 0 or 1 and nothing between, but the gamma draws
+# behind a Beta of a denormal alpha are NaN.
+_MIN_ALPHA = 1e-6
 
 
 class Mixed(NamedTuple):
@@ -29,29 +32,43 @@ class Mixed(NamedTuple):
     targets: chex.Array
 
 
-def swap(array: chex.Array) -> chex.Array:
-    """What belongs to the partner of each example, [B,...]: g/2 places on or back in a group of g.
+def partners(examples: chex.Array) -> chex.Array:
+    """The row that each row is mixed with, i32[B]; the partner of a row's partner is the row.
 
-    timm mixes example i with B-1-i. With the batch spread over devices that partner is elsewhere,
-    or another one for every number of devices. Here the batch is cut into groups of 16, and an
-    example is mixed within its group: the pairs are the same for every layout in which each device
-    holds whole groups, and no image travels. Neighbours would do as well, were it not for repeated
-    augmentation: copies of one sample that lie side by side must not be mixed with each other, so
-    partners are 8 places apart. Where 16 does not divide B, the largest power of two that does is
-    taken instead.
+    timm mixes row i with row B-1-i. With the batch spread over devices that partner is elsewhere,
+    or another one for every number of devices. Here the batch is cut into groups of g = 16 rows
+    (where 16 does not divide B, of the largest power of two that does), and a row's partner is in
+    its group: the pairs are the same for every layout in which each device holds whole groups, and
+    no image travels.
+
+    A group may show an example more than once (repeated augmentation, the turn of an epoch). Its
+    rows are put in an order in which copies follow one another, and place k of that order is paired
+    with place k + g/2. So copies are partners only where one example fills m > g/2 rows of the
+    group, and then 2 m - g of them, which no pairing could avoid. Without copies the order is that
+    of the rows: partners are g/2 apart.
+
+    Args:
+      examples: which example each row shows, an integer [B]; equal numbers are copies.
 
     Raises:
       UserError: B is odd.
     """
-    batch = array.shape[0]
+    chex.assert_rank(examples, 1)
+    chex.assert_type(examples, int)
+    batch = examples.shape[0]
     if batch % 2:
         raise UserError(
-            "config.augment: mixup and cutmix expect an even number of images per device and "
-            f"micro-batch, found {batch}: change config.train.batch_size or accumulate"
+            "config.augment: mixup and cutmix expect an even number of images per device, found "
+            f"{batch}: change config.train.batch_size"
         )
-    half = min(_GROUP, batch & -batch) // 2
-    # Exchanging halves of groups is a copy of long pieces; a gather by partner would be slower.
-    return array.reshape(-1, 2, half, *array.shape[1:])[:, ::-1].reshape(array.shape)
+    size = min(_GROUP, batch & -batch)
+    groups = examples.reshape(-1, size)
+    first = jnp.argmax(groups[:, :, None] == groups[:, None, :], axis=2)  # row with the same one
+    order = jnp.argsort(first, axis=1, stable=True)
+    place = jnp.argsort(order, axis=1)
+    partner = jnp.take_along_axis(jnp.roll(order, size // 2, axis=1), place, axis=1)
+    start = size * jnp.arange(batch // size, dtype=jnp.int32)
+    return (start[:, None] + partner.astype(jnp.int32)).reshape(batch)
 
 
 def soft_targets(labels: chex.Array, num_classes: int, label_smoothing: float = 0.0) -> chex.Array:
@@ -67,12 +84,15 @@ def mix(
     labels: chex.Array,
     num_classes: int,
     *,
+    examples: chex.Array | None = None,
     mixup: float = 0.0,
     cutmix: float = 0.0,
     switch_prob: float = 0.5,
     label_smoothing: float = 0.0,
 ) -> Mixed:
     """Mixes each image with its partner by mixup or cutmix, and their smoothed labels alike.
+
+    An image is never mixed with a copy of itself: where its partner is one, it stays as it is.
 
     Both are x ← w x + (1 - w) partner, with a constant w = λ (mixup), or w = 0 within a box and 1
     outside (cutmix); λ ~ Beta(alpha, alpha). The box has sides sqrt(1 - λ) of the image's and a
@@ -86,9 +106,10 @@ def mix(
 
     Args:
       keys: typed keys [B].
-      images: u8[B,H,W,C], B even; see `swap`.
+      images: u8[B,H,W,C], B even; see `partners`.
       labels: i32[B] in {0..K-1}.
       num_classes: K.
+      examples: which example each image shows, an integer [B]; None: each shows another one.
       mixup: alpha of mixup, ≥ 0; 0 turns it off.
       cutmix: alpha of cutmix, ≥ 0; 0 turns it off.
       switch_prob: probability of cutmix where both are on.
@@ -108,25 +129,33 @@ def mix(
     levels = images.astype(jnp.float32)
     if not mixup and not cutmix:
         return Mixed(levels, targets)
-    others = swap(levels)
+    if examples is None:
+        examples = jnp.arange(len(labels), dtype=jnp.int32)
+    partner = partners(examples)
+    alone = examples[partner] == examples
+    # The bytes are gathered, and not the floats that are four times as large.
+    others = images[partner].astype(jnp.float32)
     height, width = images.shape[1:3]
     cut_share = switch_prob if mixup and cutmix else float(cutmix > 0)
+
+    alphas = [max(alpha, _MIN_ALPHA) for alpha in (cutmix or mixup, mixup or cutmix)]
 
     def draw(key: chex.PRNGKey) -> tuple[chex.Array, chex.Array]:
         for_choices, for_lam = jax.random.split(key)
         for_switch, *centre = jax.random.uniform(for_choices, (3,), jnp.float32)
         cut = for_switch < cut_share
-        alpha = jnp.where(cut, cutmix or mixup, mixup or cutmix).astype(jnp.float32)
+        alpha = jnp.where(cut, alphas[0], alphas[1]).astype(jnp.float32)
         lam = jax.random.beta(for_lam, alpha, alpha, dtype=jnp.float32)
         box, kept = _outside_box(centre, lam, height, width)
         return jnp.where(cut, box, lam), jnp.where(cut, kept, lam)
 
     weight, lam = jax.vmap(draw)(keys)
-    weight, lam = weight[..., None], lam[:, None]
+    weight = jnp.where(alone[:, None, None], 1.0, weight)[..., None]
+    lam = jnp.where(alone, 1.0, lam)[:, None]
     return Mixed(
         # In this form w = 1 and w = 0 give the levels of one image exactly.
         images=weight * levels + (1 - weight) * others,
-        targets=lam * targets + (1 - lam) * swap(targets),
+        targets=lam * targets + (1 - lam) * targets[partner],
     )
 
 

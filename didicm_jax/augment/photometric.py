@@ -70,8 +70,8 @@ def blend(degenerate: chex.Array, images: chex.Array, factor: chex.Array) -> che
 
 def histogram(images: chex.Array) -> chex.Array:
     """Pixels per level and channel, i32[B,C,256] of u8[B,H,W,C]."""
-    # Counting by scattered additions is the fastest form but on TPU, which has no such
-    # instruction; there the product of one-hot high and low nibbles counts in the matrix unit.
+    # Counting by scattered additions is the fastest form, except on TPUs, which have no such
+    # instruction: there the product of one-hot high and low nibbles counts in the matrix unit.
     return jax.lax.platform_dependent(images, tpu=_histogram_matmul, default=_histogram_scatter)
 
 

@@ -6,7 +6,7 @@ Shapes: B images of HxW pixels and C channels, K classes.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -21,6 +21,39 @@ from didicm_jax.augment.spec import parse_rand_augment
 from didicm_jax.errors import UserError
 
 
+class Range(NamedTuple):
+    """What a number may be: low ≤ x ≤ high, or x < high where `closed` is false."""
+
+    low: float
+    high: float
+    closed: bool = True
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises UserError unless `value` is a number in this range."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not value >= self.low:
+            expected = f"a number at least {self.low:g}"
+        elif self.closed and value > self.high:
+            expected = f"a number in [{self.low:g}, {self.high:g}]"
+        elif not self.closed and value >= self.high:
+            expected = f"less than {self.high:g}"
+        else:
+            return
+        raise UserError(f"{key}: expected {expected}, found {value!r}: change it")
+
+
+# Of the numbers of a `Policy`. Beyond these a setting means nothing more, and the arithmetic fails
+# at last: padding fills the memory, and levels or the gamma draws of a Beta overflow.
+RANGES = {
+    "shift": Range(0, 128),
+    "color_jitter": Range(0, 100),
+    "mixup": Range(0, 1000),
+    "cutmix": Range(0, 1000),
+    "switch_prob": Range(0, 1),
+    "label_smoothing": Range(0, 1, closed=False),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """The settings of a recipe; with the defaults, images are only normalised.
@@ -33,7 +66,7 @@ class Policy:
     Attributes:
       mean: per channel, on the scale where black is 0 and white is 1; RandAugment's fill colour.
       std: per channel, > 0, on the same scale.
-      flip: mirror half of the images.
+      flip: mirror half of the images. For the ranges of the numbers that follow see `RANGES`.
       shift: move by up to so many pixels, with black edges (`shift_crop`); 0: off.
       color_jitter: strength of brightness, contrast and saturation; 0: off.
       rand_augment: a string such as `rand-m7-mstd0.5-inc1`; empty: off.
@@ -70,10 +103,8 @@ class Policy:
             raise UserError(f"config.augment.flip: expected True or False, found {self.flip!r}")
         if not isinstance(self.shift, int):
             raise UserError(f"config.augment.shift: expected whole pixels, found {self.shift!r}")
-        for name, high in _RANGES.items():
-            _check_range(f"config.augment.{name}", getattr(self, name), high)
-        if self.label_smoothing == 1:
-            raise UserError("config.augment.label_smoothing: expected less than 1, found 1")
+        for name, allowed in RANGES.items():
+            allowed.check(f"config.augment.{name}", getattr(self, name))
         if not isinstance(self.rand_augment, str):
             raise UserError(
                 "config.augment.rand_augment: expected a string, empty for none, found "
@@ -83,7 +114,12 @@ class Policy:
             parse_rand_augment(self.rand_augment, "config.augment.rand_augment")
 
     def train(
-        self, keys: chex.PRNGKey, images: chex.Array, labels: chex.Array, num_classes: int
+        self,
+        keys: chex.PRNGKey,
+        images: chex.Array,
+        labels: chex.Array,
+        num_classes: int,
+        examples: chex.Array | None = None,
     ) -> Mixed:
         """Shift, flip, RandAugment, colour jitter, mixup or cutmix, normalisation, in this order.
 
@@ -95,6 +131,8 @@ class Policy:
           images: u8[B,H,W,C].
           labels: i32[B] in {0..K-1}.
           num_classes: K.
+          examples: which example each image shows, an integer [B], so that mixup and cutmix do not
+            mix an image with its copy; None: each shows another one.
 
         Returns:
           images f32[B,H,W,C], normalised, and targets f32[B,K].
@@ -122,6 +160,7 @@ class Policy:
             images,
             labels,
             num_classes,
+            examples=examples,
             mixup=self.mixup,
             cutmix=self.cutmix,
             switch_prob=self.switch_prob,
@@ -168,16 +207,6 @@ def normalize(images: chex.Array, mean: Sequence[float], std: Sequence[float]) -
     return (images.astype(jnp.float32) / 255.0 - offset) / scale
 
 
-_RANGES = {
-    "shift": math.inf,
-    "color_jitter": math.inf,
-    "mixup": math.inf,
-    "cutmix": math.inf,
-    "switch_prob": 1.0,
-    "label_smoothing": 1.0,
-}
-
-
 def _numbers(key: str, values: Any) -> tuple[float, ...]:
     try:
         numbers = tuple(float(x) for x in values)
@@ -186,10 +215,3 @@ def _numbers(key: str, values: Any) -> tuple[float, ...]:
     if not numbers or not all(map(math.isfinite, numbers)):
         raise UserError(f"{key}: expected a number per channel, found {values!r}")
     return numbers
-
-
-def _check_range(key: str, value: Any, high: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value <= high or value == math.inf:
-        bound = "at least 0" if high == math.inf else f"in [0, {high:g}]"
-        raise UserError(f"{key}: expected a number {bound}, found {value!r}")

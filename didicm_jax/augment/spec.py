@@ -1,7 +1,6 @@
 """How a RandAugment is written: timm's strings, such as `rand-m7-mstd0.5-inc1`."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -60,10 +59,9 @@ def parse_rand_augment(text: str, key: str = "rand_augment") -> RandAugmentSpec:
         field, kind, low, high = _PARTS[name]
         value = float(match[2])
         if field in values or not low <= value <= high or kind(value) != value:
-            upper = "" if high == math.inf else f" and at most {high:g}"
             raise UserError(
                 f"{key}: expected {name} once, a {'' if kind is float else 'whole '}number of at "
-                f"least {low:g}{upper}, found {part!r} in {text!r}: correct it"
+                f"least {low:g} and at most {high:g}, found {part!r} in {text!r}: correct it"
             )
         values[field] = kind(value)
     spec = RandAugmentSpec(**values)
@@ -75,12 +73,13 @@ def parse_rand_augment(text: str, key: str = "rand_augment") -> RandAugmentSpec:
     return spec
 
 
-# Name in the string: field, type, least and greatest value.
+# Name in the string: field, type, least and greatest value. A level of 1,000 is far beyond what any
+# operation can use; of a larger one, its argument would not fit an integer at last.
 _PARTS: dict[str, tuple[str, Callable[[float], Any], float, float]] = {
-    "m": ("magnitude", int, 0.0, math.inf),
-    "n": ("layers", int, 1.0, math.inf),
-    "mstd": ("magnitude_std", float, 0.0, math.inf),
-    "mmax": ("magnitude_max", int, 1.0, math.inf),
+    "m": ("magnitude", int, 0.0, 1000.0),
+    "n": ("layers", int, 1.0, 100.0),
+    "mstd": ("magnitude_std", float, 0.0, 1000.0),
+    "mmax": ("magnitude_max", int, 1.0, 1000.0),
     "inc": ("increasing", bool, 0.0, 1.0),
     "p": ("probability", float, 0.0, 1.0),
 }

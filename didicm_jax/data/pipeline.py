@@ -38,8 +38,8 @@ def train_indices(
     With `repeats` above 1, each example is in `repeats` consecutive positions, and an epoch, still
     of about N positions, is the first ceil(N / repeats) of its permutation (Hoffer et al. 2019; as
     timm's RepeatAugSampler). A batch that `repeats` divides holds all copies of its examples. They
-    stand B / repeats rows apart in it: they go to different processes and devices, and mixing
-    neighbours never mixes an example with itself.
+    stand B / repeats rows apart in it, so that they go to different processes and devices where
+    these have fewer rows. What mixes images must tell copies by their index.
     """
     positions = _positions(step, batch_size, repeats, process_index, process_count)
     return _indices(num_examples, positions, seed, repeats)

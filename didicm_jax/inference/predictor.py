@@ -65,7 +65,7 @@ class Predictor:
           run: from `trained.read`.
           buckets: the batch sizes to compile for.
           trajectory: also return the way to each posterior, S + 1 times as many numbers.
-          mesh: the devices to use, from `devices.make_mesh`; None for the first alone.
+          mesh: the devices to use, from `parallel.make_mesh`; None for the first alone.
 
         Raises:
           UserError: a bucket is no batch size.

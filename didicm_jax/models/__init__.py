@@ -10,6 +10,7 @@ They know images, labels and sigma; no loss and no sampling. A score model becom
 
 from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.conditioning import PooledFeatures
+from didicm_jax.models.option_checks import COMPUTE_DTYPES
 from didicm_jax.models.parameterization import PARAMETERIZATIONS
 from didicm_jax.models.registry import (
     classifiers,
@@ -19,10 +20,16 @@ from didicm_jax.models.registry import (
     score_models,
 )
 from didicm_jax.models.resnet import BlockFeatures, DiDiRN, ResNet
+from didicm_jax.models.resnet_options import STAGES, STEMS
 from didicm_jax.models.vit import DiDiViT, TokenFeatures, ViT
+from didicm_jax.models.vit_options import POOLS
 
 __all__ = [
+    "COMPUTE_DTYPES",
     "PARAMETERIZATIONS",
+    "POOLS",
+    "STAGES",
+    "STEMS",
     "BlockFeatures",
     "Classifier",
     "DiDiRN",

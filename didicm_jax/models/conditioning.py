@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from didicm_jax.models.layers import EMBEDDING_WIDTH, LINEAR_INIT, ZEROS
+from didicm_jax.models.float32_layers import LINEAR_INIT, ZEROS, float32_linear
 
+# Width of the embedding of label and time, in all of the paper's networks.
+EMBEDDING_WIDTH = 128
 SINUSOIDS = 256
 MAX_PERIOD = 1e4
-HEAD_WIDTH = 512
+HEAD_HIDDEN_WIDTH = 512
 HEAD_BLOCKS = 2
 
 
@@ -54,8 +56,8 @@ class LabelTimeEmbedding(nnx.Module):
 
     def __init__(self, num_classes: int, *, rngs: nnx.Rngs) -> None:
         width = EMBEDDING_WIDTH
-        self.time_in = nnx.Linear(SINUSOIDS, width, kernel_init=LINEAR_INIT, rngs=rngs)
-        self.time_out = nnx.Linear(width, width, kernel_init=LINEAR_INIT, rngs=rngs)
+        self.time_in = float32_linear(SINUSOIDS, width, LINEAR_INIT, rngs)
+        self.time_out = float32_linear(width, width, LINEAR_INIT, rngs)
         # As DiT: a label is a small shift of the time at first, and grows with what is learned.
         init = nnx.initializers.normal(0.02)
         self.label = nnx.Embed(num_classes, width, embedding_init=init, rngs=rngs)
@@ -77,11 +79,11 @@ class ConditionedMLP(nnx.Module):
     """
 
     def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs) -> None:
-        self.modulation = nnx.Linear(EMBEDDING_WIDTH, 3 * width, kernel_init=ZEROS, rngs=rngs)
+        self.modulation = float32_linear(EMBEDDING_WIDTH, 3 * width, ZEROS, rngs)
         # Its scale and bias would repeat those of the modulation.
         self.norm = nnx.LayerNorm(width, epsilon=1e-6, use_bias=False, use_scale=False, rngs=rngs)
-        self.linear1 = nnx.Linear(width, hidden, kernel_init=LINEAR_INIT, rngs=rngs)
-        self.linear2 = nnx.Linear(hidden, width, kernel_init=LINEAR_INIT, rngs=rngs)
+        self.linear1 = float32_linear(width, hidden, LINEAR_INIT, rngs)
+        self.linear2 = float32_linear(hidden, width, LINEAR_INIT, rngs)
 
     def __call__(self, x: chex.Array, activated: chex.Array) -> chex.Array:
         """Features float32 `[B, D]` and `silu(e)` float32 `[B, E]` to `[B, D]`."""
@@ -97,7 +99,7 @@ class ConditionedHead(nnx.Module):
     """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
-        hidden = min(width, HEAD_WIDTH)
+        hidden = min(width, HEAD_HIDDEN_WIDTH)
         self.blocks = nnx.List(
             [ConditionedMLP(width, hidden, rngs=rngs) for _ in range(HEAD_BLOCKS)]
         )

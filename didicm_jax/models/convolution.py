@@ -56,24 +56,42 @@ def convolve(
     kernel: chex.Array,
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
     *,
     dimension_numbers: Any,
+    feature_group_count: int = 1,
     precision: Any = None,
-    **_: Any,
+    out_sharding: None = None,
 ) -> chex.Array:
     """What `flax.nnx.Conv` calls in the place of `jax.lax.conv_general_dilated`.
 
     Args:
       images: `[B, H, W, C]`.
-      kernel: `[h, w, C, D]`, neither dilated nor in groups.
+      kernel: `[h, w, C / groups, D]`.
       strides: over height and width.
       padding: pixels before and after, for height and width.
+      lhs_dilation: of the images; only 1 is known here.
+      rhs_dilation: of the kernel; only 1 is known here.
       dimension_numbers: of NHWC and HWIO.
+      feature_group_count: groups; only 1 is known here.
       precision: of the products.
+      out_sharding: only None is known here.
+
+    Raises:
+      NotImplementedError: a dilation or groups, which no ResNet here has, or a sharding.
 
     Returns:
       `[B, H', W', D]`.
     """
+
+    dilations = {*(lhs_dilation or ()), *(rhs_dilation or ())}
+    if dilations - {1} or feature_group_count != 1 or out_sharding is not None:
+        raise NotImplementedError(
+            "convolve expects no dilation, one group and no sharding of its result, found dilations"
+            f" {lhs_dilation} and {rhs_dilation}, {feature_group_count} groups and {out_sharding}:"
+            " use jax.lax.conv_general_dilated"
+        )
 
     def convolution(images: chex.Array, kernel: chex.Array) -> chex.Array:
         return lax.conv_general_dilated(
@@ -137,7 +155,9 @@ def _tiled(images: chex.Array, kernel: chex.Array, precision: Any) -> chex.Array
 
     tiles = _both_axes(_FROM_PIXELS, [[pixel(i, j) for j in range(size)] for i in range(size)])
     stacked = jnp.stack([x.reshape(-1, channels) for row in tiles for x in row])
-    transformed = jnp.einsum("ai,bj,ijcd->abcd", _FROM_KERNEL, _FROM_KERNEL, kernel)
+    transformed = jnp.einsum(
+        "ai,bj,ijcd->abcd", _FROM_KERNEL, _FROM_KERNEL, kernel, precision=precision
+    )
     transformed = transformed.reshape(size**2, *kernel.shape[2:])
     product = jnp.einsum("kcd,ktc->ktd", transformed, stacked, precision=precision)
     # Not indexed: the transpose of a split is one concatenation, of an index a padded array.
@@ -186,6 +206,6 @@ def _as_matrix_product(
 
 
 def _every(x: chex.Array, first: int, size: int, stride: int, *, axis: int) -> chex.Array:
-    """What element `first` of a kernel of `size` meets on an axis."""
+    """The pixels along an axis that element `first` of a kernel of `size` elements multiplies."""
     count = (x.shape[axis] - size) // stride + 1
     return lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis)

@@ -8,7 +8,7 @@ from flax import nnx
 from didicm_jax.errors import UserError
 from didicm_jax.models import resnet, vit
 from didicm_jax.models.base import Classifier, ScoreModel
-from didicm_jax.models.options import ImageSize, require_int
+from didicm_jax.models.option_checks import ImageSize, require_int
 
 
 class Options(Protocol):
@@ -35,9 +35,7 @@ class Entry(NamedTuple):
     build: Builder
 
 
-_MODELS: dict[str, Entry] = {
-    **{name: Entry(*row) for name, row in (resnet.MODELS | vit.MODELS).items()},
-}
+_MODELS = {name: Entry(*row) for name, row in (resnet.MODELS | vit.MODELS).items()}
 
 
 def names() -> tuple[str, ...]:
@@ -55,13 +53,15 @@ def classifiers() -> tuple[str, ...]:
     return tuple(name for name, entry in _MODELS.items() if issubclass(entry.kind, Classifier))
 
 
-def options_of(name: str) -> tuple[str, ...]:
-    """The names of the options that model `name` takes.
+def options_of(name: str) -> dict[str, Any]:
+    """The options that model `name` takes, each with its default.
+
+    What they mean stands with the dataclasses that `create_model` names.
 
     Raises:
       UserError: there is no such model.
     """
-    return tuple(field.name for field in dataclasses.fields(_entry(name).options))
+    return {field.name: field.default for field in dataclasses.fields(_entry(name).options)}
 
 
 def create_model(

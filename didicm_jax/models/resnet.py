@@ -13,19 +13,18 @@ from flax import nnx
 
 from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.conditioning import ConditionedHead, LabelTimeEmbedding, PooledFeatures
-from didicm_jax.models.layers import (
-    LINEAR_INIT,
-    ZEROS,
-    BatchNorm,
+from didicm_jax.models.float32_layers import LINEAR_INIT, ZEROS, BatchNorm, float32_linear
+from didicm_jax.models.option_checks import ImageSize
+from didicm_jax.models.resnet_layers import (
     Block,
     Branches,
+    Compute,
     ConditionedBlock,
-    Precision,
     conv,
     global_average,
     max_pool,
 )
-from didicm_jax.models.options import STAGES, STEMS, ImageSize, ResNetOptions, ScoreOptions
+from didicm_jax.models.resnet_options import STAGES, STEMS, ResNetOptions, ScoreOptions
 
 BlockFeatures = Branches
 
@@ -53,12 +52,12 @@ class _Trunk(nnx.Module):
         self, depth: Depth, options: ResNetOptions, *, conditioned: int, rngs: nnx.Rngs
     ) -> None:
         stem, base = STEMS[options.stem], options.base_channels
-        precision = Precision(options.compute_dtype, options.norm_axis_name)
+        compute = Compute(options.compute_dtype, options.norm_axis_name)
         self.in_channels = options.in_channels
         self.compute_dtype = options.compute_dtype
         self.pools = stem.pools
-        self.conv1 = conv(options.in_channels, base, stem.size, stem.stride, precision, rngs)
-        self.bn1 = BatchNorm(base, precision.norm_axis_name)
+        self.conv1 = conv(options.in_channels, base, stem.size, stem.stride, compute, rngs)
+        self.bn1 = BatchNorm(base, compute.norm_axis_name)
 
         channels = base
         for stage, count in enumerate(depth.blocks):
@@ -70,7 +69,7 @@ class _Trunk(nnx.Module):
                     base * 2**stage,
                     stride=2 if stage > 0 and index == 0 else 1,
                     bottleneck=depth.bottleneck,
-                    precision=precision,
+                    compute=compute,
                     rngs=rngs,
                 )
                 blocks.append(block)
@@ -96,7 +95,7 @@ class ResNet(_Trunk, Classifier):
     ) -> None:
         super().__init__(depth, options, conditioned=0, rngs=rngs)
         self.num_classes = num_classes
-        self.fc = nnx.Linear(self.out_channels, num_classes, kernel_init=LINEAR_INIT, rngs=rngs)
+        self.fc = float32_linear(self.out_channels, num_classes, LINEAR_INIT, rngs)
 
     def __call__(self, images: chex.Array) -> chex.Array:
         """Float images `[B, H, W, C]` to logits float32 `[B, K]`."""
@@ -120,7 +119,7 @@ class DiDiRN(_Trunk, ScoreModel):
             self.head = ConditionedHead(self.out_channels, rngs=rngs)
         # Zeros, as SEDD and DiT: training starts from s = 1, the score of pure noise, and not from
         # exponentials of random numbers.
-        self.fc = nnx.Linear(self.out_channels, num_classes, kernel_init=ZEROS, rngs=rngs)
+        self.fc = float32_linear(self.out_channels, num_classes, ZEROS, rngs)
 
     def encode(self, images: chex.Array) -> BlockFeatures | PooledFeatures:
         """All of the network that does not see the label.
@@ -154,32 +153,23 @@ class DiDiRN(_Trunk, ScoreModel):
         return self.fc(global_average(x))
 
 
-def _build_resnet(
+def _build(
+    kind: type[DiDiRN] | type[ResNet],
     depth: Depth,
-    options: ResNetOptions,
+    options: Any,
     *,
     num_classes: int,
     image_size: ImageSize,
     rngs: nnx.Rngs,
-) -> ResNet:
+) -> DiDiRN | ResNet:
     del image_size  # checked with the options; a convolution has no use for it
-    return ResNet(depth, options, num_classes=num_classes, rngs=rngs)
-
-
-def _build_didirn(
-    depth: Depth,
-    options: ScoreOptions,
-    *,
-    num_classes: int,
-    image_size: ImageSize,
-    rngs: nnx.Rngs,
-) -> DiDiRN:
-    del image_size  # as above
-    return DiDiRN(depth, options, num_classes=num_classes, rngs=rngs)
+    return kind(depth, options, num_classes=num_classes, rngs=rngs)
 
 
 # Rows of the registry: the kind of model, the class of its options and what builds it from them.
 MODELS: dict[str, tuple[type[nnx.Module], type[ResNetOptions], Any]] = {
-    **{f"didirn{n}": (DiDiRN, ScoreOptions, partial(_build_didirn, d)) for n, d in DEPTHS.items()},
-    **{f"resnet{n}": (ResNet, ResNetOptions, partial(_build_resnet, d)) for n, d in DEPTHS.items()},
+    **{f"didirn{n}": (DiDiRN, ScoreOptions, partial(_build, DiDiRN, d)) for n, d in DEPTHS.items()},
+    **{
+        f"resnet{n}": (ResNet, ResNetOptions, partial(_build, ResNet, d)) for n, d in DEPTHS.items()
+    },
 }

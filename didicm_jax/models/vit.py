@@ -14,12 +14,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from didicm_jax.models.base import Classifier, ScoreModel
-from didicm_jax.models.conditioning import ConditionedHead, LabelTimeEmbedding, PooledFeatures
-from didicm_jax.models.layers import EMBEDDING_WIDTH, LINEAR_INIT, ZEROS
-from didicm_jax.models.options import ImageSize, check_image_size
-from didicm_jax.models.transformer import (
+from didicm_jax.models.conditioning import (
+    EMBEDDING_WIDTH,
+    ConditionedHead,
+    LabelTimeEmbedding,
+    PooledFeatures,
+)
+from didicm_jax.models.float32_layers import LINEAR_INIT, ZEROS, LayerNorm, float32_linear
+from didicm_jax.models.option_checks import ImageSize, check_image_size
+from didicm_jax.models.vit_layers import (
     ConditionedTransformerBlock,
-    LayerNorm,
     PatchEmbed,
     TransformerBlock,
     sincos_positions,
@@ -53,7 +57,7 @@ class _Trunk(nnx.Module):
         self.out_channels = width
         self.compute_dtype = dtype
         self.patch = shape.patch
-        # Of the images it was made for; others are welcome.
+        # Rows and columns of patches of the images it was made for; it also takes other sizes.
         self.grid = check_grid("ViT", check_image_size("ViT", image_size), shape.patch)
         self.patch_embed = PatchEmbed(
             options.in_channels, width, shape.patch, dtype=dtype, rngs=rngs
@@ -112,7 +116,7 @@ class ViT(_Trunk, Classifier):
     ) -> None:
         super().__init__(shape, options, conditioned=0, image_size=image_size, rngs=rngs)
         self.num_classes = num_classes
-        self.fc = nnx.Linear(self.out_channels, num_classes, kernel_init=LINEAR_INIT, rngs=rngs)
+        self.fc = float32_linear(self.out_channels, num_classes, LINEAR_INIT, rngs)
 
     def __call__(self, images: chex.Array) -> chex.Array:
         """Float images `[B, H, W, C]` to logits float32 `[B, K]`."""
@@ -142,13 +146,11 @@ class DiDiViT(_Trunk, ScoreModel):
         if conditioned:
             # Scale and shift of the last norm (DiT). They are the same for all tokens, so they wait
             # until these are pooled.
-            self.modulation = nnx.Linear(
-                EMBEDDING_WIDTH, 2 * self.out_channels, kernel_init=ZEROS, rngs=rngs
-            )
+            self.modulation = float32_linear(EMBEDDING_WIDTH, 2 * self.out_channels, ZEROS, rngs)
         else:
             self.head = ConditionedHead(self.out_channels, rngs=rngs)
         # Zeros, as in DiDiRN: training starts from the score of pure noise.
-        self.fc = nnx.Linear(self.out_channels, num_classes, kernel_init=ZEROS, rngs=rngs)
+        self.fc = float32_linear(self.out_channels, num_classes, ZEROS, rngs)
 
     def encode(self, images: chex.Array) -> TokenFeatures | PooledFeatures:
         """All of the network that does not see the label.

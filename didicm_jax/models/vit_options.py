@@ -1,4 +1,4 @@
-"""What can be asked of a ViT, checked before any parameter is made; as `options` for ResNets."""
+"""What can be asked of a ViT, checked before any parameter is made."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from didicm_jax.errors import UserError
-from didicm_jax.models.options import (
+from didicm_jax.models.option_checks import (
     ImageSize,
     check_compute_dtype,
     check_image_size,
+    check_positive_width,
     require_int,
     require_key,
 )
 from didicm_jax.models.parameterization import PARAMETERIZATIONS
-from didicm_jax.models.transformer import HEAD_WIDTH
+from didicm_jax.models.vit_layers import ATTENTION_HEAD_WIDTH
 
 POOLS = ("average", "token")
 
@@ -45,14 +46,16 @@ class ViTOptions:
     depth: number of blocks.
     pool: what the classes are read from: `average`, the mean of the tokens, or `token`, a class
       token beside them.
-    dtype: type to compute in, float32 or bfloat16; parameters and norms stay float32.
+    dtype: type that the layers of tokens compute in, float32 or bfloat16. What float32 means to
+      them is left to `jax_default_matmul_precision`, by default bfloat16 products on TPUs and TF32
+      on GPUs; parameters, norms, conditioning and heads are float32 in any case.
     """
 
     in_channels: int = 3
     width: float = 1.0
     depth: int = 12
     pool: str = "average"
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = "float32"
 
     @property
     def compute_dtype(self) -> jnp.dtype:
@@ -61,7 +64,7 @@ class ViTOptions:
 
     def channels(self, heads: int) -> int:
         """The width of a model that has `heads` heads where `width` is 1."""
-        return HEAD_WIDTH * round(heads * self.width)
+        return ATTENTION_HEAD_WIDTH * round(heads * self.width)
 
     def check(self, name: str, image_size: ImageSize) -> None:
         """Raises UserError unless model `name` can be built with these options."""
@@ -75,13 +78,9 @@ class ViTOptions:
 
     def _check_width(self, name: str, heads: int) -> None:
         width = self.width
-        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 100:
-            raise UserError(
-                f"{name}: expected width to be a positive number, found {width!r}: "
-                "set width=1.0 for the full network"
-            )
+        check_positive_width(name, width)
         nearest = max(1, round(heads * width))
-        # 0.333 is a third.
+        # Not exactly, for a third has to be written as 0.333 or so.
         if abs(heads * width - nearest) > 0.01:
             raise UserError(
                 f"{name}: expected a width for which {heads} x width is a whole number of heads, "

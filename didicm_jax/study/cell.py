@@ -128,6 +128,7 @@ def _step_flops(run: plan.Run) -> float:
     batch = {
         "image": jax.ShapeDtypeStruct((size, *dataset.image_shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((size,), jnp.int32),
         "stop": jax.ShapeDtypeStruct((run.mesh.size,), jnp.float32),
         "replaced": jax.ShapeDtypeStruct((run.mesh.size,), jnp.float32),
     }

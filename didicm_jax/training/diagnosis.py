@@ -53,11 +53,10 @@ def _run_again(
     look_for: Callable[[bool], AbstractContextManager],
 ) -> None:
     variables = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), before.variables)
-    total = len(batch["label"])
-    for part, labels in zip(
-        batch["image"].addressable_shards, batch["label"].addressable_shards, strict=True
-    ):
-        local = {"image": np.asarray(part.data), "label": np.asarray(labels.data)}
+    total, keys = len(batch["label"]), ("image", "label", "index")
+    for parts in zip(*(batch[key].addressable_shards for key in keys), strict=True):
+        part = parts[0]
+        local = {key: np.asarray(own.data) for key, own in zip(keys, parts, strict=True)}
         rows = Rows(part.index[0].start or 0, len(local["label"]), total)
         inputs = jax.device_put((variables, local), part.device)
         number = jax.device_put(before.step.addressable_data(0), part.device)

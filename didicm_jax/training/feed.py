@@ -46,7 +46,7 @@ class Feed:
         return self._source.replaced
 
     def take(self, running: Any = None) -> dict[str, jax.Array]:
-        """The next batch: `image` u8[B,H,W,C] and `label` i32[B], sharded over the devices.
+        """The next batch: `image` u8[B,H,W,C], `label` i32[B] and `index` i32[B], on the devices.
 
         Args:
           running: results of the step that the devices are working on, if they are.
@@ -55,7 +55,7 @@ class Feed:
         batch = next(self._batches)
         if running is not None and all(x.is_ready() for x in jax.tree.leaves(running)):
             self.waited += time.monotonic() - started
-        return parallel.shard({key: batch[key] for key in ("image", "label")}, self._mesh)
+        return parallel.shard({key: batch[key] for key in ("image", "label", "index")}, self._mesh)
 
     def close(self) -> None:
         """Ends the threads that make batches."""

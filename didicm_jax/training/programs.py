@@ -18,7 +18,9 @@ def make_local(run: Run) -> LocalGradients:
     return make_local_gradients(
         run.graphdef,
         objectives.create(config),
-        lambda keys, images, labels: run.policy.train(keys, images, labels, num_classes),
+        lambda keys, images, labels, index: run.policy.train(
+            keys, images, labels, num_classes, index
+        ),
         seed=config.seed,
         min_time=config.diffusion.min_time,
         stratified=config.diffusion.stratified,

@@ -22,8 +22,11 @@ from didicm_jax.parallel import AXIS, replicated
 from didicm_jax.training.objectives import Batch, Objective
 from didicm_jax.training.state import TrainState, Variables, split
 
-# (keys [b], images u8[b,H,W,C], labels i32[b]) -> images f32[b,H,W,C], targets f32[b,K]
-Prepare = Callable[[chex.PRNGKey, chex.Array, chex.Array], tuple[chex.Array, chex.Array]]
+# (keys [b], images u8[b,H,W,C], labels i32[b], index i32[b]) -> images f32[b,H,W,C] and targets
+# f32[b,K]; the index is equal where rows show the same example
+Prepare = Callable[
+    [chex.PRNGKey, chex.Array, chex.Array, chex.Array], tuple[chex.Array, chex.Array]
+]
 TrainStep = Callable[[TrainState, dict[str, chex.Array]], tuple[TrainState, "Metrics"]]
 
 
@@ -117,7 +120,7 @@ def make_local_gradients(
     ) -> tuple[chex.Array, chex.ArrayTree, chex.ArrayTree]:
         times = TimeDraws(min_time, stratified, draws_per_image)
         draws = _draws(seed, step, rows, times)
-        images, targets = prepare(draws.augment, batch["image"], batch["label"])
+        images, targets = prepare(draws.augment, batch["image"], batch["label"], batch["index"])
         whole = Batch(images, targets, draws.noise, draws.time)
         return _accumulate(lambda part: micro_step(variables, part), whole, accumulate)
 
@@ -152,8 +155,9 @@ def make_train_step(
       donate: let the new state take the memory of the old, which is gone then.
 
     Returns:
-      The step; `batch` holds `image` u8[B,H,W,C] and `label` i32[B], and what the hosts say, `stop`
-      and `replaced` f32[D] (`devices.from_hosts`), all sharded over `data`.
+      The step; `batch` holds `image` u8[B,H,W,C], `label` i32[B] and `index` i32[B] (equal where
+      rows show the same example), and what the hosts say, `stop` and `replaced` f32[D]
+      (`parallel.from_hosts`), all sharded over `data`.
     """
 
     def per_device(

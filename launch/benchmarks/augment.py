@@ -120,14 +120,16 @@ def _step_seconds(
     local = make_local_gradients(
         graphdef,
         objectives.didicm(diffusion.loglinear()),
-        lambda keys, images, labels: policy.train(keys, images, labels, num_classes),
+        lambda keys, images, labels, index: policy.train(keys, images, labels, num_classes, index),
         seed=0,
         min_time=1e-3,
     )
     step = make_train_step(local, optimizer, mesh)
     first = state.create(variables, optimizer, ema=False)
     current = [jax.device_put(first, parallel.replicated(mesh))]
-    batch = parallel.shard({"image": np.asarray(images), "label": np.asarray(labels)}, mesh)
+    index = np.arange(len(labels), dtype=np.int32)
+    inputs = {"image": np.asarray(images), "label": np.asarray(labels), "index": index}
+    batch = parallel.shard(inputs, mesh)
     batch |= {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}
 
     def call() -> Any:

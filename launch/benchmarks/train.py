@@ -96,7 +96,9 @@ def make_step(
     local = make_local_gradients(
         graphdef,
         objective,
-        lambda keys, images, labels: _POLICY.train(keys, images, labels, size.num_classes),
+        lambda keys, images, labels, index: _POLICY.train(
+            keys, images, labels, size.num_classes, index
+        ),
         seed=0,
         min_time=1e-3,
         draws_per_image=draws_per_image,
@@ -111,6 +113,7 @@ def make_step(
     inputs: dict[str, np.ndarray] = {
         "image": generator.integers(0, 256, shape, dtype=np.uint8),
         "label": generator.integers(0, size.num_classes, size.batch, dtype=np.int32),
+        "index": np.arange(size.batch, dtype=np.int32),
     }
     batch = parallel.shard(inputs, mesh)
     batch |= {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}

@@ -146,7 +146,7 @@ class _Task:
         """The gradient on the first batch, with M draws per image."""
         inputs = self._inputs(0)
         keys = jax.random.split(jax.random.key(0), self._batch)
-        images, targets = self._prepare(keys, inputs["image"], inputs["label"])
+        images, targets = self._prepare(keys, **inputs)
 
         def of(key: jax.Array) -> Any:
             for_times, for_labels = jax.random.split(key)
@@ -164,10 +164,12 @@ class _Task:
 
     def _inputs(self, index: int) -> dict[str, Any]:
         batch = data.train_batch(self._dataset.train, step=index, batch_size=self._batch, seed=0)
-        return {key: batch[key] for key in ("image", "label")}
+        return {key: batch[key] for key in ("image", "label", "index")}
 
-    def _prepare(self, keys: jax.Array, images: jax.Array, labels: jax.Array) -> augment.Mixed:
+    def _prepare(
+        self, keys: jax.Array, image: jax.Array, label: jax.Array, index: jax.Array
+    ) -> augment.Mixed:
         channels = self._dataset.image_shape[-1]
         # The labels of the recipes: with hard ones, rare draws near t = 0 are most of the noise.
         policy = augment.Policy((0.5,) * channels, (0.5,) * channels, label_smoothing=0.1)
-        return policy.train(keys, jnp.asarray(images), labels, self._dataset.num_classes)
+        return policy.train(keys, jnp.asarray(image), label, self._dataset.num_classes, index)

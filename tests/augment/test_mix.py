@@ -1,13 +1,15 @@
 """Mixup, cutmix and soft labels, told apart by images in which every pixel names its example."""
 
 import functools
+import itertools
+import math
 
 import jax
 import numpy as np
 import pytest
 
-from didicm_jax import augment
-from didicm_jax.augment.mix import swap
+from didicm_jax import augment, data
+from didicm_jax.augment.mix import partners
 from didicm_jax.errors import UserError
 
 B, H, W, K = 512, 12, 16, 7
@@ -149,9 +151,66 @@ def test_groups_of_sixteen_are_mixed_alike_wherever_they_are(batch, mixed, keys_
 
 @pytest.mark.parametrize(("batch_size", "distance"), [(2, 1), (6, 1), (12, 2), (8, 4), (48, 8)])
 def test_partners_are_mutual_and_as_far_as_the_batch_allows(batch_size, distance):
-    partner = np.asarray(swap(np.arange(batch_size)))
+    partner = np.asarray(partners(np.arange(batch_size)))
     np.testing.assert_array_equal(partner[partner], np.arange(batch_size))
     np.testing.assert_array_equal(np.abs(partner - np.arange(batch_size)), distance)
+
+
+def examples_of(batch_size, repeats, step=0):
+    """Which example each row of a batch shows; with so few images an epoch often ends within it."""
+    source = data.ArraySource(np.zeros((130, 1, 1, 1), np.uint8), np.zeros(130, np.int32))
+    batch = data.train_batch(source, step=step, batch_size=batch_size, seed=3, repeats=repeats)
+    return batch["index"].astype(np.int32)
+
+
+def test_partners_show_other_examples_whatever_batch_repeats_and_devices():
+    """But for what no pairing could avoid: an example that fills more than half of a group.
+
+    Micro-batches are cut from what was mixed, so their number changes nothing here.
+    """
+    run = jax.jit(partners)
+    for batch_size in range(2, 66, 2):
+        for repeats, step in itertools.product((*range(1, 9), 16, batch_size), range(3)):
+            examples = examples_of(batch_size, repeats, step)
+            for devices in (d for d in (1, 2, 4) if batch_size % (2 * d) == 0):
+                for share in examples.reshape(devices, -1):
+                    rows = np.arange(len(share))
+                    partner = np.asarray(run(share))
+                    np.testing.assert_array_equal(partner[partner], rows)
+                    group = math.gcd(len(share), 16)
+                    np.testing.assert_array_equal(partner // group, rows // group)
+                    for mine, theirs in zip(
+                        share.reshape(-1, group), share[partner].reshape(-1, group), strict=True
+                    ):
+                        most = np.unique(mine, return_counts=True)[1].max()
+                        assert (mine == theirs).sum() == max(0, 2 * most - group)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "repeats"),
+    [(16, 2), (32, 4), (64, 8), (128, 16), (48, 6), (8, 2), (12, 6), (8, 8), (6, 4)],
+)
+def test_an_image_is_not_mixed_with_its_copy(batch_size, repeats, keys_of):
+    """Here each example is a class, and each row, copies too, a level."""
+    examples = examples_of(batch_size, repeats)
+    levels = np.arange(batch_size, dtype=np.uint8)
+    images, targets = jax.jit(functools.partial(augment.mix, num_classes=130, mixup=1.0))(
+        keys_of(4, batch_size), levels[:, None, None, None], examples, examples=examples
+    )
+    of_another = 1 - np.asarray(targets)[np.arange(batch_size), examples]
+    alone = of_another == 0
+    np.testing.assert_array_equal(images[alone, 0, 0, 0], levels[alone])
+    # (8, 8) shows one example alone, (6, 4) one in the last two rows of its groups of two.
+    assert alone.sum() == {(8, 8): 8, (6, 4): 2}.get((batch_size, repeats), 0)
+
+
+def test_the_smallest_alpha_is_a_choice_between_the_two(compiled, batch, keys_of):
+    """Of an alpha that float32 holds as a denormal number, jax's Beta is NaN."""
+    images = np.asarray(compiled(mixup=1e-40)(keys_of(5, B), *batch).images)
+    own = batch[0].astype(np.float32)
+    kept = (images == own).all((1, 2, 3))
+    np.testing.assert_array_equal(images[~kept], own[PARTNER][~kept])
+    assert abs(kept.mean() - 0.5) < 0.1
 
 
 def test_an_odd_batch_is_refused_in_one_line(batch, keys_of):

@@ -36,6 +36,8 @@ def test_strings_and_what_they_mean(text, expected):
         ("rand-mstdbig", "'mstdbig'"),
         ("rand-m7-m8", "once"),
         ("rand-n0", "at least 1"),
+        ("rand-n101", "at most 100"),
+        ("rand-m99999999999-mmax99999999999", "at most 1000"),
         ("rand-inc2", "at most 1"),
         ("rand-p1.5", "at most 1"),
         ("rand-m12", "raise mmax"),

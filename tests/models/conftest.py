@@ -11,7 +11,7 @@ from flax import nnx
 
 from didicm_jax import models
 from didicm_jax.models import resnet
-from didicm_jax.models.options import ResNetOptions, ScoreOptions
+from didicm_jax.models.resnet_options import ResNetOptions, ScoreOptions
 from didicm_jax.models.vit_options import SHAPES, DiDiViTOptions, ViTOptions
 
 

@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 from scipy import signal
 
-from didicm_jax.models import convolution, layers
+from didicm_jax.models import convolution, resnet_layers
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
-PRECISION = layers.Precision(jnp.dtype("float32"), None)
+COMPUTE = resnet_layers.Compute(jnp.dtype("float32"), None)
 # Pixels a side, channels, size, stride: a matrix product on a CPU, and not.
 CASES = [(1, 2, 3, 1), (2, 5, 3, 1), (3, 9, 3, 2), (4, 16, 3, 1), (5, 2, 1, 2), (7, 3, 3, 2)]
 # Enough pixels and channels for a kernel's gradient by tiles; 4 divides the side, and does not.
@@ -41,7 +41,7 @@ def correlated(images, kernel, stride):
 @pytest.mark.parametrize(("side", "channels", "size", "stride"), CASES + TILED)
 def test_outputs_and_gradients(side, channels, size, stride):
     features = 34 if (side, channels, size, stride) in TILED else 4
-    layer = layers.conv(channels, features, size, stride, PRECISION, nnx.Rngs(0))
+    layer = resnet_layers.conv(channels, features, size, stride, COMPUTE, nnx.Rngs(0))
     kernel = layer.kernel[...]
     random = np.random.default_rng(0)
     images = random.normal(size=(3, side, side, channels)).astype(np.float32)
@@ -70,7 +70,7 @@ def test_outputs_and_gradients(side, channels, size, stride):
 )
 def test_matrix_products_are_for_cpus_alone(side, channels, size, product):
     """Exported for two platforms at once: which operation each of them runs."""
-    layer = layers.conv(channels, 4, size, 1, PRECISION, nnx.Rngs(0))
+    layer = resnet_layers.conv(channels, 4, size, 1, COMPUTE, nnx.Rngs(0))
     images = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
     for platform, expected in (("cpu", product), ("cuda", False), ("tpu", False)):
         text = jax.export.export(jax.jit(lambda x: layer(x)), platforms=[platform])(
@@ -113,3 +113,21 @@ def test_gradient_by_tiles_composes():
         rtol=1e-4,
         atol=1e-3,
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"feature_group_count": 2}, "2 groups"),
+        ({"kernel_dilation": 2}, r"dilations \(1, 1\) and \(2, 2\)"),
+        ({"input_dilation": 2}, r"dilations \(2, 2\) and \(1, 1\)"),
+        ({"preferred_element_type": jnp.float32}, "preferred_element_type"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(options, found):
+    """Groups and dilations were once dropped, and the result was that of another layer."""
+    layer = nnx.Conv(
+        4, 4, (3, 3), conv_general_dilated=convolution.convolve, rngs=nnx.Rngs(0), **options
+    )
+    with pytest.raises((NotImplementedError, TypeError), match=found):
+        layer(jnp.zeros((1, 6, 6, 4)))

@@ -1,5 +1,8 @@
 """What cannot be built is refused in one line, before any parameter is made."""
 
+import json
+
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -118,3 +121,31 @@ def test_a_model_that_lacks_a_method_cannot_be_made():
 
     with pytest.raises(TypeError, match="raw_score"):
         Half()
+
+
+def test_an_option_has_one_default_whichever_model_takes_it():
+    """So a setting of its name can have it too, in a file of JSON."""
+    defaults = {}
+    for name in models.names():
+        for option, default in models.options_of(name).items():
+            assert defaults.setdefault(option, default) == default, (name, option)
+    assert json.loads(json.dumps(defaults)) == defaults
+    assert defaults["stem"] in models.STEMS
+    assert defaults["pool"] in models.POOLS
+    assert defaults["dtype"] in models.COMPUTE_DTYPES
+    assert defaults["parameterization"] in models.PARAMETERIZATIONS
+    assert defaults["conditioned_stages"] == models.STAGES
+
+
+@pytest.mark.parametrize("name", ["didirn18", "resnet18", "didivit_ti16", "vit_ti16"])
+def test_defaults_are_what_a_model_is_made_with(name):
+    def state(**options):
+        model = models.create_model(name, num_classes=3, image_size=32, rngs=nnx.Rngs(0), **options)
+        return nnx.split(model)
+
+    (bare, shapes), (given, same) = (
+        nnx.eval_shape(lambda options=options: state(**options))
+        for options in ({}, models.options_of(name))
+    )
+    assert bare == given
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, same)

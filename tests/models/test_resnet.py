@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 from didicm_jax import models
-from didicm_jax.models import layers
+from didicm_jax.models import float32_layers
 
 
 @functools.cache
@@ -64,7 +64,9 @@ def test_total_stride_of_the_stems(name, stem, stride):
     normalise = type(last.bn2).__call__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            layers.BatchNorm, "__call__", lambda self, x: seen.append(x.shape) or normalise(self, x)
+            float32_layers.BatchNorm,
+            "__call__",
+            lambda self, x: seen.append(x.shape) or normalise(self, x),
         )
         inputs = (jnp.zeros((2, 224, 224, 3)), jnp.zeros(2, jnp.int32), jnp.zeros(2))
         wanted = inputs if isinstance(model, models.ScoreModel) else inputs[:1]
@@ -139,7 +141,7 @@ def test_initial_values():
 def test_batch_norm_is_pytorchs():
     """Against the definition of torch.nn.BatchNorm2d: biased to normalise, unbiased to keep."""
     x = np.random.default_rng(0).normal(2.0, 3.0, (2, 1, 2, 4))
-    norm = layers.BatchNorm(4, None)
+    norm = float32_layers.BatchNorm(4, None)
     ours = norm(jnp.asarray(x, jnp.float32))
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(ours, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
@@ -157,7 +159,7 @@ def test_batch_norm_shares_statistics_over_a_named_axis():
 
     def run(axis_name, images, weights):
         def loss(images):
-            norm = layers.BatchNorm(3, axis_name)
+            norm = float32_layers.BatchNorm(3, axis_name)
             y = norm(images)
             return jnp.sum(weights * jnp.sin(y)), (y, norm.mean[...], norm.var[...])
 
@@ -180,7 +182,7 @@ def test_batch_norm_shares_statistics_over_a_named_axis():
 
 
 def test_batch_norm_of_one_value_is_refused():
-    norm = layers.BatchNorm(4, None)
+    norm = float32_layers.BatchNorm(4, None)
     with pytest.raises(ValueError, match="at least 2 values per channel, found 1"):
         norm(jnp.ones((1, 1, 1, 4)))
 

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from didicm_jax import diffusion, models
 from didicm_jax.errors import UserError
-from didicm_jax.models import transformer
+from didicm_jax.models import vit_layers
 from didicm_jax.pytorch import interop
 from didicm_jax.training import state as training
 
@@ -137,10 +137,10 @@ def test_initial_values():
 
 def test_gelu_is_exact():
     x = np.linspace(-6, 6, 25)
-    value, slope = jax.vmap(jax.value_and_grad(transformer.gelu))(jnp.asarray(x, jnp.float32))
+    value, slope = jax.vmap(jax.value_and_grad(vit_layers.gelu))(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(value, x * norm.cdf(x), atol=1e-6)
     np.testing.assert_allclose(slope, norm.cdf(x) + x * norm.pdf(x), atol=1e-6)
-    np.testing.assert_allclose(transformer.gelu(jnp.asarray(x, jnp.float32)), value, atol=1e-6)
+    np.testing.assert_allclose(vit_layers.gelu(jnp.asarray(x, jnp.float32)), value, atol=1e-6)
 
 
 def test_positions_are_those_of_big_vision():
@@ -152,7 +152,7 @@ def test_positions_are_those_of_big_vision():
         for y in range(rows)
         for x in range(columns)
     ]
-    ours = transformer.sincos_positions(rows, columns, channels)
+    ours = vit_layers.sincos_positions(rows, columns, channels)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
@@ -191,7 +191,7 @@ def test_names_options_and_kinds():
     for size in ("ti16", "s16", "b16", "ti8", "ti4", "s8", "s4", "b8", "b4"):
         assert f"didivit_{size}" in models.score_models()
         assert f"vit_{size}" in models.classifiers()
-    assert models.options_of("vit_s16") == ("in_channels", "width", "depth", "pool", "dtype")
+    assert list(models.options_of("vit_s16")) == ["in_channels", "width", "depth", "pool", "dtype"]
     own = set(models.options_of("didivit_s16")) - set(models.options_of("vit_s16"))
     assert own == {"conditioned_blocks", "parameterization"}
 

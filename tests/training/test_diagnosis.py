@@ -39,13 +39,17 @@ def prepared(images, offset):
         state.create(variables, optax.sgd(0.1), ema=False), parallel.replicated(mesh)
     )
 
-    def prepare(keys, images, labels):
+    def prepare(keys, images, labels, index):
         return jnp.sqrt(200 - images.astype(jnp.float32)), labels
 
     local = make_local_gradients(
         graphdef, lambda model, batch: model(batch.images), prepare, seed=0, min_time=0.1
     )
-    batch = {"image": np.asarray(images, np.uint8).reshape(8, 1), "label": np.zeros(8, np.int32)}
+    batch = {
+        "image": np.asarray(images, np.uint8).reshape(8, 1),
+        "label": np.zeros(8, np.int32),
+        "index": np.arange(8, dtype=np.int32),
+    }
     return local, current, parallel.shard(batch, mesh)
 
 

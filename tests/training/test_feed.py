@@ -38,6 +38,7 @@ def test_batches_are_those_of_the_steps_sharded_over_the_devices(source):
         expected = data.train_batch(source, step=step, batch_size=8, seed=1, repeats=2)
         np.testing.assert_array_equal(found["image"], expected["image"])
         np.testing.assert_array_equal(found["label"], expected["label"])
+        np.testing.assert_array_equal(found["index"], expected["index"])
         assert len(found["image"].addressable_shards) == jax.device_count()
         assert found["image"].addressable_shards[0].data.shape == (2, 2, 2, 1)
     feed.close()

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh
 
-from didicm_jax import diffusion, parallel
+from didicm_jax import augment, data, diffusion, parallel
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
@@ -43,7 +43,7 @@ class Score(nnx.Module):
         return self.score(self.encode(images), labels, sigma)
 
 
-def prepare(keys, images, labels):
+def prepare(keys, images, labels, index):
     """Noise per example, so that the keys matter; an image of 255s becomes a NaN."""
     noise = jax.vmap(lambda key: 0.1 * jax.random.normal(key, images.shape[1:]))(keys)
     images = images.astype(jnp.float32)
@@ -61,6 +61,7 @@ def batch():
     return {
         "image": rng.integers(0, 255, (BATCH, 2, 2, 3)).astype(np.uint8),
         "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
+        "index": np.arange(BATCH, dtype=np.int32),
     }
 
 
@@ -142,6 +143,33 @@ def test_accumulation_equals_the_large_batch(batch, count, accumulate):
     assert_close(run(mesh_of(count), batch, norm=False, accumulate=accumulate), expected)
 
 
+@pytest.mark.parametrize(("count", "accumulate"), [(1, 1), (1, 4), (2, 2), (4, 1), (4, 2)])
+def test_a_step_mixes_no_image_with_its_copy(count, accumulate):
+    """Two copies of each image, which stand 8 apart; each example is a class of its own."""
+    examples, mesh = 20, mesh_of(count)
+    source = data.ArraySource(np.zeros((examples, 2, 2, 3), np.uint8), np.arange(examples))
+    batch = data.train_batch(source, step=0, batch_size=16, seed=0, repeats=2)
+    policy = augment.Policy((0.5,) * 3, (0.5,) * 3, mixup=1.0)
+    graphdef, optimizer, current = start(mesh)
+
+    def share_unmixed(model, part):
+        chex.assert_shape(part.targets, (16 // count // accumulate, examples))
+        # It needs a gradient, and may as well be 0.
+        weight = 0 * model.out.bias[...].sum()
+        return weight + (part.targets.max(axis=1) == 1).astype(jnp.float32)
+
+    local = make_local_gradients(
+        graphdef,
+        share_unmixed,
+        lambda keys, images, labels, index: policy.train(keys, images, labels, examples, index),
+        seed=SEED,
+        min_time=MIN_TIME,
+        accumulate=accumulate,
+    )
+    step = make_train_step(local, optimizer, mesh, accumulate=accumulate)
+    assert step(current, placed(batch, mesh))[1].loss == 0
+
+
 @pytest.mark.parametrize("draws", [1, 3])
 def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch, draws):
     """One SGD step against jax.grad of the published loss at the same draws, with no step code.
@@ -158,7 +186,7 @@ def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch, draws):
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     augment_keys, noise_keys = (fold_in(key, jnp.arange(BATCH)) for key in keys[:2])
     images, targets = prepare(
-        augment_keys, jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+        augment_keys, *(jnp.asarray(batch[key]) for key in ("image", "label", "index"))
     )
     times = diffusion.sample_times(keys[2], (BATCH, draws), min_time=MIN_TIME)
     draw_keys = jax.vmap(lambda key: jax.random.split(key, draws))(noise_keys)
@@ -189,7 +217,7 @@ def test_running_statistics_are_averaged_over_the_devices(batch):
     after, _ = step(first, placed(batch, mesh_of(4)))
     key = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0), 3)[0]
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(BATCH))
-    images, _ = prepare(keys, jnp.asarray(batch["image"]), jnp.asarray(batch["label"]))
+    images, _ = prepare(keys, *(jnp.asarray(batch[key]) for key in ("image", "label", "index")))
     hidden = np.asarray(images).reshape(4, 4, 12) @ weights["kernel"] + weights["bias"]
     stats = after.variables.stats["norm"]
     np.testing.assert_allclose(stats["mean"], 0.1 * hidden.mean((0, 1)), rtol=1e-4, atol=1e-6)

@@ -3,8 +3,6 @@
 Everything here raises `UserError` with one line: what was expected, what was found, what to do.
 """
 
-import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,14 +10,19 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from didicm_jax.errors import UserError
+from didicm_jax.models.option_checks import (
+    ImageSize,
+    check_compute_dtype,
+    check_image_size,
+    check_positive_width,
+    require_int,
+    require_key,
+)
 from didicm_jax.models.parameterization import PARAMETERIZATIONS
 
 STAGES = 4
 STAGE_STRIDE = 8  # of the four stages together: all but the first halve the image
 BASE_CHANNELS = 64
-COMPUTE_DTYPES = ("float32", "bfloat16")
-
-ImageSize = int | tuple[int, int]
 
 
 class Stem(NamedTuple):
@@ -44,7 +47,9 @@ class ResNetOptions:
     in_channels: channels of the images.
     width: multiplier of all channel counts (64 in the first stage).
     stem: a key of `STEMS`.
-    dtype: type to compute in, float32 or bfloat16; parameters and norms stay float32.
+    dtype: type that the convolutions compute in, float32 or bfloat16. What float32 means to them
+      is left to `jax_default_matmul_precision`, by default bfloat16 products on TPUs and TF32 on
+      GPUs; parameters, norms, conditioning and heads are float32 in any case.
     norm_axis_name: mapped axis over which BatchNorm shares its batch statistics; None keeps them
       to each device.
     """
@@ -52,7 +57,7 @@ class ResNetOptions:
     in_channels: int = 3
     width: float = 1.0
     stem: str = "didirn"
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = "float32"
     norm_axis_name: str | None = None
 
     @property
@@ -85,11 +90,7 @@ class ResNetOptions:
 
     def _check_width(self, name: str) -> None:
         width = self.width
-        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 100:
-            raise UserError(
-                f"{name}: expected width to be a positive number, found {width!r}: "
-                "set width=1.0 for the full network"
-            )
+        check_positive_width(name, width)
         # Even, because the GroupNorm of the conditioned blocks pairs the channels.
         if (
             self.base_channels < 2
@@ -138,43 +139,3 @@ class ScoreOptions(ResNetOptions):
         super().check(name, image_size)
         require_int(f"{name}: conditioned_stages", self.conditioned_stages, 0, STAGES)
         require_key(f"{name}: parameterization", self.parameterization, PARAMETERIZATIONS)
-
-
-def require_int(what: str, value: object, low: int, high: float = math.inf) -> None:
-    """Raises UserError unless `value` is a whole number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise UserError(f"{what}: expected a whole number {limits}, found {value!r}: change it")
-
-
-def require_key(what: str, value: object, known: Collection[str]) -> None:
-    """Raises UserError unless `value` is one of the names in `known`."""
-    if not isinstance(value, str) or value not in known:
-        raise UserError(f"{what}: expected one of {', '.join(known)}, found {value!r}: change it")
-
-
-def check_image_size(name: str, image_size: ImageSize) -> tuple[int, int]:
-    """Height and width; UserError unless they are positive whole numbers."""
-    # Lists too: that is what a tuple becomes on its way through a JSON file.
-    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size,) * 2
-    if len(sides) != 2:
-        raise UserError(
-            f"{name}: expected image_size to be one number or (height, width), found "
-            f"{image_size!r}: give the size of the images the model will see"
-        )
-    for side in sides:
-        require_int(f"{name}: image_size", side, 1)
-    return sides[0], sides[1]
-
-
-def check_compute_dtype(name: str, dtype: DTypeLike) -> None:
-    """Raises UserError unless networks can compute in `dtype`."""
-    try:
-        found = jnp.dtype(dtype).name
-    except TypeError:
-        found = repr(dtype)
-    if found not in COMPUTE_DTYPES:
-        raise UserError(
-            f"{name}: expected dtype to be {' or '.join(COMPUTE_DTYPES)}, found {found}: "
-            "set it to one of them (parameters and norms are float32 in any case)"
-        )

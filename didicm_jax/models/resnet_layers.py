@@ -1,10 +1,9 @@
-"""The layers of PyTorch's ResNet in channels-last order: convolution, BatchNorm, blocks, stems.
+"""The layers of PyTorch's ResNet in channels-last order: convolution, pooling, blocks.
 
 Shape symbols: `B` images, `H`, `W` the size of a feature map, `C` its channels, `E` the width of
 the label-and-time embedding. Convolutions are NHWC and HWIO, the order that TPUs and GPUs prefer.
 """
 
-import math
 from typing import NamedTuple
 
 import chex
@@ -12,101 +11,34 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from didicm_jax.errors import UserError
+from didicm_jax.models.conditioning import EMBEDDING_WIDTH
 from didicm_jax.models.convolution import convolve
-
-# Width of the embedding of label and time, in all of the paper's networks.
-EMBEDDING_WIDTH = 128
+from didicm_jax.models.float32_layers import (
+    LINEAR_INIT,
+    ONES,
+    ZEROS,
+    BatchNorm,
+    GroupNorm,
+    float32_linear,
+)
 
 # He et al. 2015, as in timm and torchvision: the variance of the gradient is kept through ReLUs.
 CONV_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-# PyTorch's default of `nn.Linear`: uniform in +-1/sqrt(inputs).
-LINEAR_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-ZEROS = nnx.initializers.zeros_init()
-ONES = nnx.initializers.ones_init()
 
 
-class Precision(NamedTuple):
-    """How a network computes: parameters and normalisation are float32 in any case."""
+class Compute(NamedTuple):
+    """How a network computes.
+
+    dtype: of the convolutions; parameters and normalisation are float32 in any case.
+    norm_axis_name: mapped axis over which BatchNorm shares its statistics, or None.
+    """
 
     dtype: jnp.dtype
     norm_axis_name: str | None
 
 
-class NoKeys(nnx.Rngs):
-    """For layers that start from constants: Flax has each of them draw keys it does not use.
-
-    Drawing is not free: where a model is made under a trace (`jax.jit`, `nnx.eval_shape`), each
-    draw costs time in proportion to those before it, seconds for DiDiRN-101.
-    """
-
-    def params(self) -> None:
-        """No key."""
-
-
-class BatchNorm(nnx.BatchNorm):
-    """BatchNorm with PyTorch's running statistics: `0.9 old + 0.1 new`, the new variance unbiased.
-
-    Statistics and normalisation are float32; the result has the type of the input.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        axis_name: str | None,
-        scale_init: nnx.initializers.Initializer = ONES,
-    ) -> None:
-        super().__init__(
-            channels,
-            momentum=0.9,
-            epsilon=1e-5,
-            # Not the compute type: it would round the running statistics to bfloat16 on every use.
-            dtype=jnp.float32,
-            scale_init=scale_init,
-            axis_name=axis_name,
-            rngs=NoKeys(),
-        )
-
-    # The signature is narrower than Flax's on purpose: the mode comes from train() and eval().
-    def __call__(self, x: chex.Array) -> chex.Array:  # type: ignore[override]
-        """Normalises `[B, H, W, C]` per channel.
-
-        Raises:
-          UserError: in train mode, where a channel has a single value to take a variance of.
-        """
-        old = self.var[...]
-        y = super().__call__(x).astype(x.dtype)
-        if not self.use_running_average:
-            devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
-            count = devices * math.prod(x.shape[:-1])
-            if count < 2:
-                raise UserError(
-                    "BatchNorm in train mode expects at least 2 values per channel, found 1 "
-                    f"(feature map {x.shape}): use a larger batch or larger images"
-                )
-            kept = self.momentum * old
-            self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
-        return y
-
-
-class GroupNorm(nnx.GroupNorm):
-    """GroupNorm of the original's conditioning, always float32: 32 groups where they fit."""
-
-    def __init__(self, channels: int, scale_init: nnx.initializers.Initializer = ONES) -> None:
-        super().__init__(
-            channels,
-            # A group of one channel would lose what the embedding adds to it (at 1x1, everything),
-            # so groups have two channels at least. Gives 32 for all widths of the original.
-            num_groups=math.gcd(32, channels // 2),
-            epsilon=1e-5,
-            dtype=jnp.float32,
-            scale_init=scale_init,
-            rngs=NoKeys(),
-        )
-
-
 def conv(
-    in_channels: int, channels: int, size: int, stride: int, precision: Precision, rngs: nnx.Rngs
+    in_channels: int, channels: int, size: int, stride: int, compute: Compute, rngs: nnx.Rngs
 ) -> nnx.Conv:
     """PyTorch's unbiased `size x size` convolution: it pads `size // 2` on every side."""
     return nnx.Conv(
@@ -117,7 +49,7 @@ def conv(
         # Not "SAME": with stride 2 that pads more on the right than on the left.
         padding=[(size // 2, size // 2)] * 2,
         use_bias=False,
-        dtype=precision.dtype,
+        dtype=compute.dtype,
         kernel_init=CONV_INIT,
         conv_general_dilated=convolve,
         rngs=rngs,
@@ -138,10 +70,10 @@ class Projection(nnx.Module):
     """The shortcut of a block that changes the number of channels or the stride."""
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, precision: Precision, rngs: nnx.Rngs
+        self, in_channels: int, channels: int, stride: int, compute: Compute, rngs: nnx.Rngs
     ) -> None:
-        self.conv = conv(in_channels, channels, 1, stride, precision, rngs)
-        self.norm = BatchNorm(channels, precision.norm_axis_name)
+        self.conv = conv(in_channels, channels, 1, stride, compute, rngs)
+        self.norm = BatchNorm(channels, compute.norm_axis_name)
 
     def __call__(self, x: chex.Array) -> chex.Array:
         """`[B, H, W, C]` to the shape of the residual branch."""
@@ -169,30 +101,30 @@ class Block(nnx.Module):
         *,
         stride: int,
         bottleneck: bool,
-        precision: Precision,
+        compute: Compute,
         rngs: nnx.Rngs,
         last_scale_init: nnx.initializers.Initializer = ZEROS,
     ) -> None:
         # The default zeroes the scale of the last BatchNorm, as timm does: each block starts as
         # the identity (Goyal et al. 2017, sec. 5.1), and deep networks train from the first step.
-        axis, out = precision.norm_axis_name, 4 * channels if bottleneck else channels
+        axis, out = compute.norm_axis_name, 4 * channels if bottleneck else channels
         if bottleneck:
-            self.conv1 = conv(in_channels, channels, 1, 1, precision, rngs)
+            self.conv1 = conv(in_channels, channels, 1, 1, compute, rngs)
             self.bn1 = BatchNorm(channels, axis)
-            self.conv2 = conv(channels, channels, 3, stride, precision, rngs)
+            self.conv2 = conv(channels, channels, 3, stride, compute, rngs)
             self.bn2 = BatchNorm(channels, axis)
-            self.conv3 = conv(channels, out, 1, 1, precision, rngs)
+            self.conv3 = conv(channels, out, 1, 1, compute, rngs)
             self.bn3 = BatchNorm(out, axis, last_scale_init)
         else:
-            self.conv1 = conv(in_channels, channels, 3, stride, precision, rngs)
+            self.conv1 = conv(in_channels, channels, 3, stride, compute, rngs)
             self.bn1 = BatchNorm(channels, axis)
-            self.conv2 = conv(channels, out, 3, 1, precision, rngs)
+            self.conv2 = conv(channels, out, 3, 1, compute, rngs)
             self.bn2 = BatchNorm(out, axis, last_scale_init)
         self.bottleneck = bottleneck
         self.out_channels = out
         self.projects = stride != 1 or in_channels != out
         if self.projects:
-            self.skip = Projection(in_channels, out, stride, precision, rngs)
+            self.skip = Projection(in_channels, out, stride, compute, rngs)
 
     def branches(self, x: chex.Array) -> Branches:
         """Both branches of `[B, H, W, C]`, up to where a label would enter."""
@@ -220,7 +152,7 @@ class ConditionedBlock(Block):
         *,
         stride: int,
         bottleneck: bool,
-        precision: Precision,
+        compute: Compute,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
@@ -228,14 +160,14 @@ class ConditionedBlock(Block):
             channels,
             stride=stride,
             bottleneck=bottleneck,
-            precision=precision,
+            compute=compute,
             rngs=rngs,
             # Zeros here would leave the GroupNorm nothing but the embedding to normalise: it would
             # be blown up to unit size and the image shut out.
             last_scale_init=ONES,
         )
         out = self.out_channels
-        self.condition = nnx.Linear(EMBEDDING_WIDTH, out, kernel_init=LINEAR_INIT, rngs=rngs)
+        self.condition = float32_linear(EMBEDDING_WIDTH, out, LINEAR_INIT, rngs)
         # This is the last normalisation of the branch, hence where `Block` has its zeros. Against
         # ones, in one short run on the digits: as accurate, and the largest gradient smaller.
         self.group_norm = GroupNorm(out, ZEROS)

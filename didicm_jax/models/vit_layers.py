@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from didicm_jax.models.layers import EMBEDDING_WIDTH, ZEROS, NoKeys
+from didicm_jax.models.conditioning import EMBEDDING_WIDTH
+from didicm_jax.models.float32_layers import ZEROS, LayerNorm, float32_linear
 
-HEAD_WIDTH = 64
+ATTENTION_HEAD_WIDTH = 64
 MLP_RATIO = 4
 # Base of the wave lengths of the positions (arXiv 1706.03762).
 TEMPERATURE = 1e4
@@ -23,20 +24,6 @@ TEMPERATURE = 1e4
 # side, hence by the inputs alone.
 SQUARE_INIT = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 GLOROT_INIT = nnx.initializers.xavier_uniform()
-
-
-class LayerNorm(nnx.LayerNorm):
-    """LayerNorm with eps 1e-6, computed and returned in float32, whatever its input."""
-
-    def __init__(self, width: int, *, affine: bool) -> None:
-        super().__init__(
-            width,
-            epsilon=1e-6,
-            use_bias=affine,
-            use_scale=affine,
-            dtype=jnp.float32,
-            rngs=NoKeys(),
-        )
 
 
 def sincos_positions(height: int, width: int, channels: int) -> chex.Array:
@@ -98,7 +85,9 @@ class Attention(nnx.Module):
     def __call__(self, x: chex.Array) -> chex.Array:
         """`[B, N, D]` to `[B, N, D]`, in the compute type."""
         batch, tokens, width = x.shape
-        heads = self.qkv(x).reshape(batch, tokens, 3, width // HEAD_WIDTH, HEAD_WIDTH)
+        heads = self.qkv(x).reshape(
+            batch, tokens, 3, width // ATTENTION_HEAD_WIDTH, ATTENTION_HEAD_WIDTH
+        )
         # In bfloat16 it asks for a common type with its float32 softmax, which strict promotion
         # forbids. The gradient in bfloat16 also multiplies the two: there strict does not work.
         with jax.numpy_dtype_promotion("standard"):
@@ -168,9 +157,9 @@ class ConditionedTransformerBlock(TransformerBlock):
     def __init__(self, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         # The norms' own scale and bias would repeat those of the modulation.
         super().__init__(width, dtype=dtype, rngs=rngs, affine=False)
-        self.modulation = nnx.Linear(EMBEDDING_WIDTH, 6 * width, kernel_init=ZEROS, rngs=rngs)
+        self.modulation = float32_linear(EMBEDDING_WIDTH, 6 * width, ZEROS, rngs)
 
-    # What a plain block lacks it must be given.
+    # Not a plain block's signature: label and noise must be given.
     def __call__(self, x: chex.Array, activated: chex.Array) -> chex.Array:  # type: ignore[override]
         """Tokens `[B, N, D]` in the compute type and `silu(e)` float32 `[B, E]` to tokens."""
         modulation = self.modulation(activated)[:, None, :]
