@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.progress import show_progress
-from didicm_jax.data.records import Records, read_labels
+from didicm_jax.data.records import Records, read_label
+from didicm_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 512
@@ -105,8 +107,14 @@ def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.n
     labels = np.empty(total, np.int32)
 
     def read(first: int) -> None:
-        chunk = range(first, min(first + _CHUNK, total))
-        labels[first : first + _CHUNK] = read_labels([records[i] for i in chunk], label_key)
+        for row in range(first, min(first + _CHUNK, total)):
+            try:
+                labels[row] = read_label(records[row], label_key)
+            except BrokenImage as error:
+                raise UserError(
+                    f"expected a label in every record of {what}, found record {row} wrong"
+                    f" ({error}): copy or prepare the set again"
+                ) from error
 
     with ThreadPoolExecutor(max(threads, 4)) as pool:  # Mostly waits for the disk.
         chunks = pool.map(read, range(0, total, _CHUNK))

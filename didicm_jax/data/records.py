@@ -11,7 +11,7 @@ Shapes: N examples, B rows of a batch, R the resolution.
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -224,10 +224,14 @@ def _name(features: Any) -> str:
     return next((value[0].decode(errors="replace") for value in names if len(value)), "")
 
 
-def read_labels(records: Sequence[bytes], label_key: str) -> np.ndarray:
-    """The labels i32[M] of serialized examples."""
-    labels = np.empty(len(records), np.int32)
-    for row, record in enumerate(records):
-        feature = tf_example_pb2.Example.FromString(record).features.feature
-        labels[row] = feature[label_key].int64_list.value[0]
-    return labels
+def read_label(record: bytes, label_key: str) -> int:
+    """The label of a serialized example.
+
+    Raises:
+      BrokenImage: the record is damaged or has none.
+    """
+    features = _parse(record)
+    values = list(features[label_key].int64_list.value) if label_key in features else []
+    if not values:
+        raise BrokenImage(f"no {label_key}")
+    return values[0]

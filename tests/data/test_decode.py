@@ -185,6 +185,11 @@ def test_the_default_limit_is_that_of_pillow_everywhere():
     assert configuration.default().data.max_pixels == MAX_PIXELS
 
 
+def test_a_run_may_raise_the_limit_when_it_is_started_again():
+    assert configuration.under("data.max_pixels", configuration.FREE)
+    assert configuration.under("data.max_pixels", configuration.FREE_IN_EVALUATION)
+
+
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(20)])
 def test_what_is_no_image_is_broken(data):
     with pytest.raises(BrokenImage):

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from didicm_jax import data
 from didicm_jax.data import labels as label_files
+from didicm_jax.data import tfds as tfds_module
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
@@ -97,11 +98,30 @@ def test_a_file_of_labels_that_promises_too_much_costs_a_pass_and_no_memory(tree
     copied = tmp_path / "data"
     shutil.copytree(tree, copied)
     expected = load("birds", copied).train.labels
-    for text in (b"(29,)", b"(10000000000000,)"):
-        path = copied / "birds" / "1.0.0" / "birds-train.labels.npy"
-        content = label_files.encode(expected)
-        path.write_bytes(content.replace(b"(29,)" + b" " * (len(text) - 5), text)[:-4])
+    for count in (29, 10**13):
+        header = {"descr": "<i4", "fortran_order": False, "shape": (count,)}
+        with (copied / "birds" / "1.0.0" / "birds-train.labels.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(bytes(4 * 28))  # cut off
         np.testing.assert_array_equal(load("birds", copied).train.labels, expected)
+
+
+def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
+    copied = tmp_path / "data"
+    shutil.copytree(tree, copied)
+    for file in copied.glob("birds/1.0.0/*.labels.npy"):
+        file.unlink()
+    real = tfds_module._records
+    for wrong in (b"\xff", b""):  # damaged, and an example of nothing
+
+        def records(builder, split, wrong=wrong):
+            whole = real(builder, split)
+            return [whole[0], wrong, *(whole[n] for n in range(2, len(whole)))]
+
+        monkeypatch.setattr(tfds_module, "_records", records)
+        message = r"^expected a label in every record of birds train, found record 1 [^\n]*$"
+        with pytest.raises(UserError, match=message):
+            load("birds", copied)
 
 
 @pytest.mark.parametrize(
