@@ -60,7 +60,6 @@ def run(
       UserError: the ReaL labels are not of these images, or the posteriors are not finite.
     """
     real = _real_labels(requests.real_labels, subject)
-    replaced = subject.source.replaced
     scored = []
     for number, config in enumerate(configs):
         keep = requests.trajectories and number == len(configs) - 1
@@ -83,7 +82,7 @@ def run(
     result = last.record | {
         "step": subject.network.step,
         "dataset": subject.dataset_name,
-        "replaced_images": subject.source.replaced - replaced,
+        "replaced_images": int(last.predictions.replaced.sum()),
         "samplers": [each.record for each in scored],
         "classes": _class_summary(last.predictions, subject.class_names),
     }

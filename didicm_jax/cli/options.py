@@ -145,11 +145,14 @@ def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
     names = values.corruptions
     if names == ["all"]:
         names = list(corruptions.CORRUPTIONS)
-    for name in names:
-        corruptions.check(name)
     severities = _integers("severities", values.severities or ["1", "2", "3", "4", "5"])
-    for severity in severities:
-        corruptions.check(names[0], severity)
+    try:
+        for name in names:
+            corruptions.check(name)
+        for severity in severities:
+            corruptions.check(names[0], severity)
+    except UserError as error:
+        raise UserError(f"--corruptions, --severities: {error}") from error
     return names, severities
 
 

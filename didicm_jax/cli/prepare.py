@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         _prepare(values, argv)
     except UserError as error:
         _print_broken(getattr(error, "names", ()))
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_flags(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: nothing was stored; start again to prepare", file=sys.stderr)
@@ -44,6 +44,7 @@ def _flags() -> flags.FlagValues:
         "name": "What to call the set; imagenet2012 has its own.",
     }
     numbers = {
+        "max_pixels": "Larger images count as broken; 0: as in training (config.data.max_pixels).",
         "shorter_side": "Store smaller JPEGs: shrink larger images to so many pixels; 0: as is.",
         "max_bad": "How many broken files to leave out; with more, nothing is stored.",
         "workers": "Threads that check and encode images; 0: one per core.",
@@ -73,6 +74,7 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
         )
     # Only now: they take a second to import.
     from didicm_jax.data.listing import list_folder, list_imagenet
+    from didicm_jax.data.options import MAX_PIXELS
     from didicm_jax.data.prepare import check_name, prepare
 
     name = values.name or values.dataset
@@ -93,14 +95,22 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
         Path(values.data_dir).expanduser(),
         shorter_side=values.shorter_side,
         max_bad=values.max_bad,
+        max_pixels=values.max_pixels or MAX_PIXELS,
         workers=values.workers,
     )
     counts = ", ".join(f"{count:,} {split}" for split, count in result.counts.items())
     state = "prepared" if result.is_new else "already prepared"
     print(f"{state}: {counts} images in {result.folder}")
+    if result.unknown:
+        print(f"of the set that is there, {result.unknown}", file=sys.stderr)
     _print_broken(result.broken)
 
 
 def _print_broken(names: tuple[str, ...]) -> None:
     for name in names:
-        print(f"broken: {name}", file=sys.stderr)
+        print(f"broken: {_with_flags(name)}", file=sys.stderr)
+
+
+def _with_flags(message: str) -> str:
+    """A message of the library, whose settings are those of a run, with the flags of this one."""
+    return message.replace("config.data.max_pixels", "--max_pixels")

@@ -31,6 +31,7 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
         train_split=settings.train_split,
         eval_split=settings.eval_split,
         max_broken_share=settings.max_broken_share,
+        max_pixels=settings.max_pixels,
         num_workers=settings.num_workers,
     )
     channels = loaded.image_shape[-1]

@@ -18,6 +18,7 @@ METHODS = ("didicm", "cross_entropy", "binary_cross_entropy")
 # key, or a whole section. All else says what is trained.
 FREE = (
     "data.data_dir",
+    "data.max_pixels",
     "data.num_workers",
     "train.log_every",
     "train.checkpoint_every",
@@ -70,6 +71,8 @@ def default() -> ml_collections.ConfigDict:
     config.data.crop_ratio = (3 / 4, 4 / 3)
     config.data.eval_crop = 0.875  # share of the shorter side that evaluation shows
     config.data.max_broken_share = 0.001  # more images that cannot be decoded stop the run
+    # A larger image of any source, also one to predict, is refused by its header (Pillow's limit).
+    config.data.max_pixels = 89_478_485
     config.data.num_workers = 0  # threads that decode; 0: one per core
     config.data.mean = (0.5,)  # per channel, of images in [0, 1]
     config.data.std = (0.5,)
@@ -228,6 +231,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "data.train_split": _anything,
     "data.eval_split": _anything,
     "data.max_broken_share": _anything,
+    "data.max_pixels": _number(1),
     "data.num_workers": _anything,
     "data.mean": _anything,
     "data.std": _anything,

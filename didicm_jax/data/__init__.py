@@ -11,7 +11,7 @@ import numpy as np
 from didicm_jax.data import splits
 from didicm_jax.data.digits import load_digits
 from didicm_jax.data.idx import load_idx, read_idx
-from didicm_jax.data.options import PhotoOptions, check_resolution
+from didicm_jax.data.options import MAX_PIXELS, PhotoOptions, check_resolution
 from didicm_jax.data.pipeline import (
     eval_batches,
     num_eval_batches,
@@ -19,7 +19,14 @@ from didicm_jax.data.pipeline import (
     train_batches,
     train_indices,
 )
-from didicm_jax.data.source import ArraySource, Batch, Dataset, Source, subset
+from didicm_jax.data.source import (
+    ArraySource,
+    Batch,
+    Dataset,
+    Source,
+    fixed_subset,
+    subset,
+)
 from didicm_jax.errors import UserError
 
 __all__ = [
@@ -28,6 +35,7 @@ __all__ = [
     "Dataset",
     "Source",
     "eval_batches",
+    "fixed_subset",
     "load",
     "num_eval_batches",
     "read_idx",
@@ -57,6 +65,7 @@ def load(
     train_split: str = "train",
     eval_split: str = "",
     max_broken_share: float = 0.001,
+    max_pixels: int = MAX_PIXELS,
     num_workers: int = 0,
 ) -> Dataset:
     """Loads the dataset called `name`, optionally with fewer training images.
@@ -77,6 +86,7 @@ def load(
       train_split: as tfds understands it, `train` or `train[:90%]`; this and the next of any set.
       eval_split: the same for evaluation; empty is `validation`, or `test` where that is missing.
       max_broken_share: more broken images than this share of a split end the run.
+      max_pixels: a photo of more pixels is not decoded, it counts as broken.
       num_workers: threads that decode for each split; 0 is one per core.
 
     Raises:
@@ -105,6 +115,7 @@ def load(
             train_split=train_split,
             eval_split=eval_split,
             max_broken_share=max_broken_share,
+            max_pixels=max_pixels,
             num_workers=num_workers,
         )
         dataset = load_tfds(name, data_dir or None, options)
@@ -132,8 +143,9 @@ def _resized(dataset: Dataset, name: str, resolution: int) -> Dataset:
     from didicm_jax.data.decode import resize_all
 
     def shrink(source: Source) -> ArraySource:
+        assert isinstance(source, ArraySource)  # as every set that fits into memory
         images = source.batch(np.arange(len(source)))["image"]
-        return ArraySource(resize_all(images, resolution), source.labels)
+        return source.with_images(resize_all(images, resolution))
 
     return Dataset(
         shrink(dataset.train),

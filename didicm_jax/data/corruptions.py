@@ -61,9 +61,9 @@ def check(name: str, severity: int = 1) -> None:
     if name not in CORRUPTIONS:
         close = difflib.get_close_matches(name, CORRUPTIONS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose among {', '.join(CORRUPTIONS)}"
-        raise UserError(f"--corruptions: expected names of corruptions, found {name!r}; {hint}")
+        raise UserError(f"expected names of corruptions, found {name!r}; {hint}")
     if severity not in SEVERITIES:
-        raise UserError(f"--severities: expected numbers from 1 to 5, found {severity}; change it")
+        raise UserError(f"expected severities from 1 to 5, found {severity}; change it")
     _library()
 
 
@@ -104,8 +104,16 @@ class Corrupted:
 
     @property
     def replaced(self) -> int:
-        """How many images could not be decoded so far."""
+        """How many different examples `broken` names."""
         return self._source.replaced
+
+    def broken(self) -> np.ndarray:
+        """The examples found so far that cannot be decoded, i64[M]."""
+        return self._source.broken()
+
+    def digest(self, indices: np.ndarray | None = None) -> str:
+        """That of the same examples uncorrupted: the corruption is how they are shown."""
+        return self._source.digest(indices)
 
     def __len__(self) -> int:
         """The number of examples N."""
@@ -189,7 +197,7 @@ def _library() -> Any:
         import imagecorruptions
     except ImportError as error:
         raise UserError(
-            "--corruptions: expected the package imagecorruptions-imaug, found "
+            "expected the package imagecorruptions-imaug, which makes corruptions, found "
             f"{' '.join(str(error).split())}; install it with pip install -e '.[corruptions]'"
         ) from error
     return imagecorruptions

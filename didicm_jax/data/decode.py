@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from didicm_jax.data import turbojpeg
 from didicm_jax.data.crops import Box
+from didicm_jax.data.options import MAX_PIXELS
 
 try:
     import simplejpeg
@@ -29,6 +30,7 @@ ChooseBox = Callable[[int, int], Box]
 
 _REDUCTIONS = (8, 4, 2)
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_LIMIT, _REMEDY = "config.data.max_pixels", "shrink the image or raise that"
 
 # The images of a batch are spread over threads already.
 cv2.setNumThreads(0)
@@ -40,12 +42,59 @@ class BrokenImage(ValueError):
     @classmethod
     def caused_by(cls, error: Exception) -> "BrokenImage":
         """What `error` says, in one line."""
+        if isinstance(error, cls):
+            return error
         if isinstance(error, UnidentifiedImageError):  # It names an address in memory.
             return cls("no image of a known format")
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            return cls(f"more pixels than {_LIMIT} allows: {_REMEDY}")
         return cls(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def decode_crop(data: bytes, choose_box: ChooseBox, out: np.ndarray) -> None:
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Refuses an image by its header, before its pixels take any memory.
+
+    Raises:
+      BrokenImage: more than `max_pixels` pixels.
+    """
+    if width * height > max_pixels:
+        raise BrokenImage(
+            f"{width}x{height} pixels, more than {_LIMIT}={max_pixels} allows: {_REMEDY}"
+        )
+
+
+def check_bytes(count: int, max_pixels: int) -> None:
+    """Refuses a file by its length, before it is read.
+
+    Raises:
+      BrokenImage: more bytes than an image of `max_pixels` pixels can need.
+    """
+    # Uncompressed, 16 bits and four channels are 8 bytes a pixel; and what stands beside them.
+    if count > 8 * max_pixels + (64 << 20):
+        raise BrokenImage(
+            f"{count:,} bytes, more than {_LIMIT}={max_pixels} pixels can need: {_REMEDY}"
+        )
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """The image of the file `data`, of which nothing but the header is read.
+
+    Raises:
+      BrokenImage: more than `max_pixels` pixels.
+      Exception: no image; what it is depends on the format.
+    """
+    # Pillow refuses by a limit that all of a process shares, and has no other. Who asks for larger
+    # images raises it; it is never lowered.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    image = Image.open(io.BytesIO(data))
+    check_pixels(*image.size, max_pixels)
+    return image
+
+
+def decode_crop(
+    data: bytes, choose_box: ChooseBox, out: np.ndarray, *, max_pixels: int = MAX_PIXELS
+) -> None:
     """Decodes the part of the image `data` that `choose_box` gives and resizes it into `out`.
 
     Grey, alpha, palette, 16-bit and CMYK images become RGB; alpha is dropped.
@@ -54,20 +103,29 @@ def decode_crop(data: bytes, choose_box: ChooseBox, out: np.ndarray) -> None:
       data: the file, of any format that Pillow reads.
       choose_box: called with the width and height of the image.
       out: u8[R,R,3], C order; written.
+      max_pixels: larger images are not decoded.
 
     Raises:
-      BrokenImage: a file that is truncated or damaged, or no image.
+      BrokenImage: a file that is truncated or damaged, no image, or one of more than `max_pixels`.
     """
+
+    def choose(width: int, height: int) -> Box:
+        # Every decoder asks when it has read the header, and nothing else.
+        check_pixels(width, height, max_pixels)
+        return choose_box(width, height)
+
     if is_jpeg(data):
         for decode in JPEG_DECODERS.values():
             try:
-                resize(decode(data, choose_box, out.shape[0]), out)
+                resize(decode(data, choose, out.shape[0]), out)
                 return
+            except BrokenImage:  # Too large for any of them.
+                raise
             except ValueError:
                 # CMYK, a harmless warning, or broken: Pillow tells these apart.
                 continue
     try:
-        crop = with_pillow(data, choose_box, out.shape[0])
+        crop = with_pillow(data, choose, out.shape[0], max_pixels=max_pixels)
     except Exception as error:  # Pillow's plugins raise whatever their parsing runs into.
         raise BrokenImage.caused_by(error) from error
     resize(crop, out)
@@ -78,16 +136,22 @@ def is_jpeg(data: bytes) -> bool:
     return data.startswith(_JPEG_MAGIC)
 
 
-def check_jpeg(data: bytes) -> None:
+def check_jpeg(data: bytes, max_pixels: int) -> None:
     """Reads the whole of the JPEG `data`, at the cheapest scale.
 
     Raises:
+      BrokenImage: more than `max_pixels` pixels.
       ValueError: it is damaged or truncated, has colours other than RGB, YCbCr and grey, or reads
         with a warning; Pillow may still understand it.
     """
+
+    def whole(width: int, height: int) -> Box:
+        check_pixels(width, height, max_pixels)
+        return Box(0, 0, width, height)
+
     if simplejpeg is None:
         raise ValueError("no simplejpeg on this machine")
-    with_simplejpeg(data, lambda width, height: Box(0, 0, width, height), 1)
+    with_simplejpeg(data, whole, 1)
 
 
 def resize(image: np.ndarray, out: np.ndarray) -> None:
@@ -188,9 +252,11 @@ def with_turbojpeg(
     return decoder.decode(data, left, top, right, bottom, reduction)
 
 
-def with_pillow(data: bytes, choose_box: ChooseBox, resolution: int) -> np.ndarray:
+def with_pillow(
+    data: bytes, choose_box: ChooseBox, resolution: int, *, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """As `with_simplejpeg`, for any format; what it raises depends on the format."""
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data, max_pixels) as image:
         width, height = image.size
         box = choose_box(width, height)
         reduction = reduction_of(box, resolution)

@@ -6,9 +6,11 @@ dimensions D, D big-endian u32 sizes, then the values in C order and nothing aft
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -34,6 +36,10 @@ _SPLIT_PREFIXES = ("train", "t10k")
 _IMAGES_SUFFIX = "images-idx3-ubyte"
 _LABELS_SUFFIX = "labels-idx1-ubyte"
 _UBYTE = 0x08
+# Of values in one file. The largest set of the family, InfiMNIST, has 6.4e9.
+_MOST_BYTES = 8 << 30
+# Deflate makes at most so many bytes out of one.
+_MOST_TIMES = 1032
 _TYPES = {_UBYTE: "u8", 0x09: "i8", 0x0B: "i16", 0x0C: "i32", 0x0D: "f32", 0x0E: "f64"}
 _KINDS = {1: "labels (1 dimension)", 3: "images (3 dimensions)"}
 
@@ -80,38 +86,13 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
       UserError: the file cannot be read, is not IDX, holds another type or rank, or is shorter or
         longer than its header says.
     """
-    content = _read(path)
-    wanted = f"an IDX file of {_KINDS.get(ndim, f'{ndim} dimensions')} in {path}"
-    if len(content) < 4:
-        raise _damaged(wanted, f"only {len(content)} bytes")
-    zeros, code, rank = struct.unpack_from(">HBB", content)
-    if zeros != 0 or code not in _TYPES:
-        raise _damaged(wanted, f"the first bytes {content[:4].hex(' ')}, which are not IDX")
-    if rank != ndim:
-        raise UserError(
-            f"expected {wanted}, found {_KINDS.get(rank, f'{rank} dimensions')}:"
-            " check that the images and labels files have not been swapped"
-        )
-    if code != _UBYTE:
-        raise _damaged(wanted, f"values of type {_TYPES[code]} instead of u8")
-    offset = 4 + 4 * rank
-    if len(content) < offset:
-        raise _damaged(wanted, f"a header cut off after {len(content)} of {offset} bytes")
-    shape = struct.unpack_from(f">{rank}I", content, 4)
-    size = math.prod(shape)
-    if len(content) - offset != size:
-        state = "truncated" if len(content) - offset < size else "followed by other bytes"
-        raise _damaged(
-            wanted, f"{len(content) - offset:,} bytes of values for a shape of {shape} ({state})"
-        )
-    return np.frombuffer(content, np.uint8, offset=offset).reshape(shape)
-
-
-def _read(path: Path) -> bytes:
-    """The content of `path`, unzipped where it is gzip."""
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        with path.open("rb") as file:
+            most = os.fstat(file.fileno()).st_size
+            if file.peek(2).startswith(b"\x1f\x8b"):
+                with gzip.open(file) as unzipped:
+                    return _parse(unzipped, path, ndim, _MOST_TIMES * most)
+            return _parse(file, path, ndim, most)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _damaged(f"a whole gzip file in {path}", f"a damaged one ({error})") from error
     except OSError as error:
@@ -119,6 +100,46 @@ def _read(path: Path) -> bytes:
             f"expected a readable file at {path}, found {error.strerror or error}:"
             " check config.data.data_dir and its permissions"
         ) from error
+
+
+def _parse(file: IO[bytes] | gzip.GzipFile, path: Path, ndim: int, most: int) -> np.ndarray:
+    """The array in an open file, of which no more is read than its header promises.
+
+    Args:
+      file: at its start.
+      path: what errors call it.
+      ndim: the rank wanted.
+      most: bytes that it cannot hold more of, so that memory is only taken for what may be there.
+    """
+    wanted = f"an IDX file of {_KINDS.get(ndim, f'{ndim} dimensions')} in {path}"
+    head = file.read(4)
+    if len(head) < 4:
+        raise _damaged(wanted, f"only {len(head)} bytes")
+    zeros, code, rank = struct.unpack(">HBB", head)
+    if zeros != 0 or code not in _TYPES:
+        raise _damaged(wanted, f"the first bytes {head.hex(' ')}, which are not IDX")
+    if rank != ndim:
+        raise UserError(
+            f"expected {wanted}, found {_KINDS.get(rank, f'{rank} dimensions')}:"
+            " check that the images and labels files have not been swapped"
+        )
+    if code != _UBYTE:
+        raise _damaged(wanted, f"values of type {_TYPES[code]} instead of u8")
+    sizes = file.read(4 * rank)
+    if len(sizes) < 4 * rank:
+        raise _damaged(wanted, f"a header cut off after {4 + len(sizes)} of {4 + 4 * rank} bytes")
+    shape = struct.unpack(f">{rank}I", sizes)
+    size = math.prod(shape)
+    if size > min(most, _MOST_BYTES):
+        raise _damaged(
+            wanted, f"a header that promises {size:,} bytes of values, a shape of {shape}"
+        )
+    # One more: what follows is a fault, however much it is. At its end gzip checks its sum.
+    values = file.read(size + 1)
+    if len(values) != size:
+        state = "truncated" if len(values) < size else "followed by other bytes"
+        raise _damaged(wanted, f"{len(values):,} bytes of values for a shape of {shape} ({state})")
+    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def _damaged(expected: str, found: str) -> UserError:

@@ -3,8 +3,8 @@
 Shapes: HxW pixels of C channels, as the network takes them; hxw those of an image given.
 """
 
-import io
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from didicm_jax.data.crops import Box, center_box
-from didicm_jax.data.decode import BrokenImage, decode_crop, resize, to_rgb
+from didicm_jax.data.decode import (
+    BrokenImage,
+    check_bytes,
+    check_pixels,
+    decode_crop,
+    open_image,
+    resize,
+    to_rgb,
+)
+from didicm_jax.data.options import MAX_PIXELS
 from didicm_jax.errors import UserError
 
 # One image: u8 or float [h, w] or [h, w, c], a file's path or its bytes, or a Pillow image.
@@ -56,7 +65,9 @@ def listed(images: Any) -> Sequence[Given]:
     )
 
 
-def show(image: Given, out: np.ndarray, *, eval_crop: float | None) -> None:
+def show(
+    image: Given, out: np.ndarray, *, eval_crop: float | None, max_pixels: int = MAX_PIXELS
+) -> None:
     """Writes what evaluation shows of an image.
 
     Integers are levels in 0..255, floats in [0, 1]. Of two, three and four channels the last of an
@@ -68,32 +79,65 @@ def show(image: Given, out: np.ndarray, *, eval_crop: float | None) -> None:
       out: u8[H,W,C], C order, C 1 or 3; written.
       eval_crop: how much of the shorter side the centred square shows that is resized; None
         resizes all of the image, whatever its shape.
+      max_pixels: larger images are refused, files by their header.
 
     Raises:
-      ValueError: it is no image, in a few words.
+      ValueError: it is no image, or too large a one, in a few words.
     """
     if isinstance(image, str | os.PathLike):
-        try:
-            image = Path(image).read_bytes()
-        except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from error
+        image = _read_file(Path(image), max_pixels)
     if isinstance(image, bytes):
-        turned = _turned(image)
+        turned = _turned(image, max_pixels)
         if turned is None:
-            _show_file(image, out, eval_crop)
+            _show_file(image, out, eval_crop, max_pixels)
             return
         image = turned
-    if isinstance(image, Image.Image):
-        image = to_rgb(ImageOps.exif_transpose(image))
-    pixels = _levels(np.asarray(image))
+    pixels = _levels(_pixels(image, max_pixels))
     box = _box(pixels.shape[1], pixels.shape[0], out.shape[0], eval_crop)
     crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
     resize(_with_channels(crop, out.shape[-1]), out)
 
 
-def _show_file(data: bytes, out: np.ndarray, eval_crop: float | None) -> None:
+def _read_file(path: Path, max_pixels: int) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+      BrokenImage: it cannot be read, or has more bytes than any image of `max_pixels`.
+    """
+    try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise BrokenImage("a device or pipe, which may have no end")
+        check_bytes(status.st_size, max_pixels)
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenImage(error.strerror or str(error)) from error
+
+
+def _pixels(image: Any, max_pixels: int) -> np.ndarray:
+    """What a Pillow image or an array holds, as it is.
+
+    Raises:
+      BrokenImage: it is too large, or cannot be loaded.
+    """
+    try:
+        if isinstance(image, Image.Image):
+            check_pixels(*image.size, max_pixels)
+            return to_rgb(ImageOps.exif_transpose(image))
+        array = np.asarray(image)
+    except Exception as error:  # An image opened from a file is decoded here.
+        raise BrokenImage.caused_by(error) from error
+    if array.ndim >= 2:
+        check_pixels(array.shape[1], array.shape[0], max_pixels)
+    return array
+
+
+def _show_file(data: bytes, out: np.ndarray, eval_crop: float | None, max_pixels: int) -> None:
+    def choose_box(width: int, height: int) -> Box:
+        return _box(width, height, out.shape[0], eval_crop)
+
     rgb = out if out.shape[-1] == 3 else np.empty((*out.shape[:2], 3), np.uint8)
-    decode_crop(data, lambda width, height: _box(width, height, out.shape[0], eval_crop), rgb)
+    decode_crop(data, choose_box, rgb, max_pixels=max_pixels)
     if rgb is not out:
         np.copyto(out, _with_channels(rgb, out.shape[-1]))
 
@@ -104,10 +148,10 @@ def _box(width: int, height: int, resolution: int, eval_crop: float | None) -> B
     return center_box(width, height, resolution=resolution, crop=eval_crop)
 
 
-def _turned(data: bytes) -> Image.Image | None:
+def _turned(data: bytes, max_pixels: int) -> Image.Image | None:
     """The image of a file that is to be turned; None for one that is not, or is broken."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data, max_pixels) as image:
             if image.getexif().get(_ORIENTATION_TAG, 1) == 1:
                 return None
             image.load()
@@ -125,6 +169,8 @@ def _levels(array: np.ndarray) -> np.ndarray:
     array = array[..., : array.shape[-1] - (array.shape[-1] + 1) % 2]
     if array.dtype == np.uint8:
         return array
+    if array.dtype.kind not in "uif" and array.dtype.name != "bfloat16":
+        raise ValueError(f"expected integers in 0..255 or floats in [0, 1], found {array.dtype}")
     low, high = array.min(), array.max()
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         # Also false for NaN.

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.progress import show_progress
-from didicm_jax.data.records import Records, read_labels
+from didicm_jax.data.records import Records, read_label
+from didicm_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 512
+_HEADER_BYTES = 1024  # at most, of a file of labels
 
 
 def labels_file(name: str, split: str) -> str:
@@ -48,11 +51,11 @@ def find_labels(
       threads: how many read records where that is needed.
     """
     beside = folder / labels_file(name, split)
-    labels = _load(beside, len(records))
+    labels = load(beside, len(records))
     if labels is not None:
         return labels
     cached = _cache_path(folder, split)
-    labels = None if cached is None else _load(cached, len(records))
+    labels = None if cached is None else load(cached, len(records))
     if labels is None:
         labels = _read_all(records, label_key, f"{name} {split}", threads)
         if cached is not None:
@@ -60,12 +63,19 @@ def find_labels(
     return labels
 
 
-def _load(path: Any, count: int) -> np.ndarray | None:
+def load(path: Any, count: int) -> np.ndarray | None:
+    """The labels i32[N] in a file of them; None where it does not hold N = `count`."""
     try:
-        labels = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        with path.open("rb") as file:
+            content = file.read(_HEADER_BYTES + 4 * count)
+        stream = io.BytesIO(content)
+        # NumPy's own reader would allocate what the header promises, before it looks further.
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        labels = np.frombuffer(content, "<i4", offset=stream.tell())
     except (OSError, ValueError):  # Not there, or cut off: both cost a pass, not the run.
         return None
-    return labels if labels.shape == (count,) else None
+    return labels if labels.shape == shape == (count,) and dtype == labels.dtype else None
 
 
 def _cache_path(folder: Any, split: str) -> Path | None:
@@ -73,11 +83,11 @@ def _cache_path(folder: Any, split: str) -> Path | None:
     info = folder / "dataset_info.json"
     try:
         # The place, the description (with the size of every shard) and when it was written.
-        identity = f"{folder}|{split}|{info.stat().mtime}|{info.read_text()}"
+        identity = f"{folder}|{split}|{info.stat().mtime}|".encode() + info.read_bytes()
     except OSError:
         return None
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    digest = hashlib.sha256(identity).hexdigest()[:32]
     return Path(root) / "didicm_jax" / "labels" / f"{digest}.npy"
 
 
@@ -97,8 +107,14 @@ def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.n
     labels = np.empty(total, np.int32)
 
     def read(first: int) -> None:
-        chunk = range(first, min(first + _CHUNK, total))
-        labels[first : first + _CHUNK] = read_labels([records[i] for i in chunk], label_key)
+        for row in range(first, min(first + _CHUNK, total)):
+            try:
+                labels[row] = read_label(records[row], label_key)
+            except BrokenImage as error:
+                raise UserError(
+                    f"expected a label in every record of {what}, found record {row} wrong"
+                    f" ({error}): copy or prepare the set again"
+                ) from error
 
     with ThreadPoolExecutor(max(threads, 4)) as pool:  # Mostly waits for the disk.
         chunks = pool.map(read, range(0, total, _CHUNK))

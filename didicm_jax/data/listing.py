@@ -1,16 +1,24 @@
 """What a source of images holds, before any image is read: the two official ImageNet tars, or a
 tree of class folders."""
 
+import hashlib
+import json
+import re
 import tarfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from didicm_jax.data.progress import show_progress
 from didicm_jax.errors import UserError
 
+# Headers of a tar are 512 bytes; what extends them, such as a long name, has a length of its own.
+_HEADER_BYTES = 1 << 20
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+# Unicode's categories of control characters, of what is not UTF-8, and of ends of lines.
+_NO_CLASS = ("Cc", "Cs", "Zl", "Zp")
 # How the folders of a tree may be called, and the split that each becomes.
 _FOLDERS = {
     "train": ("train",),
@@ -46,6 +54,17 @@ class Listing:
     keep_png: bool
     upright: bool
 
+    def digest(self) -> str:
+        """Of the classes, of name, size and label of every image, and how they are treated."""
+        joined = hashlib.sha256()
+        head = [self.class_names, self.keep_png, self.upright]
+        joined.update(json.dumps(head).encode())
+        for split, items in self.splits.items():
+            joined.update(json.dumps([split, len(items)]).encode())
+            for item in items:
+                joined.update(json.dumps([item.name, item.size, item.label]).encode())
+        return joined.hexdigest()
+
 
 def list_imagenet(source: Path, *, name: str = "imagenet2012") -> Listing:
     """ImageNet 2012 in `source`, the folder of `ILSVRC2012_img_train.tar` and `…_val.tar`.
@@ -60,7 +79,7 @@ def list_imagenet(source: Path, *, name: str = "imagenet2012") -> Listing:
         if not (source / file).is_file():
             raise UserError(
                 f"expected the official tars {TRAIN_TAR} and {VALIDATION_TAR} in {source}, found no"
-                f" {file}: download both from image-net.org, set --source to their folder"
+                f" {file}: download both from image-net.org, give their folder as the source"
             )
     class_names = imagenet_class_names()
     val_labels = (_imagenet_folder() / "validation_labels.txt").read_text().split()
@@ -110,18 +129,40 @@ def _tar_items(path: Path, offset: int = 0, size: int | None = None) -> Iterator
             end = file.seek(0, 2) if size is None else offset + size
             file.seek(offset)
             # Headers alone are read, so this takes no longer on 140 GB than seeking does.
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
-                    if member.offset_data + member.size > end:
-                        raise tarfile.ReadError(f"{member.name} ends beyond it")
+                    name = _printable(member.name)
+                    if not 0 <= member.size <= end - member.offset_data:
+                        raise tarfile.ReadError(f"{name} ends beyond it")
                     if member.isfile():
-                        base = member.name.rsplit("/", 1)[-1]
+                        base = name.rsplit("/", 1)[-1]
                         yield Item(base, 0, path, member.offset_data, member.size)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, RecursionError) as error:
         raise UserError(
             f"expected a whole tar in {path}, found one that cannot be read ({error}):"
             " download it again"
         ) from error
+
+
+class _Headers:
+    """A tar of which the headers are read, and nothing that claims to be one and is large."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
+
+
+def _printable(name: str) -> str:
+    """A file's name in one line of UTF-8, as records and reports need it; the rest is spelt out."""
+    text = name.encode(errors="backslashreplace").decode()
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda c: c[0].encode("unicode_escape").decode(), text
+    )
 
 
 def _validation_number(item: Item, count: int) -> int:
@@ -155,8 +196,9 @@ def list_folder(source: Path, *, name: str) -> Listing:
         what = "no such folder" if inside is None else ", ".join(inside) or "nothing"
         raise UserError(
             f"expected the folders train and val (or validation, test) in {source}, found {what}:"
-            " set --source to the folder that holds them"
+            " give the folder that holds them as the source"
         )
+    _check_class_names([folder for folder in found.values() if folder is not None])
     class_names = tuple(_class_folders(found["train"]))
     if len(class_names) < 2:
         raise UserError(
@@ -176,6 +218,30 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def _check_class_names(folders: Iterable[Path]) -> None:
+    """Refuses names that are not the same when they are read back as the lines of a text file.
+
+    Two folders are also refused whose names differ in what nobody sees: white space, characters
+    without a shape, and how accents are encoded.
+    """
+    seen: dict[str, tuple[str, Path]] = {}
+    for folder in folders:
+        for name in _class_folders(folder):
+            if name != name.strip() or any(unicodedata.category(c) in _NO_CLASS for c in name):
+                raise UserError(
+                    "expected names of classes without control characters and white space at"
+                    f" their ends, in UTF-8, found {name!a} in {folder}: rename the folder"
+                )
+            seen_as = "".join(c for c in name if unicodedata.category(c) != "Cf")
+            alike = " ".join(unicodedata.normalize("NFC", seen_as).split())
+            other, where = seen.setdefault(alike, (name, folder))
+            if other != name:
+                raise UserError(
+                    f"expected classes whose names look different, found {name!a} in {folder} and"
+                    f" {other!a} in {where}: rename or join the folders"
+                )
+
+
 def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
     extra = set(_class_folders(folder)) - set(class_names)
     if extra:
@@ -187,12 +253,13 @@ def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
         for path in sorted((folder / class_name).rglob("*")):
             relative = path.relative_to(folder)
             if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-                yield Item(relative.as_posix(), label, path, 0, path.stat().st_size)
+                name = _printable(relative.as_posix())
+                yield Item(name, label, path, 0, path.stat().st_size)
 
 
 def _check_some(splits: dict[str, list[Item]], source: Path) -> None:
     for split, items in splits.items():
         if not items:
             raise UserError(
-                f"expected at least one image for {split} in {source}, found none: check --source"
+                f"expected at least one image for {split} in {source}, found none: give another"
             )

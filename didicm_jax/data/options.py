@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from didicm_jax.errors import UserError
 
+# Pillow's own: 256 MiB of RGB.
+MAX_PIXELS = 89_478_485
+
 
 @dataclass(frozen=True)
 class PhotoOptions:
@@ -22,6 +25,7 @@ class PhotoOptions:
     train_split: str = "train"
     eval_split: str = ""
     max_broken_share: float = 0.001
+    max_pixels: int = MAX_PIXELS
     num_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -35,6 +39,7 @@ class PhotoOptions:
             )
         if not 0 <= self.max_broken_share < 1:
             raise _wrong("max_broken_share", "a share in [0, 1)", self.max_broken_share, 0.001)
+        check_max_pixels(self.max_pixels)
         if self.num_workers < 0:
             raise _wrong("num_workers", "0 (one per core) or more", self.num_workers, 0)
         if not self.train_split:
@@ -57,6 +62,12 @@ def check_resolution(resolution: int) -> None:
     """Raises UserError where `resolution` is no number of pixels."""
     if resolution < 1:
         raise _wrong("resolution", "1 pixel or more", resolution, 224)
+
+
+def check_max_pixels(max_pixels: int) -> None:
+    """Raises UserError where `max_pixels` is no number of pixels that an image can have."""
+    if max_pixels < 1:
+        raise _wrong("max_pixels", "1 pixel or more", max_pixels, MAX_PIXELS)
 
 
 def _check_range(key: str, values: tuple[float, float], *, most: float) -> None:

@@ -163,7 +163,9 @@ def eval_batches(
     last example, so that they are as harmless to a network as any image; `valid` tells them apart.
 
     Returns:
-      An iterator of `image` u8[b,H,W,C], `label` i32[b], `index` i64[b], `valid` bool[b].
+      An iterator of `image` u8[b,H,W,C], `label` i32[b], `index` i64[b], `valid` bool[b], and
+      `replaced` bool[b]: the valid rows that show another image, as theirs cannot be decoded.
+      Summed over all batches and processes these are the distinct broken examples of one pass.
 
     Raises:
       UserError: a batch below 1, or one that the processes do not divide.
@@ -174,8 +176,11 @@ def eval_batches(
     def make(step: int) -> Batch:
         start = step * batch_size + process_index * share
         positions = np.arange(start, start + share)
-        indices = np.minimum(positions, total - 1)
-        return {**source.batch(indices), "index": indices, "valid": positions < total}
+        indices, valid = np.minimum(positions, total - 1), positions < total
+        batch = source.batch(indices)
+        # Asked after the batch is made: only then is it known which of its rows are broken.
+        replaced = valid & np.isin(indices, source.broken())
+        return {**batch, "index": indices, "valid": valid, "replaced": replaced}
 
     return _iterate(0, num_eval_batches(total, batch_size), make, num_threads, prefetch)
 

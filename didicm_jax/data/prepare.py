@@ -7,15 +7,14 @@ source, class by class, which reading with random access does not notice.
 
 import contextlib
 import fcntl
+import functools
 import io
-import json
 import re
 import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from didicm_jax.data import labels as label_files
-from didicm_jax.data.decode import BrokenImage
+from didicm_jax.data import prepared
+from didicm_jax.data.decode import BrokenImage, check_bytes
 from didicm_jax.data.listing import Item, Listing
-from didicm_jax.data.options import cores
+from didicm_jax.data.options import MAX_PIXELS, check_max_pixels, cores
+from didicm_jax.data.prepared import Prepared
 from didicm_jax.data.progress import show_progress
 from didicm_jax.data.repair import to_stored
 from didicm_jax.errors import UserError
@@ -48,21 +49,11 @@ class BrokenFiles(UserError):
         self.names = names
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What `prepare` has written, or found."""
-
-    folder: Path
-    counts: dict[str, int]
-    broken: tuple[str, ...]
-    is_new: bool
-
-
 def check_name(name: str) -> None:
     """Raises UserError where `name` cannot be the name of a set."""
     if not _NAME.fullmatch(name) or name in _TAKEN:
         raise UserError(
-            f"expected --name to be lower-case letters, digits and _, starting with a letter, and"
+            f"expected the name to be lower-case letters, digits and _, starting with a letter, and"
             f" not digits or idx, found {name!r}: choose another"
         )
 
@@ -73,6 +64,7 @@ def prepare(
     *,
     shorter_side: int = 0,
     max_bad: int = 0,
+    max_pixels: int = MAX_PIXELS,
     workers: int = 0,
 ) -> Prepared:
     """Stores the images of `listing` as `data_dir`/NAME/VERSION, or finds that they are there.
@@ -85,6 +77,7 @@ def prepare(
       data_dir: a local folder; made where it is missing.
       shorter_side: shrink larger images to so many pixels, and store them as JPEG; 0 does not.
       max_bad: broken files beyond this number are an error, and nothing is stored.
+      max_pixels: an image of more pixels counts as broken.
       workers: threads that check and encode images; 0 is one per core.
 
     Raises:
@@ -94,23 +87,30 @@ def prepare(
     """
     if shorter_side < 0 or max_bad < 0 or workers < 0:
         raise UserError(
-            "expected --shorter_side, --max_bad and --workers to be 0 or more, found"
+            "expected shorter_side, max_bad and workers to be 0 or more, found"
             f" {shorter_side}, {max_bad} and {workers}: raise the negative one"
         )
+    check_max_pixels(max_pixels)
     check_name(listing.name)
     parent = data_dir / listing.name
+    folder = parent / listing.version
     try:
+        if folder.exists():  # Then nothing is written, and it may be where nothing can be.
+            return prepared.found(folder, listing, shorter_side)
         with _only_run(parent):
-            folder = parent / listing.version
             if folder.exists():
-                return _found(folder, listing, shorter_side)
+                return prepared.found(folder, listing, shorter_side)
             for stale in parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
                 shutil.rmtree(stale)
-            return _write(listing, data_dir, folder, shorter_side, max_bad, workers)
+            encode = functools.partial(
+                _encode, listing=listing, shorter_side=shorter_side, max_pixels=max_pixels
+            )
+            described = prepared.describe(listing, shorter_side)
+            return _write(listing, data_dir, encode, described, max_bad, workers)
     except OSError as error:
         raise UserError(
             f"expected to read the source and to write to {parent}, found {error}: check"
-            " permissions, space and --data_dir"
+            " permissions, space and data_dir"
         ) from error
 
 
@@ -129,31 +129,21 @@ def _only_run(parent: Path) -> Iterator[None]:
         yield
 
 
-def _found(folder: Path, listing: Listing, shorter_side: int) -> Prepared:
-    listed = {split: len(items) for split, items in listing.splits.items()}
-    try:
-        made = json.loads((folder / "metadata.json").read_text())
-    except (OSError, ValueError):
-        made = {}
-    if (made.get("listed"), made.get("shorter_side")) != (listed, shorter_side):
-        raise UserError(
-            f"expected {folder} to be free, or made from these {sum(listed.values()):,} images with"
-            f" --shorter_side={shorter_side}, found a set from {made.get('listed')} with"
-            f" --shorter_side={made.get('shorter_side')}: delete it or choose another --data_dir"
-        )
-    return Prepared(folder, made["counts"], tuple(made["broken"]), is_new=False)
-
-
 def _write(
-    listing: Listing, data_dir: Path, folder: Path, shorter_side: int, max_bad: int, workers: int
+    listing: Listing,
+    data_dir: Path,
+    encode: Callable[[Item], bytes],
+    described: dict[str, Any],
+    max_bad: int,
+    workers: int,
 ) -> Prepared:
     threads = workers or cores()
     with ThreadPoolExecutor(threads) as pool:
 
         def submit(item: Item) -> Future[bytes]:
-            return pool.submit(_encode, item, listing, shorter_side)
+            return pool.submit(encode, item)
 
-        work = _Work(listing, submit, _AHEAD * threads, max_bad, shorter_side)
+        work = _Work(listing, submit, _AHEAD * threads, described, max_bad)
         cls = type(
             "Prepared",
             (_Builder,),
@@ -167,15 +157,18 @@ def _write(
         with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as empty:
             builder.download_and_prepare(file_format="array_record", download_dir=empty)
     counts = {split: len(labels) for split, labels in work.labels.items()}
+    folder = data_dir / listing.name / listing.version
     return Prepared(folder, counts, tuple(work.broken), is_new=True)
 
 
-def _encode(item: Item, listing: Listing, shorter_side: int) -> bytes:
+def _encode(item: Item, listing: Listing, shorter_side: int, max_pixels: int) -> bytes:
+    check_bytes(item.size, max_pixels)
     return to_stored(
         item.read(),
         keep_png=listing.keep_png,
         upright=listing.upright,
         shorter_side=shorter_side,
+        max_pixels=max_pixels,
     )
 
 
@@ -187,12 +180,12 @@ class _Work:
         listing: Listing,
         submit: Callable[[Item], Future[bytes]],
         ahead: int,
+        described: dict[str, Any],
         max_bad: int,
-        shorter_side: int,
     ) -> None:
         self.listing = listing
+        self.described = described
         self.max_bad = max_bad
-        self.shorter_side = shorter_side
         self.labels: dict[str, list[int]] = {split: [] for split in listing.splits}
         self.broken: list[str] = []
         self._submit = submit
@@ -238,13 +231,13 @@ class _Work:
             raise BrokenFiles(
                 f"expected at most {self.max_bad} broken files, found {len(self.broken)}, the first"
                 f" {self.broken[0]}: repair or remove them, or allow them with"
-                f" --max_bad={len(self.broken)}",
+                f" max_bad={len(self.broken)}",
                 tuple(self.broken),
             )
         for split, labels in self.labels.items():
             if not labels:
                 raise UserError(
-                    f"expected at least one sound image for {split}, found none: check --source"
+                    f"expected at least one sound image for {split}, found none: check the source"
                 )
 
 
@@ -255,10 +248,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
 
     def __init__(self, *, work: _Work, **kwargs: Any) -> None:
         self._work = work
-        self._made = tfds.core.MetadataDict(
-            listed={split: len(items) for split, items in work.listing.splits.items()},
-            shorter_side=work.shorter_side,
-        )
+        self._made = tfds.core.MetadataDict(work.described)
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -8,9 +8,10 @@ the Python around them and the scaling with threads.
 Shapes: N examples, B rows of a batch, R the resolution.
 """
 
+import hashlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -58,6 +59,7 @@ class RecordSource:
         image_key: str,
         name: str,
         options: PhotoOptions,
+        identify: Callable[[np.ndarray], str] | None = None,
         kept: np.ndarray | None = None,
     ) -> None:
         """Takes what the records hold.
@@ -68,6 +70,8 @@ class RecordSource:
           image_key: the feature that holds the image.
           name: what the log and errors call these records.
           options: size and crops.
+          identify: says what the records at i64[M] are, in this order, without reading them
+            (`identity.digest`); None reads them.
           kept: which records to use, i64[N], in this order; None for all.
         """
         self._records = records
@@ -78,8 +82,8 @@ class RecordSource:
         self._name = name
         self._options = options
         self._lock = threading.Lock()
+        self._identify = identify
         self._broken: set[int] = set()
-        self._replaced = 0
         self._pool: ThreadPoolExecutor | None = None
         if options.threads > 1:
             self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="decode")
@@ -91,8 +95,25 @@ class RecordSource:
 
     @property
     def replaced(self) -> int:
-        """How many rows have shown another image so far, because theirs cannot be decoded."""
-        return self._replaced
+        """How many different examples `broken` names."""
+        return len(self._broken)
+
+    def broken(self) -> np.ndarray:
+        """The examples found so far that cannot be decoded, i64[M], ascending, each once."""
+        with self._lock:
+            found = sorted(self._broken)
+        return np.array(found, np.int64)
+
+    def digest(self, indices: np.ndarray | None = None) -> str:
+        """What the examples at `indices` i64[M] are, labels included; None for all."""
+        kept = self._kept if indices is None else self._kept[indices]
+        labels = self._all_labels[kept].astype("<i4").tobytes()
+        identify = self._identify or self._read_digest
+        return hashlib.sha256(identify(kept).encode() + labels).hexdigest()
+
+    def _read_digest(self, kept: np.ndarray) -> str:
+        each = (hashlib.sha256(self._records[int(record)]).digest() for record in kept)
+        return hashlib.sha256(b"".join(each)).hexdigest()
 
     def __len__(self) -> int:
         """The number of examples N."""
@@ -106,6 +127,7 @@ class RecordSource:
             image_key=self._image_key,
             name=self._name,
             options=self._options,
+            identify=self._identify,
             kept=self._kept[kept],
         )
 
@@ -162,7 +184,7 @@ class RecordSource:
                 values = features[self._image_key].bytes_list.value
                 if not values:
                     raise BrokenImage("the record holds no image")
-                decode_crop(values[0], choose_box, out)
+                decode_crop(values[0], choose_box, out, max_pixels=options.max_pixels)
                 return int(self._labels[index])
             except BrokenImage as error:
                 self._note_broken(index, features, error)
@@ -173,7 +195,6 @@ class RecordSource:
         name = _name(features)
         name = f" ({name})" if name else ""
         with self._lock:
-            self._replaced += 1
             is_new = index not in self._broken
             self._broken.add(index)
             count = len(self._broken)
@@ -203,10 +224,14 @@ def _name(features: Any) -> str:
     return next((value[0].decode(errors="replace") for value in names if len(value)), "")
 
 
-def read_labels(records: Sequence[bytes], label_key: str) -> np.ndarray:
-    """The labels i32[M] of serialized examples."""
-    labels = np.empty(len(records), np.int32)
-    for row, record in enumerate(records):
-        feature = tf_example_pb2.Example.FromString(record).features.feature
-        labels[row] = feature[label_key].int64_list.value[0]
-    return labels
+def read_label(record: bytes, label_key: str) -> int:
+    """The label of a serialized example.
+
+    Raises:
+      BrokenImage: the record is damaged or has none.
+    """
+    features = _parse(record)
+    values = list(features[label_key].int64_list.value) if label_key in features else []
+    if not values:
+        raise BrokenImage(f"no {label_key}")
+    return values[0]

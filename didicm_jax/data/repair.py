@@ -4,14 +4,22 @@ import io
 
 from PIL import Image, ImageOps
 
-from didicm_jax.data.decode import BrokenImage, check_jpeg, is_jpeg, to_rgb
+from didicm_jax.data.decode import BrokenImage, check_jpeg, is_jpeg, open_image, to_rgb
+from didicm_jax.data.options import MAX_PIXELS
 
 # Where an image has to be encoded anew. Above 95 files grow much and images hardly improve.
 _QUALITY = 95
 _ORIENTATION_TAG = 0x0112
 
 
-def to_stored(data: bytes, *, keep_png: bool, upright: bool, shorter_side: int) -> bytes:
+def to_stored(
+    data: bytes,
+    *,
+    keep_png: bool,
+    upright: bool,
+    shorter_side: int,
+    max_pixels: int = MAX_PIXELS,
+) -> bytes:
     """The bytes to store for the image file `data`: its own, or a JPEG in RGB.
 
     Kept as they are: JPEGs in colour or grey, and PNGs of that kind if `keep_png`. Everything else
@@ -23,24 +31,29 @@ def to_stored(data: bytes, *, keep_png: bool, upright: bool, shorter_side: int) 
       keep_png: whether PNGs stay.
       upright: whether to turn the image as its orientation tag says, which readers do not heed.
       shorter_side: shrink to so many pixels where the image is larger; 0 keeps its size.
+      max_pixels: larger images are not decoded.
 
     Raises:
-      BrokenImage: a file that is truncated or damaged, or no image.
+      BrokenImage: a file that is truncated or damaged, no image, or one of more than `max_pixels`.
     """
     if is_jpeg(data) and not shorter_side and not (upright and _is_turned(data)):
         try:
-            check_jpeg(data)
+            check_jpeg(data, max_pixels)
             return data
+        except BrokenImage:
+            raise
         except ValueError:
             pass  # Pillow tells broken files from CMYK and harmless warnings.
     try:
-        return _with_pillow(data, keep_png, upright, shorter_side)
+        return _with_pillow(data, keep_png, upright, shorter_side, max_pixels)
     except Exception as error:  # Pillow's plugins raise whatever their parsing runs into.
         raise BrokenImage.caused_by(error) from error
 
 
-def _with_pillow(data: bytes, keep_png: bool, upright: bool, shorter_side: int) -> bytes:
-    with Image.open(io.BytesIO(data)) as image:
+def _with_pillow(
+    data: bytes, keep_png: bool, upright: bool, shorter_side: int, max_pixels: int
+) -> bytes:
+    with open_image(data, max_pixels) as image:
         size = image.size
         shrink = shorter_side / min(size) if shorter_side else 1.0
         if shrink < 1:

@@ -3,6 +3,8 @@
 Shapes: N examples in a source, B indices in a request, HxW pixels of C channels.
 """
 
+import functools
+import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +27,25 @@ class Source(Protocol):
 
     @property
     def replaced(self) -> int:
-        """How many images could not be decoded so far, and others took their place."""
+        """How many different examples `broken` names."""
+
+    def broken(self) -> np.ndarray:
+        """The examples found so far that cannot be decoded, i64[M], ascending, each once.
+
+        In evaluation, where nothing is random, a row that `batch` has given shows another image
+        exactly where its index is among them.
+        """
+
+    def digest(self, indices: np.ndarray | None = None) -> str:
+        """What the examples at `indices` i64[M] are, in this order, as hexadecimal digits.
+
+        Two sources that hold the same examples of the same set have the same digest, whatever crop
+        and resolution they show them at; other examples, other labels or another order have
+        another. No image of a stored set is read for it.
+
+        Args:
+          indices: which examples; None for all.
+        """
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B].
@@ -46,6 +66,7 @@ class ArraySource:
     """Images and labels held in memory; a batch is one gather, and nothing in it is random."""
 
     replaced = 0
+    _BYTES = 16  # that tell one example from all others
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Takes `images` u8[N,H,W,C] (not copied) and integer `labels` [N]."""
@@ -75,6 +96,32 @@ class ArraySource:
         """Its number."""
         return str(index)
 
+    def broken(self) -> np.ndarray:
+        """None: these need no decoding."""
+        return np.empty(0, np.int64)
+
+    def digest(self, indices: np.ndarray | None = None) -> str:
+        """Of the pixels, as they were before `with_images`, and labels of the examples."""
+        chosen = self._identities if indices is None else self._identities[indices]
+        return hashlib.sha256(chosen.tobytes()).hexdigest()
+
+    def with_images(self, images: np.ndarray) -> "ArraySource":
+        """The same examples, shown as `images` u8[N,h,w,C], such as smaller ones."""
+        result = ArraySource(images, self._labels)
+        result._identities = self._identities
+        return result
+
+    @functools.cached_property
+    def _identities(self) -> np.ndarray:
+        """A digest of each example by itself, so that those of any part follow: u8[N,16]."""
+        shape = repr(self._images.shape[1:]).encode()
+        digests = (
+            hashlib.blake2b(shape + label.tobytes() + image.tobytes(), digest_size=self._BYTES)
+            for image, label in zip(self._images, self._labels.astype("<i4"), strict=True)
+        )
+        joined = b"".join(each.digest() for each in digests)
+        return np.frombuffer(joined, np.uint8).reshape(len(self), self._BYTES)
+
 
 class _Part:
     """Some examples of another source, numbered anew from 0."""
@@ -90,7 +137,13 @@ class _Part:
 
     @property
     def replaced(self) -> int:
-        return self._source.replaced
+        return len(self.broken())
+
+    def broken(self) -> np.ndarray:
+        return np.flatnonzero(np.isin(self._kept, self._source.broken()))
+
+    def digest(self, indices: np.ndarray | None = None) -> str:
+        return self._source.digest(self._kept if indices is None else self._kept[indices])
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -125,19 +178,35 @@ def subset(
     if ratio is not None:
         if not 0.0 < ratio <= 1.0:
             raise UserError(
-                f"expected a share of the training images in (0, 1], found {ratio}:"
+                f"expected a share of the images in (0, 1], found {ratio}:"
                 " give a number such as 0.25"
             )
         count = round(ratio * total)
     assert count is not None
     if not 1 <= count <= total:
         raise UserError(
-            f"expected to keep between 1 and all {total} training images, found {count}:"
+            f"expected to keep between 1 and all {total} images, found {count}:"
             " ask for a number in that range"
         )
     kept = np.sort(stratified_order(source.labels, seed)[:count])
     # A source that replaces broken images does so from within the part.
     return source.take(kept) if hasattr(source, "take") else _Part(source, kept)
+
+
+def fixed_subset(source: Source, count: int) -> Source:
+    """The `count` examples that stand for all where an evaluation is of a part.
+
+    A function of the data alone, not of a run's seed, so that runs of other seeds are judged on the
+    same images. As with `subset`, every class has its share, and fewer lie within more.
+
+    Args:
+      source: what to choose from.
+      count: how many examples to keep, 1..N.
+
+    Raises:
+      UserError: a number outside this range.
+    """
+    return subset(source, count=count, seed=0)
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

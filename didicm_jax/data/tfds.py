@@ -1,5 +1,6 @@
 """Any classification set that tensorflow-datasets serves as a data source, without TensorFlow."""
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from didicm_jax.data import identity, prepared
 from didicm_jax.data.labels import find_labels
 from didicm_jax.data.options import PhotoOptions
 from didicm_jax.data.records import Records, RecordSource
@@ -36,10 +38,8 @@ def load_tfds(name: str, data_dir: str | None, options: PhotoOptions) -> Dataset
         _source(builder, split, image_key, label_key, options)
         for split in (options.train_split, eval_split)
     )
-    feature = builder.info.features[label_key]
-    names = feature.names or [str(label) for label in range(feature.num_classes)]
     size = options.resolution
-    return Dataset(train, test, tuple(names), (size, size, 3))
+    return Dataset(train, test, _class_names(builder, label_key), (size, size, 3))
 
 
 def _open(name: str, data_dir: str | None) -> Any:
@@ -57,6 +57,12 @@ def _open(name: str, data_dir: str | None) -> Any:
         return tfds.core.read_only_builder.builder_from_files(reference.name, **options)
     except tfds.core.registered.DatasetNotFoundError:
         pass
+    except Exception as error:  # Files that are there and damaged, as json, protobuf, … word it.
+        raise UserError(
+            f"expected a whole description of {name} in {data_dir or '~/tensorflow_datasets'},"
+            f" found files that cannot be read ({_first_line(error)}): copy or prepare the set"
+            " again"
+        ) from error
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
@@ -94,6 +100,20 @@ def _keys(builder: Any, name: str) -> tuple[str, str]:
     return images[0], labels[0]
 
 
+def _class_names(builder: Any, label_key: str) -> tuple[str, ...]:
+    """The names of the classes; of a set that has none, their numbers."""
+    feature = builder.info.features[label_key]
+    folder = epath.Path(builder.data_dir)
+    path = folder / prepared.classes_file(label_key)
+    # tfds passes over a file that it cannot read, and calls the classes by their numbers.
+    if (path.exists() or prepared.read(folder)) and not prepared.read_classes(path):
+        raise UserError(
+            f"expected the names of the classes in {path}, one a line, in UTF-8, found no such"
+            " file: copy or prepare the set again"
+        )
+    return tuple(feature.names or map(str, range(feature.num_classes)))
+
+
 def _eval_split(builder: Any, name: str) -> str:
     splits = list(builder.info.splits)
     if not splits:  # Not prepared: opening it says so.
@@ -113,8 +133,14 @@ def _source(
     records = _records(builder, split)
     folder = epath.Path(builder.data_dir)
     labels = find_labels(folder, builder.name, split, records, label_key, options.threads)
-    name = f"{builder.name} {split}"
-    return RecordSource(records, labels, image_key=image_key, name=name, options=options)
+    return RecordSource(
+        records,
+        labels,
+        image_key=image_key,
+        name=f"{builder.name} {split}",
+        options=options,
+        identify=functools.partial(identity.digest, builder, split),
+    )
 
 
 def _records(builder: Any, split: str) -> Records:

@@ -80,16 +80,14 @@ def evaluate(
       UserError: the network's posteriors are not finite.
     """
 
-    def score(probs: np.ndarray, batch: data.Batch) -> Outcomes:
-        return outcomes(probs, batch["label"])
+    def score(probs: np.ndarray, batch: data.Batch) -> tuple[Outcomes, np.ndarray]:
+        return outcomes(probs, batch["label"]), batch["replaced"]
 
-    replaced = source.replaced
-    results = _over(predict, variables, source, mesh, score, batch_size, proceed)
-    if results is None:
+    scored = _over(predict, variables, source, mesh, score, batch_size, proceed)
+    if scored is None:
         return None
-    return summarize(results) | {
-        "replaced_images": parallel.sum_processes(source.replaced - replaced)
-    }
+    results, replaced = scored
+    return summarize(results) | {"replaced_images": int(replaced.sum())}
 
 
 class Predictions(NamedTuple):
@@ -97,6 +95,7 @@ class Predictions(NamedTuple):
 
     labels: np.ndarray  # i32[N]
     answer: Traced  # NumPy arrays
+    replaced: np.ndarray  # bool[N], whether another image was shown, as its own is broken
 
 
 def collect(
@@ -123,7 +122,7 @@ def collect(
     """
 
     def keep(answer: Traced, batch: data.Batch) -> Predictions:
-        return Predictions(batch["label"], answer)
+        return Predictions(batch["label"], answer, batch["replaced"])
 
     return _over(predict, variables, source, mesh, keep, batch_size, proceed)
 

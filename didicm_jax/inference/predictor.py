@@ -81,6 +81,7 @@ class Predictor:
         self._buckets = sorted({round_up(size, self._mesh.size) for size in buckets})
         whole = data.shows_whole(config.data.name)
         self._eval_crop = None if whole else config.data.eval_crop
+        self._max_pixels = config.data.max_pixels
         traced = posterior.create_traced(
             config, self._described.num_classes, return_trajectory=trajectory
         )
@@ -188,7 +189,12 @@ class Predictor:
 
         def one(row: int) -> str | None:
             try:
-                inputs.show(images[row], pixels[row], eval_crop=self._eval_crop)
+                inputs.show(
+                    images[row],
+                    pixels[row],
+                    eval_crop=self._eval_crop,
+                    max_pixels=self._max_pixels,
+                )
             except ValueError as error:
                 return str(error)
             return None

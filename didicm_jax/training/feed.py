@@ -42,7 +42,7 @@ class Feed:
 
     @property
     def replaced(self) -> int:
-        """This process's images so far that could not be decoded; others were used instead."""
+        """How many different images this process found broken; others were used instead."""
         return self._source.replaced
 
     def take(self, running: Any = None) -> dict[str, jax.Array]:

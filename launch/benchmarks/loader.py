@@ -175,8 +175,10 @@ def _overheads(photos: list[bytes], rounds: int) -> Iterator[dict[str, Any]]:
     )
     pixels = np.zeros((resolution, resolution, 3), np.uint8)
 
-    def copy(data_: bytes, choose_box: decode.ChooseBox, out: np.ndarray) -> None:
-        del data_
+    def copy(
+        data_: bytes, choose_box: decode.ChooseBox, out: np.ndarray, *, max_pixels: int
+    ) -> None:
+        del data_, max_pixels
         choose_box(*_SIZE)
         np.copyto(out, pixels)
 

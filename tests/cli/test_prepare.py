@@ -101,6 +101,28 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(photos, tmp_pa
     assert again.stdout.startswith("already prepared: 30 train, 10 validation images in ")
 
 
+def test_what_is_too_large_or_unknown_is_told_with_the_flags_of_the_command(
+    photos, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.syspath_prepend(ROOT)
+    from launch import prepare
+
+    source = make_tree(tmp_path / "tree", photos)
+    flags = ["--dataset=folder", "--name=birds", f"--source={source}", f"--data_dir={tmp_path}"]
+    assert prepare.main(["prepare.py", *flags, "--max_pixels=14999"]) == 2
+    errors = capsys.readouterr().err
+    assert "broken: train/boat/00.jpg: 150x100 pixels, more than --max_pixels=14999" in errors
+    assert "config.data" not in errors
+    assert prepare.main(["prepare.py", *flags, "--max_pixels=15000"]) == 0
+    path = tmp_path / "birds" / "1.0.0" / "metadata.json"
+    path.write_text(path.read_text().replace('"digest"', '"other"'))
+    capsys.readouterr()
+    assert prepare.main(["prepare.py", *flags]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("already prepared: 29 train, 10 validation")
+    assert "names and sizes of the files" in output.err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -135,5 +157,6 @@ def test_help_names_every_flag(capsys, monkeypatch):
 
     assert prepare.main(["prepare.py", "--help"]) == 0
     text = capsys.readouterr().out
-    for flag in ("dataset", "source", "data_dir", "name", "shorter_side", "max_bad", "workers"):
+    names = ("dataset", "source", "data_dir", "name")
+    for flag in (*names, "shorter_side", "max_bad", "max_pixels", "workers"):
         assert f"--{flag}" in text or f"--[no]{flag}" in text

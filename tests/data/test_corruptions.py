@@ -120,6 +120,8 @@ def test_all_else_is_the_sources():
     found = corruptions.corrupted(given, "fog", 1, workers=1)
     assert (len(found), found.replaced, found.name(3)) == (6, 0, "3")
     np.testing.assert_array_equal(found.labels, given.labels)
+    assert found.broken().tolist() == []
+    assert found.digest() == given.digest() != found.digest(np.arange(3))
 
 
 def test_mistakes_are_one_line(monkeypatch):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
+from didicm_jax import config as configuration
 from didicm_jax.data import decode
 from didicm_jax.data.crops import Box
 from didicm_jax.data.decode import BrokenImage, decode_crop, resize
-from tests.data.making import encode, odd_images
+from didicm_jax.data.options import MAX_PIXELS, PhotoOptions
+from tests.data.making import encode, odd_images, small
 
 BOXES = [Box(0, 0, 640, 427), Box(13, 7, 301, 290), Box(339, 200, 301, 227), Box(100, 50, 60, 70)]
 
@@ -141,6 +143,51 @@ def test_transparent_palettes_warn_nobody():
 def test_a_truncated_photo_is_broken(photos, kept):
     with pytest.raises(BrokenImage, match=r"^[^\n]+$"):
         ours(encode(photos[0])[:kept], whole, 56)
+
+
+KINDS = [
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True}),
+    ("JPEG", {"mode": "CMYK"}),
+    *((kind, {}) for kind in ("PNG", "TIFF", "GIF", "WEBP", "BMP")),
+]
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(photos, monkeypatch, kind, options):
+    data = encode(small(photos[0]), kind, **options)  # 150x100
+    out = np.empty((8, 8, 3), np.uint8)
+    decode_crop(data, whole, out, max_pixels=15_000)
+
+    def decoded(*args, **kwargs):
+        raise AssertionError("its pixels were decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded)
+    monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", decoded)
+    message = r"^150x100 pixels, more than config\.data\.max_pixels=14999 allows: [^\n]+$"
+    with pytest.raises(BrokenImage, match=message):
+        decode_crop(data, whole, out, max_pixels=14_999)
+
+
+@pytest.mark.parametrize("limit", [10_000, 1_000])  # where Pillow warns, and where it refuses
+def test_the_limit_of_pillow_is_no_second_one(photos, monkeypatch, limit):
+    """It is named as the setting, and gives way where the setting is raised as it advises."""
+    data, out = encode(small(photos[0]), "PNG"), np.empty((8, 8, 3), np.uint8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(BrokenImage, match=r"config\.data\.max_pixels"):
+        decode_crop(data, whole, out, max_pixels=limit)
+    decode_crop(data, whole, out, max_pixels=15_000)
+
+
+def test_the_default_limit_is_that_of_pillow_everywhere():
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS == PhotoOptions().max_pixels
+    assert configuration.default().data.max_pixels == MAX_PIXELS
+
+
+def test_a_run_may_raise_the_limit_when_it_is_started_again():
+    assert configuration.under("data.max_pixels", configuration.FREE)
+    assert configuration.under("data.max_pixels", configuration.FREE_IN_EVALUATION)
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(20)])

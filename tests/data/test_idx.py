@@ -84,6 +84,7 @@ def test_a_gzipped_folder_with_the_usual_names(folder):
 
 GOOD = encode(ARRAYS[TRAIN_IMAGES])
 ZIPPED = gzip.compress(GOOD)
+HUGE = GOOD[:4] + b"\xff\xff\xff\xfe" * 3 + bytes(600)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,12 @@ ZIPPED = gzip.compress(GOOD)
         (ZIPPED[:10] + b"\xff" * 50 + ZIPPED[60:], "damaged"),
         (ZIPPED[:-8] + b"\1\2\3\4" + ZIPPED[-4:], "damaged"),
         (encode(np.zeros((30, 0, 4), np.uint8)), "(30, 0, 4)"),
+        # No more is read, or unzipped, than the header promises, and one byte.
+        (GOOD + bytes(10**6), "601 bytes of values for a shape of (30, 5, 4) (followed"),
+        (gzip.compress(GOOD + bytes(10**7)), "601 bytes of values for a shape of (30, 5, 4) (fol"),
+        # No memory is taken for what cannot be there.
+        (HUGE, f"promises {0xFFFFFFFE**3:,} bytes"),
+        (gzip.compress(HUGE, mtime=0), f"promises {0xFFFFFFFE**3:,} bytes"),
     ],
 )
 def test_a_damaged_images_file_is_named_with_its_fault(folder, content, found):

@@ -133,10 +133,46 @@ def test_a_broken_image_is_replaced_counted_and_named_once(views, caplog):
     # 7 and 8 give way to 9, and the last one to the first.
     np.testing.assert_array_equal(batch["image"], sound.batch(np.array([6, 9, 0, 9]))["image"])
     assert batch["label"].tolist() == [1, 4, 0, 4]
-    assert source.replaced == 8  # 7 costs two, each time.
+    assert source.replaced == 3  # However often they were asked for.
+    assert source.broken().tolist() == [7, 8, 29]
     messages = [r.getMessage() for r in caplog.records]
     assert len(messages) == 3
     assert sum("views train[7] (7.jpg) cannot be decoded" in m for m in messages) == 1
+
+
+def test_an_image_of_too_many_pixels_is_broken_like_any_other(views, photos, caplog):
+    large = [*views[:3], encode(small(photos[0], 150, 100)), *views[4:]]
+    source = source_of(large, max_pixels=120 * 90, max_broken_share=0.2)
+    with caplog.at_level(logging.WARNING):
+        batch = source.batch(np.arange(2, 5))
+    assert batch["label"].tolist() == [2, 4, 4]
+    assert source.broken().tolist() == [3]
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert "views train[3] (3.jpg)" in line
+    assert "150x100 pixels, more than config.data.max_pixels=10800 allows" in line
+
+
+def test_an_evaluation_counts_each_broken_image_once_and_no_padding(views):
+    """The rows that fill up the last batch repeat the last image."""
+    source = source_of(views, broken=(4, 29), max_broken_share=0.2)
+    for _ in range(2):
+        batches = [
+            batch
+            for process in range(2)
+            for batch in data.eval_batches(
+                source, batch_size=44, process_index=process, process_count=2
+            )
+        ]
+        assert sum(int(batch["replaced"].sum()) for batch in batches) == 2
+        for batch in batches:
+            assert set(batch["index"][batch["replaced"]]) <= {4, 29}
+    assert source.replaced == 2
+
+
+def test_a_digest_of_bare_records_is_of_what_they_hold(views):
+    one, other = source_of(views), source_of(views, resolution=8, eval_crop=0.5)
+    assert one.digest() == other.digest() != source_of(views, broken=(3,)).digest()
+    assert one.take(np.arange(5)).digest() == one.digest(np.arange(5)) != one.digest()
 
 
 def test_replacements_come_from_the_part_that_was_chosen(views):
@@ -196,6 +232,7 @@ def test_closing_leaves_no_thread_waiting(views):
         ({"crop_ratio": (0, 1)}, "crop_ratio"),
         ({"eval_crop": 0}, "eval_crop"),
         ({"max_broken_share": 1}, "max_broken_share"),
+        ({"max_pixels": 0}, "max_pixels"),
         ({"num_workers": -1}, "num_workers"),
         ({"train_split": ""}, "train_split"),
     ],

@@ -119,6 +119,56 @@ def test_subset_names_what_it_cannot_give(choice):
         data.subset(numbered([0, 1, 0, 1]), **choice, seed=0)
 
 
+def test_a_fixed_subset_is_a_function_of_the_data_alone():
+    source = numbered(np.arange(400) % 4)
+    chosen = kept(data.fixed_subset(source, 40))
+    again = kept(data.fixed_subset(numbered(np.arange(400) % 4), 40))
+    np.testing.assert_array_equal(chosen, again)
+    assert np.bincount(chosen % 4).tolist() == [10] * 4
+    assert set(kept(data.fixed_subset(source, 10))) < set(chosen)
+    with pytest.raises(UserError, match="found 401"):
+        data.fixed_subset(source, 401)
+
+
+def test_a_digest_is_of_the_examples_in_their_order():
+    labels = np.arange(12) % 3
+    source = numbered(labels)
+    assert source.digest() == numbered(labels).digest()
+    assert numbered(labels[::-1]).digest() != source.digest()  # other labels, the same pixels
+    assert source.digest(np.arange(12)[::-1]) != source.digest()
+    tall = data.ArraySource(np.zeros((2, 4, 1, 1), np.uint8), np.zeros(2, int))
+    wide = data.ArraySource(np.zeros((2, 1, 4, 1), np.uint8), np.zeros(2, int))
+    assert tall.digest() != wide.digest()
+
+
+def test_a_digest_of_a_part_is_that_of_the_same_examples_by_themselves():
+    whole = data.load("digits")
+    part = data.load("digits", train_split="train[100:200]").train
+    assert part.digest() == whole.train.digest(np.arange(100, 200))
+    chosen = data.subset(whole.test, count=50, seed=3)
+    rows = np.sort(stratified_order(whole.test.labels, 3)[:50])
+    assert chosen.digest() == whole.test.digest(rows)
+    assert chosen.digest(np.arange(5)) == whole.test.digest(rows[:5])
+
+
+def test_a_digest_does_not_depend_on_the_resolution():
+    large, small = (data.load("digits", resolution=side) for side in (8, 4))
+    assert large.test.digest() == small.test.digest() != large.train.digest()
+    chosen = [data.fixed_subset(each.test, 30).digest() for each in (large, small)]
+    assert chosen[0] == chosen[1] != large.test.digest()
+
+
+def test_a_part_knows_its_own_broken_examples():
+    class Broken(data.ArraySource):
+        def broken(self):
+            return np.array([2, 7])
+
+    images, labels = np.zeros((10, 2, 2, 1), np.uint8), np.arange(10)
+    part = data.subset(Broken(images, labels), count=9, seed=0)
+    assert part.labels[part.broken()].tolist() == [n for n in (2, 7) if n in part.labels]
+    assert part.replaced == len(part.broken()) > 0
+
+
 def test_subset_needs_exactly_one_size():
     for choice in ({}, {"count": 1, "ratio": 0.5}):
         with pytest.raises(ValueError, match="either"):

@@ -130,6 +130,25 @@ def test_an_evaluation_counts_every_example_once(logits):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_evaluation_counts_every_replaced_image_once_in_each_pass(logits):
+    """The last one is also what the last batch is filled up with."""
+
+    class Broken(data.ArraySource):
+        def broken(self):
+            return np.array([10])
+
+    mesh = parallel.make_mesh()
+    graphdef, params, stats = nnx.split(Exact(), nnx.Param, nnx.BatchStat)
+    variables = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+    predict = loop.make_predict(
+        graphdef, posterior.softmax, lambda images: images.astype(jnp.float32), mesh, seed=0
+    )
+    source = Broken(logits[:, None, :, None], np.arange(11, dtype=np.int32) % CLASSES)
+    for _ in range(2):
+        found = loop.evaluate(predict, variables, source, mesh, batch_size=8)
+        assert found["replaced_images"] == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

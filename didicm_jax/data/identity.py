@@ -1,0 +1,56 @@
+"""What examples a part of a stored set holds, told without reading them.
+
+A set is its name, its version and what `prepare` keeps of the files that it was made from, or, for
+a set of other origin, its shards. An example is its split and its number there: the same whichever
+part it is asked for by.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from didicm_jax.data import prepared
+
+_THREADS = 16  # for sizes of files, which remote file systems are slow to tell
+
+
+def digest(builder: Any, split: str, rows: np.ndarray) -> str:
+    """A digest of the examples at `rows` i64[M] of a split, in this order.
+
+    Args:
+      builder: of tfds, of a set that is prepared.
+      split: as tfds understands it, `train` or `train[:90%]`.
+      rows: places in that split.
+    """
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+    ranges = [
+        np.arange(builder.info.splits[part.splitname].num_examples)[part.from_ : part.to]
+        for part in parts
+    ]
+    names = np.repeat([part.splitname for part in parts], [len(each) for each in ranges])
+    numbers = np.concatenate(ranges)
+    used, ranks = np.unique(names[rows], return_inverse=True)
+    made = prepared.read(epath.Path(builder.data_dir))
+    if "digest" in made:
+        origin: Any = [made["digest"], made.get("shorter_side"), made.get("broken")]
+    else:
+        origin = [_shards(builder, name) for name in used.tolist()]
+    config = builder.builder_config
+    stored = [builder.name, config.name if config else "", str(builder.version), origin]
+    joined = hashlib.sha256(json.dumps([stored, used.tolist()]).encode())
+    joined.update(np.stack([ranks, numbers[rows]]).astype("<i8").tobytes())
+    return joined.hexdigest()
+
+
+def _shards(builder: Any, split: str) -> list[tuple[str, int, int]]:
+    """Name, number of examples and bytes of each shard of a whole split."""
+    info = builder.info.splits[split]
+    folder = epath.Path(builder.data_dir)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = pool.map(lambda name: (folder / name).stat().length, info.filenames)
+        return list(zip(info.filenames, info.shard_lengths, sizes, strict=True))
