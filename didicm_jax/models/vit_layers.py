@@ -18,7 +18,7 @@ from didicm_jax.models.float32_layers import ZEROS, LayerNorm, float32_linear
 ATTENTION_HEAD_WIDTH = 64
 MLP_RATIO = 4
 # Base of the wave lengths of the positions (arXiv 1706.03762).
-TEMPERATURE = 1e4
+WAVE_BASE = 1e4
 
 # Glorot's uniform of a D x D matrix, as big_vision and DiT. The fused qkv is three of them side by
 # side, hence by the inputs alone.
@@ -29,7 +29,7 @@ GLOROT_INIT = nnx.initializers.xavier_uniform()
 def sincos_positions(height: int, width: int, channels: int) -> chex.Array:
     """Fixed positions in a grid: `sin(w x) | cos(w x) | sin(w y) | cos(w y)`, row by row.
 
-    Of column x and row y, with `channels / 4` frequencies `TEMPERATURE^(-k / (channels/4 - 1))`
+    Of column x and row y, with `channels / 4` frequencies `WAVE_BASE^(-k / (channels/4 - 1))`
     (MoCo v3 and big_vision, `posemb_sincos_2d`).
 
     Args:
@@ -41,7 +41,7 @@ def sincos_positions(height: int, width: int, channels: int) -> chex.Array:
       Float32 `[height * width, channels]`.
     """
     quarter = channels // 4
-    frequencies = TEMPERATURE ** (-np.arange(quarter) / (quarter - 1))
+    frequencies = WAVE_BASE ** (-np.arange(quarter) / (quarter - 1))
 
     def waves(count: int) -> chex.Array:
         angles = np.arange(count)[:, None] * frequencies
