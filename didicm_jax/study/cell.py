@@ -1,7 +1,6 @@
 """One cell of a study: a normal run, and its posteriors on held-out and on test examples."""
 
 import copy
-import json
 import math
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from didicm_jax import evaluation
 from didicm_jax.cli.options import OtherData
 from didicm_jax.cli.subject import open_subject
-from didicm_jax.evaluation import temperature
+from didicm_jax.evaluation import report, temperature
 from didicm_jax.inference import posterior, sweep
 from didicm_jax.run import description, workdir
 from didicm_jax.study import methods
@@ -117,7 +116,7 @@ def _metrics(probs: Any, labels: Any, scale: float) -> dict[str, float]:
 
 def _stability(folder: Path) -> dict[str, float | None]:
     """Steps that were not finite, and the share of logged ones whose gradient exploded."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = report.read(folder)
     norms = np.asarray([line["grad_norm"] for line in lines if "grad_norm" in line], float)
     exploded = ~(norms <= _EXPLODED * np.nanmedian(norms)) if np.isfinite(norms).any() else [True]
     return {

@@ -1,11 +1,12 @@
 """Cells side by side, each a process with cores or a device of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,11 +123,7 @@ def run(
 
 
 def _start(command: list[str], log: Path, lane: Lane) -> subprocess.Popen[bytes]:
-    def enter() -> None:
-        if lane.cores:
-            os.sched_setaffinity(0, lane.cores)
-
-    with log.open("ab") as output:
+    with log.open("ab") as output, _on(lane.cores):
         return subprocess.Popen(
             command,
             stdout=output,
@@ -134,8 +131,24 @@ def _start(command: list[str], log: Path, lane: Lane) -> subprocess.Popen[bytes]
             env=os.environ | lane.environment,
             # Ctrl-C reaches the study alone, which asks its cells to stop.
             start_new_session=True,
-            preexec_fn=enter,  # before threads are made, so that XLA makes as many as the cores
         )
+
+
+@contextlib.contextmanager
+def _on(cores: frozenset[int] | None) -> Iterator[None]:
+    """A process that is started here has these cores from its first instruction on.
+
+    So XLA, which counts them when it starts, makes as many threads.
+    """
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # of this thread, which a new process inherits
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]], asked: set[int]) -> None:
