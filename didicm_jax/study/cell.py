@@ -13,6 +13,7 @@ import numpy as np
 from didicm_jax import evaluation
 from didicm_jax.cli.options import OtherData
 from didicm_jax.cli.subject import open_subject
+from didicm_jax.errors import UserError
 from didicm_jax.evaluation import report, temperature
 from didicm_jax.inference import posterior, sweep
 from didicm_jax.run import description, workdir
@@ -43,8 +44,18 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
         with config.unlocked():
             config.train.duration = f"{steps} steps"
         run = plan.plan(config)
-    workdir.claim(folder, workdir.config_of(config, folder, evaluates=False))
-    description.write(folder, description.of(run.dataset))
+    # All is compared before anything is written: what a stopped run was trained on stays known.
+    config, described = (
+        workdir.config_of(config, folder, evaluates=False),
+        description.of(run.dataset),
+    )
+    if description.read(folder) not in (None, described):
+        raise UserError(
+            f"{folder}: expected the classes and images that the run was trained on, found others; "
+            "use the data of its start or another folder"
+        )
+    workdir.claim(folder, config)
+    description.write(folder, described)
     print(run.describe(), flush=True)
     started = time.monotonic()
     if loop.train(run, folder).metrics is None:

@@ -1,0 +1,53 @@
+"""A cell that was stopped goes on as what it was, or not at all."""
+
+import json
+
+import digits as digits_config
+import pytest
+
+from didicm_jax.config import build
+from didicm_jax.errors import UserError
+from didicm_jax.run import description, workdir
+from didicm_jax.study import axes, cell
+from didicm_jax.study.folder import StudyFolder
+
+
+@pytest.fixture
+def study(tmp_path):
+    """One cell that has begun."""
+    config = digits_config.get_config()
+    config.model.name, config.model.width, config.model.depth = "didivit_ti4", 0.3333, 1
+    config.model.stem = "didirn"
+    made = StudyFolder(tmp_path, axes.cells(config, axes.parse("method=softmax"), 5))
+    (begun,) = made.cells
+    workdir.claim(made.place(begun), begun.config)
+    description.write(made.place(begun), description.of(build.dataset(begun.config)))
+    return made
+
+
+def contents(study):
+    return {path: path.read_bytes() for path in study.place(study.cells[0]).iterdir()}
+
+
+def test_another_config_than_that_of_its_start_is_refused(study):
+    (begun,) = study.cells
+    path = study.place(begun) / "config.json"
+    stored = json.loads(path.read_text())
+    stored["train"]["duration"] = "3 steps"
+    path.write_text(json.dumps(stored))
+    before = contents(study)
+    with pytest.raises(UserError, match=r"train.duration is '60 epochs', was '3 steps'"):
+        cell.run(begun, study)
+    assert contents(study) == before
+
+
+def test_other_classes_than_those_of_its_start_are_refused(study):
+    (begun,) = study.cells
+    place = study.place(begun)
+    now = description.of(build.dataset(begun.config))
+    assert description.read(place) == now
+    description.write(place, description.Description(tuple("abcdefghij"), now.image_shape))
+    before = contents(study)
+    with pytest.raises(UserError, match="expected the classes and images that the run"):
+        cell.run(begun, study)
+    assert contents(study) == before
