@@ -40,9 +40,9 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
     run, plain = plan.plan(config), plan.plan(cell.plain)
     step, plain_step = operations.of_step(run), operations.of_step(plain)
     if cell.equal_compute:
-        steps = math.ceil(run.durations.total * plain_step / step)
-        with config.unlocked():
-            config.train.duration = f"{steps} steps"
+        begun, steps = study.begun(cell), math.ceil(run.durations.total * plain_step / step)
+        # Another version of XLA may count otherwise: what has begun keeps its duration.
+        config.train.duration = begun.train.duration if begun else f"{steps} steps"
         run = plan.plan(config)
     # All is compared before anything is written: what a stopped run was trained on stays known.
     config, described = (

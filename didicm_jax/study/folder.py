@@ -50,6 +50,11 @@ class StudyFolder:
         """The folder of its run."""
         return self._places[cell.name]
 
+    def begun(self, cell: Cell) -> ml_collections.ConfigDict | None:
+        """The config that its run began with; None before it has."""
+        path = self.place(cell) / "config.json"
+        return configuration.from_json(files.read_json(path)) if path.exists() else None
+
     def record(self, cell: Cell) -> Record | None:
         """What it found, under the names that its axes have now; None before it is done."""
         path = self.place(cell) / _RESULT
@@ -78,17 +83,17 @@ class StudyFolder:
                     f"{path}: expected config and held_out, found other keys; restore the file or "
                     "choose another folder"
                 )
-            changed = _changed(config, stored["config"])
+            changed = _changed(config, configuration.from_json(stored["config"]))
             if stored["held_out"] != held_out:
                 changed["held_out"] = (held_out, stored["held_out"])
             _refuse(changed, f"the study that {self.path} holds")
         for cell in self.cells:
-            path = self.place(cell) / "config.json"
-            if path.exists():
-                changed = _changed(cell.config, files.read_json(path))
+            begun = self.begun(cell)
+            if begun is not None:
+                changed = _changed(cell.config, begun)
                 if cell.equal_compute:  # known when its operations have been counted
                     changed.pop("train.duration", None)
-                _refuse(changed, f"the run that {path.parent} holds")
+                _refuse(changed, f"the run that {self.place(cell)} holds")
 
     def claim(self, config: ml_collections.ConfigDict, held_out: int) -> None:
         """Writes down what its cells have in common; for the arguments see `check`."""
@@ -122,10 +127,9 @@ class StudyFolder:
 
 
 def _changed(
-    config: ml_collections.ConfigDict, stored: dict[str, Any]
+    config: ml_collections.ConfigDict, before: ml_collections.ConfigDict
 ) -> dict[str, tuple[Any, Any]]:
     """What differs from a stored config in more than how it is run."""
-    before = configuration.from_json(stored)
     return {
         key: pair
         for key, pair in configuration.differences(config, before).items()

@@ -1,6 +1,7 @@
 """A cell that was stopped goes on as what it was, or not at all."""
 
 import json
+from types import SimpleNamespace
 
 import digits as digits_config
 import pytest
@@ -10,6 +11,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.run import description, workdir
 from didicm_jax.study import axes, cell
 from didicm_jax.study.folder import StudyFolder
+from didicm_jax.training import loop, operations
 
 
 @pytest.fixture
@@ -51,3 +53,24 @@ def test_other_classes_than_those_of_its_start_are_refused(study):
     with pytest.raises(UserError, match="expected the classes and images that the run"):
         cell.run(begun, study)
     assert contents(study) == before
+
+
+def test_what_began_on_equal_compute_keeps_its_duration(study, tmp_path, monkeypatch):
+    """However many operations the XLA of today counts, the same command goes on."""
+    config = study.cells[0].config.copy_and_resolve_references()
+    config.data.train_split, config.data.eval_split = "train", ""
+    (begun,) = axes.cells(config, axes.parse("method=smoothed@compute"), 5)
+    own = StudyFolder(tmp_path, [begun])
+    durations = []
+
+    def stop(run, folder):
+        durations.append(run.config.train.duration)
+        return SimpleNamespace(metrics=None)
+
+    monkeypatch.setattr(loop, "train", stop)
+    counted = iter([100.0, 100.0, 200.0, 100.0])
+    monkeypatch.setattr(operations, "of_step", lambda run: next(counted))
+    assert not cell.run(begun, own)
+    assert not cell.run(begun, own)
+    assert durations[0] == durations[1]
+    assert durations[0].endswith(" steps")
