@@ -7,35 +7,19 @@ Markdown table and a bar chart are made of the lines.
 """
 
 import argparse
-import importlib
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from benchmarks import report
+from benchmarks import report, running
 
 from didicm_jax.errors import UserError
-
-NAMES = (
-    "kernels",
-    "floors",
-    "loader",
-    "augment",
-    "sample",
-    "train",
-    "evaluate",
-    "variance",
-    "peer",
-)
 
 
 def main(argv: list[str]) -> int:
     """Runs the benchmark that is named; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=(*NAMES, "all"))
+    parser.add_argument("name", choices=(*running.NAMES, "all"))
     parser.add_argument(
         "--repeats", type=int, help="rounds of each measurement; left out: as many as it needs"
     )
@@ -54,7 +38,7 @@ def main(argv: list[str]) -> int:
         if options.output is not None:
             report.check(options.output)
         records = []
-        for record in _all(options) if options.name == "all" else _one(options):
+        for record in running.run(options.name, repeats=options.repeats, peer=options.peer):
             print(json.dumps(record), flush=True)
             records.append(record)
         if options.output is not None:
@@ -63,32 +47,6 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _one(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    benchmark = importlib.import_module(f"benchmarks.{options.name}")
-    arguments = {"repeats": options.repeats, "peer": options.peer}
-    yield from benchmark.run(**{key: value for key, value in arguments.items() if value})
-
-
-def _all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What a benchmark leaves behind, memory and compiled programs, is not the next one's."""
-    for name in NAMES:
-        command = [sys.executable, __file__, name]
-        if options.repeats is not None:
-            command.append(f"--repeats={options.repeats}")
-        if name == "peer":
-            if options.peer is None:
-                continue
-            command.append(f"--peer={options.peer}")
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            yield from map(json.loads, process.stdout)
-        if process.returncode:
-            raise UserError(
-                f"{name}: expected it to run to the end, found exit status {process.returncode}; "
-                f"run it alone with {Path(__file__).name} {name}"
-            )
 
 
 if __name__ == "__main__":

@@ -1,32 +1,30 @@
-"""A grid of runs: methods against each other over resolutions, shares of the data, any setting.
+"""A study: methods against each other over resolutions, shares of the data, any setting.
 
-    python launch/study.py --config=configs/fashion_mnist.py --workdir=runs/grid \
+    python launch/study.py --config=configs/fashion_mnist.py --workdir=runs/study \
         --axes="resolution=28,14,7;data_ratio=0.1,0.02;method=softmax,paper,head;seed=0,1,2"
 
 Each cell is a normal run in `WORKDIR/cells`, trained on all but the last per cent of the training
-split, on which samplers are chosen, and judged on the test split. A second start goes on where the
-first was stopped. Writes results.csv, results.md and figures of what is done.
+split, on which samplers are chosen, and judged on the test split. A method sets all that its title
+says, so an axis cannot vary that; whatever else the config holds, all methods share. A second start
+goes on where the first was stopped. Writes results.csv, results.md and figures of what is done.
 """
 
 import os
 import sys
 import time
-from pathlib import Path
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from didicm_jax import config as configuration
-from didicm_jax import files
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
 from didicm_jax.run import workdir
-from didicm_jax.study import axes, methods
+from didicm_jax.study import axes, methods, results, schedule
+from didicm_jax.study.folder import StudyFolder
 
 
 def main(argv: list[str]) -> int:
-    """Runs the grid, or with `--cell` one cell of it; returns the exit status."""
+    """Runs the study, or with `--cell` one cell of it; returns the exit status."""
     argv = config_first(argv)
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
@@ -52,105 +50,97 @@ def _run(values: flags.FlagValues, argv: list[str]) -> int:
     given = parse(values, argv)
     if given is None:
         raise UserError("--config: expected a config file, found none; add --config=FILE")
-    folder = workdir.check(values.workdir)
-    if given.data.train_split != "train":
-        raise UserError(
-            f"config.data.train_split: expected 'train', found {given.data.train_split!r}; the "
-            "grid holds --held_out per cent of it out"
-        )
-    chosen = axes.parse(values.axes or "")
-    every = axes.cells(given, chosen, values.held_out)
+    cells = axes.cells(given, axes.parse(values.axes or ""), values.held_out)
+    study = StudyFolder(workdir.check(values.workdir), cells)
     if values.cell is not None:
-        return _one(next(cell for cell in every if cell.name == values.cell), folder)
-    _check_same(given, values.held_out, folder)
-    from didicm_jax.study import results, schedule
-
-    names = [each.name for each in every]
-    cells = folder / "cells"
-    left = [name for name in names if not (cells / name / axes.RESULT).exists()]
+        return _one(study, values.cell)
+    study.check(given, values.held_out)
     lanes = schedule.lanes(values.jobs)
-    print(
-        f"{len(names)} cells, {len(names) - len(left)} of them done, {len(lanes)} at a time",
-        flush=True,
-    )
-    failed = []
-    done = [0]
+    with study.alone():
+        study.claim(given, values.held_out)
+        left = [cell.name for cell in cells if study.record(cell) is None]
+        done = len(cells) - len(left)
+        print(f"{_count(len(cells), 'cell')}, {done} done, {len(lanes)} at a time", flush=True)
+        progress = _Progress(study, began, len(left))
+        schedule.run(
+            left,
+            lambda name: [sys.executable, *argv, f"--cell={name}"],
+            study.logs,
+            lanes,
+            deadline=None if values.budget is None else began + 60 * values.budget,
+            ended=progress.ended,
+        )
+        _conclude(study, progress.failures)
+    return progress.status()
 
-    def ended(each: schedule.Ended) -> None:
-        done[0] += 1
-        if each.status:
-            failed.append(each)
+
+class _Progress:
+    """A line for each cell that ends."""
+
+    def __init__(self, study: StudyFolder, began: float, left: int) -> None:
+        self._study, self._began, self._left = study, began, left
+        self._done, self._failed = 0, list[schedule.Ended]()
+
+    @property
+    def failures(self) -> int:
+        """How many have failed."""
+        return len(self._failed)
+
+    def ended(self, each: schedule.Ended) -> None:
+        """Says how it ended, and how long the others will take."""
+        self._done += 1
+        record = self._study.record(self._study.cell(each.name))
+        if each.status or record is None:
+            self._failed.append(each)
             said = each.log.read_text(errors="replace").strip().splitlines() or ["nothing"]
             words = f"failed with status {each.status}: {said[-1]} ({each.log})"
         else:
-            words = results.line(cells / each.name)
-        rest = (time.monotonic() - began) / done[0] * (len(left) - done[0])
+            words = results.line(record)
+        rest = (time.monotonic() - self._began) / self._done * (self._left - self._done)
         clock = f"{rest / 60:.0f} min left" if rest > 60 else ""
-        print(f"[{done[0]}/{len(left)}] {each.name}: {words}  {clock}".rstrip(), flush=True)
+        print(f"[{self._done}/{self._left}] {each.name}: {words}  {clock}".rstrip(), flush=True)
 
-    completed = schedule.run(
-        left,
-        lambda name: [sys.executable, *argv, f"--cell={name}"],
-        folder / "logs",
-        lanes,
-        deadline=None if values.budget is None else began + 60 * values.budget,
-        ended=ended,
-    )
-    found = [
-        files.read_json(path) for name in names if (path := cells / name / axes.RESULT).exists()
-    ]
+    def status(self) -> int:
+        """The exit status.
+
+        Raises:
+          UserError: cells have failed.
+        """
+        if self._failed:
+            first = self._failed[0]
+            one = self.failures == 1
+            raise UserError(
+                f"{_count(self.failures, 'cell')}: expected {'it' if one else 'them'} to run to "
+                f"the end, found that {'it' if one else 'they'} failed, the first {first.name} "
+                f"(see {first.log}); the same command tries again"
+            )
+        return 0
+
+
+def _conclude(study: StudyFolder, failures: int) -> None:
+    """Writes and shows what the cells that are done have found."""
+    found = [record for cell in study.cells if (record := study.record(cell)) is not None]
     if found:
-        written = results.write(found, folder)
-        print((folder / "results.md").read_text())
-        print(f"wrote {', '.join(path.name for path in written)} in {folder}")
-    if not completed:
-        print(f"stopped with {len(found)} of {len(names)} cells done; the same command goes on")
-    if failed:
-        raise UserError(
-            f"{len(failed)} cells: expected them to run to the end, found that they failed, the "
-            f"first {failed[0].name} (see {failed[0].log}); the same command tries them again"
-        )
-    return 0
+        written = results.write(found, study.path)
+        print((study.path / "results.md").read_text())
+        print(f"wrote {', '.join(path.name for path in written)} in {study.path}")
+    if len(found) + failures < len(study.cells):
+        total = _count(len(study.cells), "cell")
+        print(f"stopped with {len(found)} of {total} done; the same command goes on")
 
 
-def _one(chosen: axes.Cell, folder: Path) -> int:
+def _one(study: StudyFolder, name: str) -> int:
     import jax
 
     from didicm_jax.study import cell
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
-    return 0 if cell.run(chosen, folder / "cells" / chosen.name) else axes.STOPPED
+        jax.config.update("jax_compilation_cache_dir", str(study.path / "compilation_cache"))
+    return 0 if cell.run(study.cell(name), study) else schedule.STOPPED
 
 
-def _check_same(given: ml_collections.ConfigDict, held_out: int, folder: Path) -> None:
-    """Refuses to go on with a grid whose cells have another recipe.
-
-    Raises:
-      UserError: the workdir holds one.
-    """
-    import json
-
-    path = folder / "grid.json"
-    asked = {"config": json.loads(given.to_json()), "held_out": held_out}
-    if path.exists():
-        stored = files.read_json(path)
-        before = configuration.from_json(stored["config"])
-        changed = {
-            key: pair
-            for key, pair in configuration.differences(given, before).items()
-            if not configuration.under(key, configuration.FREE)
-        }
-        if stored["held_out"] != held_out:
-            changed["held_out"] = (held_out, stored["held_out"])
-        if changed:
-            pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
-            raise UserError(
-                f"--workdir: expected the grid that {folder} holds, found another recipe ({pairs});"
-                " use another workdir, or the old values"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, asked)
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
@@ -158,7 +148,7 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     config_flags.DEFINE_config_file(
         "config", None, "What the cells have in common.", flag_values=values, sys_argv=argv
     )
-    flags.DEFINE_string("workdir", None, "Folder of the grid.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the study.", flag_values=values)
     flags.DEFINE_string(
         "axes",
         None,

@@ -1,1 +1,1 @@
-"""The parts of `launch/study.py`."""
+"""Many runs against each other: methods, axes, cells and what they found."""

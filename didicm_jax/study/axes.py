@@ -1,6 +1,7 @@
-"""The axes of a grid and its cells."""
+"""The axes of a study and its cells."""
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,13 @@ from didicm_jax.errors import UserError
 from didicm_jax.study import methods
 
 METHOD, SEED = "method", "seed"
-RESULT = "cell.json"  # in the folder of a cell that is done
-STOPPED = 75  # the exit status of a cell that was asked to stop and can go on (EX_TEMPFAIL)
+_MODEL = "model.name"  # a method takes the network of this trunk that is its own
 
 Values = dict[str, Any]  # of each axis
 
 
 class Cell(NamedTuple):
-    """One run of a grid."""
+    """One run of a study."""
 
     values: Values
     config: ml_collections.ConfigDict  # evaluates on what is held out of the training split
@@ -32,6 +32,16 @@ class Cell(NamedTuple):
         """Its folder."""
         return ",".join(f"{axis}={value}" for axis, value in self.values.items())
 
+    @property
+    def identity(self) -> frozenset[tuple[str, Any]]:
+        """What it varies, whatever the order and the spelling of the axes."""
+        return frozenset((_key(axis), value) for axis, value in self.values.items())
+
+    @property
+    def equal_compute(self) -> bool:
+        """Whether it trains for as many operations as the classifier that measures compute."""
+        return self.values.get(METHOD, "").endswith(methods.EQUAL_COMPUTE)
+
 
 def parse(text: str) -> dict[str, list[Any]]:
     """The axes of `resolution=28,14;method=softmax,paper;seed=0,1`.
@@ -41,30 +51,34 @@ def parse(text: str) -> dict[str, list[Any]]:
     Raises:
       UserError: it does not read as axes, or names a key, method or value that is none.
     """
-    defaults = configuration.flatten(configuration.default())
     axes: dict[str, list[Any]] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, equals, words = part.partition("=")
-        values = [word.strip() for word in words.split(",") if word.strip()]
+        values = [_value(word.strip(), name) for word in words.split(",") if word.strip()]
         if not equals or not values:
             raise _wrong(f"axes like 'resolution=28,14;seed=0,1', found {part!r}")
-        if name in axes or len(set(values)) < len(values):
+        # By key and by value: `data_ratio=0.1` and `data.data_ratio=0.10` are the same cells.
+        if _key(name) in map(_key, axes) or len(set(values)) < len(values):
             raise _wrong(f"each axis and each of its values once, found {part!r}")
-        if name == METHOD:
-            for value in values:
-                methods.find(value)
-            axes[name] = values
-        else:
-            axes[name] = [_value(word, name, defaults[_key(name, defaults)]) for word in values]
+        axes[name] = values
     if not axes:
         raise _wrong("axes like 'resolution=28,14;seed=0,1', found none")
     return axes
 
 
+def identity(name: str) -> frozenset[tuple[str, Any]] | None:
+    """The `Cell.identity` that the name of a folder stands for; None: it is no cell's."""
+    try:
+        found = parse(name.replace(",", ";"))
+    except UserError:
+        return None
+    return frozenset((_key(axis), value) for axis, (value,) in found.items())
+
+
 def cells(
     config: ml_collections.ConfigDict, axes: Mapping[str, Sequence[Any]], held_out: int
 ) -> list[Cell]:
-    """Every combination, all of one seed before the next, so that a grid cut short is whole.
+    """Every combination, all of one seed before the next, so that a study cut short is whole.
 
     Args:
       config: what the cells have in common.
@@ -72,17 +86,25 @@ def cells(
       held_out: per cent of the training split on which settings are chosen.
 
     Raises:
-      UserError: the config of a cell is not valid.
+      UserError: the config of a cell is not valid, an axis varies what a method sets, or two cells
+        are the same run.
     """
+    if config.data.train_split != "train":
+        raise UserError(
+            f"config.data.train_split: expected 'train', found {config.data.train_split!r}; a "
+            "study holds a part of it out itself"
+        )
     order = sorted(axes, key=lambda axis: axis != SEED)  # the first varies slowest
-    result = []
+    result: list[Cell] = []
+    seen: dict[tuple[str, bool], str] = {}
     for combination in itertools.product(*(axes[axis] for axis in order)):
         chosen = dict(zip(order, combination, strict=True))
-        values = {axis: chosen[axis] for axis in axes}
-        own = _config(config, values, held_out)
-        plain = methods.apply(own, methods.MATCHED[0])
-        plain.model.stem = config.model.stem
-        result.append(Cell(values, own, plain, config.data.eval_split))
+        cell = _cell(config, {axis: chosen[axis] for axis in axes}, held_out)
+        run = (cell.config.to_json(), cell.equal_compute)
+        if run in seen:
+            raise _wrong(f"cells that differ, found {seen[run]} and {cell.name} to be the same run")
+        seen[run] = cell.name
+        result.append(cell)
     return result
 
 
@@ -91,25 +113,35 @@ def coordinates(values: Values) -> Values:
     return {axis: value for axis, value in values.items() if axis not in (METHOD, SEED)}
 
 
-def _config(
-    base: ml_collections.ConfigDict, values: Values, held_out: int
-) -> ml_collections.ConfigDict:
-    defaults = configuration.flatten(configuration.default())
-    config = methods.apply(base, values[METHOD]) if METHOD in values else copy.deepcopy(base)
+def _cell(base: ml_collections.ConfigDict, values: Values, held_out: int) -> Cell:
     split = 100 - held_out
-    with config.unlocked():
-        config.update_from_flattened_dict(
-            {"data.train_split": f"train[:{split}%]", "data.eval_split": f"train[{split}%:]"}
+    varied = {_key(axis): value for axis, value in values.items() if axis != METHOD}
+    shared = copy.deepcopy(base)
+    with shared.unlocked():
+        shared.update_from_flattened_dict(
+            varied
+            | {"data.train_split": f"train[:{split}%]", "data.eval_split": f"train[{split}%:]"}
         )
-        # After the method: an axis may vary what the method sets.
-        config.update_from_flattened_dict(
-            {_key(axis, defaults): value for axis, value in values.items() if axis != METHOD}
-        )
+    config = methods.apply(shared, values[METHOD]) if METHOD in values else shared
     configuration.validate(config)
-    return config
+    found = configuration.flatten(config)
+    for key, value in varied.items():
+        # The method comes last: an axis over what it sets would vary the name of the cell alone.
+        if found[key] != value and key != _MODEL:
+            setter = "study" if key.startswith("data.") else f"method {values[METHOD]}"
+            raise _wrong(
+                f"axes over what its methods leave alone, found {key}={value}, which the {setter} "
+                f"sets to {found[key]!r}"
+            )
+    plain = methods.apply(shared, methods.MATCHED[0])
+    return Cell(values, config, plain, base.data.eval_split)
 
 
-def _key(name: str, keys: Mapping[str, Any]) -> str:
+def _key(name: str) -> str:
+    """The dotted key of an axis; `method` is the study's own and not that of the config."""
+    if name == METHOD:
+        return name
+    keys = _defaults()
     found = [key for key in keys if key == name or key.endswith(f".{name}")]
     exact = [key for key in found if key == name]
     if len(found) != 1 and not exact:
@@ -120,7 +152,16 @@ def _key(name: str, keys: Mapping[str, Any]) -> str:
     return (exact or found)[0]
 
 
-def _value(word: str, axis: str, like: Any) -> Any:
+@functools.cache
+def _defaults() -> Mapping[str, Any]:
+    return configuration.flatten(configuration.default())
+
+
+def _value(word: str, axis: str) -> Any:
+    if axis == METHOD:
+        methods.find(word)
+        return word
+    like = _defaults()[_key(axis)]
     try:
         if isinstance(like, bool):
             return {"true": True, "false": False}[word.lower()]
@@ -129,7 +170,7 @@ def _value(word: str, axis: str, like: Any) -> Any:
             if not math.isfinite(value):
                 raise ValueError
             return value
-        if isinstance(like, str):
+        if isinstance(like, str) and "/" not in word:  # it becomes a part of the name of a folder
             return word
     except (ValueError, KeyError):
         pass
@@ -137,4 +178,4 @@ def _value(word: str, axis: str, like: Any) -> Any:
 
 
 def _wrong(text: str) -> UserError:
-    return UserError(f"--axes: expected {text}; correct it")
+    return UserError(f"axes: expected {text}; correct it")

@@ -1,53 +1,66 @@
-"""One cell of a grid: a normal run, and its posteriors on held-out and on test examples."""
+"""One cell of a study: a normal run, and its posteriors on held-out and on test examples."""
 
 import copy
-import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from flax import nnx
 
-from didicm_jax import evaluation, files
+from didicm_jax import evaluation
 from didicm_jax.cli.options import OtherData
 from didicm_jax.cli.subject import open_subject
-from didicm_jax.evaluation import temperature
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import report, temperature
 from didicm_jax.inference import posterior, sweep
 from didicm_jax.run import description, workdir
 from didicm_jax.study import methods
-from didicm_jax.study.axes import METHOD, RESULT, Cell
-from didicm_jax.training import loop, plan, programs
+from didicm_jax.study.axes import METHOD, Cell
+from didicm_jax.study.folder import StudyFolder
+from didicm_jax.training import loop, operations, plan
 
 _EXPLODED = 10  # times the median norm of the gradient over the logged steps of a run
 
 
-def run(cell: Cell, folder: Path) -> bool:
-    """Trains, or goes on training, evaluates, and writes `cell.json`; False if stopped.
+def run(cell: Cell, study: StudyFolder) -> bool:
+    """Trains, or goes on training, evaluates, and writes what it found; False if stopped.
 
     Raises:
-      UserError: what a run can run into.
+      UserError: what a run can run into, or that another process runs this cell.
     """
-    config = cell.config
+    with study.alone(cell):
+        return _run(cell, study)
+
+
+def _run(cell: Cell, study: StudyFolder) -> bool:
+    config, folder = copy.deepcopy(cell.config), study.place(cell)
     run, plain = plan.plan(config), plan.plan(cell.plain)
-    step, plain_step = _step_flops(run), _step_flops(plain)
-    if cell.values.get(METHOD, "").endswith(methods.EQUAL_COMPUTE):
-        steps = math.ceil(run.durations.total * plain_step / step)
-        with config.unlocked():
-            config.train.duration = f"{steps} steps"
+    step, plain_step = operations.of_step(run), operations.of_step(plain)
+    if cell.equal_compute:
+        begun, steps = study.begun(cell), math.ceil(run.durations.total * plain_step / step)
+        # Another version of XLA may count otherwise: what has begun keeps its duration.
+        config.train.duration = begun.train.duration if begun else f"{steps} steps"
         run = plan.plan(config)
+    # All is compared before anything is written: what a stopped run was trained on stays known.
+    config, described = (
+        workdir.config_of(config, folder, evaluates=False),
+        description.of(run.dataset),
+    )
+    if description.read(folder) not in (None, described):
+        raise UserError(
+            f"{folder}: expected the classes and images that the run was trained on, found others; "
+            "use the data of its start or another folder"
+        )
     workdir.claim(folder, config)
-    description.write(folder, description.of(run.dataset))
+    description.write(folder, described)
     print(run.describe(), flush=True)
     started = time.monotonic()
     if loop.train(run, folder).metrics is None:
         return False
     record = {
-        "values": cell.values,
         "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
         "training": {
             "steps": run.durations.total,
@@ -57,9 +70,9 @@ def run(cell: Cell, folder: Path) -> bool:
             **_stability(folder),
             "seconds_of_last_start": time.monotonic() - started,
         },
-        "samplers": _samplers(cell, config, folder, run, sum(_pass_flops(plain))),
+        "samplers": _samplers(cell, config, folder, _passes(run), _passes(plain).of(1)),
     }
-    files.write_json(folder / RESULT, record)
+    study.write_record(cell, record)
     return True
 
 
@@ -67,8 +80,8 @@ def _samplers(
     cell: Cell,
     config: ml_collections.ConfigDict,
     folder: Path,
-    run: plan.Run,
-    plain_flops: float,
+    passes: operations.Passes,
+    plain_pass: float,
 ) -> list[dict[str, Any]]:
     """Each sampler's metrics on the held-out and the test examples, and what it costs."""
     shown = copy.deepcopy(config)
@@ -76,13 +89,12 @@ def _samplers(
     own = OtherData(None, None, None, None)
     held_out = open_subject(folder, config, "latest", own)
     test = open_subject(folder, shown, "latest", own)
-    once, each_step = _pass_flops(run)
     records = []
     for chosen in _sampling(config, cell.values.get(METHOD)):
         answer = held_out.ask(chosen, lambda: True)
         found = {"validation": answer(held_out.source), "test": answer(test.source)}
         described = posterior.describe(chosen)
-        flops = once + int(str(described["steps"])) * each_step
+        cost = passes.of(int(str(described["steps"])))
         validation = found["validation"]
         scale = temperature.fit(validation.answer.probs, validation.labels)
         metrics = {
@@ -90,18 +102,21 @@ def _samplers(
         }
         records.append(
             {"label": sweep.label(chosen), **described, "temperature": scale}
-            | {"megaflops": flops / 1e6, "plain_passes": flops / plain_flops}
+            | {"megaflops": cost / 1e6, "plain_passes": cost / plain_pass}
             | metrics
         )
     return records
 
 
+def _passes(run: plan.Run) -> operations.Passes:
+    return operations.of_passes(run.graphdef, run.abstract, run.dataset.image_shape)
+
+
 def _sampling(
     config: ml_collections.ConfigDict, method: str | None
 ) -> list[ml_collections.ConfigDict]:
-    if method is None or config.method != "didicm":
-        return [config]
-    return [sweep.changed(config, settings) for settings in methods.find(method).samplers]
+    samplers = methods.find(method).samplers if method else ()
+    return [sweep.changed(config, settings) for settings in samplers] or [config]
 
 
 def _metrics(probs: Any, labels: Any, scale: float) -> dict[str, float]:
@@ -112,7 +127,7 @@ def _metrics(probs: Any, labels: Any, scale: float) -> dict[str, float]:
 
 def _stability(folder: Path) -> dict[str, float | None]:
     """Steps that were not finite, and the share of logged ones whose gradient exploded."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = report.read(folder)
     norms = np.asarray([line["grad_norm"] for line in lines if "grad_norm" in line], float)
     exploded = ~(norms <= _EXPLODED * np.nanmedian(norms)) if np.isfinite(norms).any() else [True]
     return {
@@ -120,42 +135,3 @@ def _stability(folder: Path) -> dict[str, float | None]:
         "exploding_share": float(np.mean(exploded)),
         "largest_grad_norm": float(np.nanmax(norms)) if np.isfinite(norms).any() else None,
     }
-
-
-def _step_flops(run: plan.Run) -> float:
-    """Operations of a training step, by XLA's account of the program before it is optimised."""
-    size, dataset = run.config.train.batch_size, run.dataset
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *dataset.image_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-        "index": jax.ShapeDtypeStruct((size,), jnp.int32),
-        "stop": jax.ShapeDtypeStruct((run.mesh.size,), jnp.float32),
-        "replaced": jax.ShapeDtypeStruct((run.mesh.size,), jnp.float32),
-    }
-    step: Any = programs.make_step(run)
-    return float(step.lower(run.abstract_state(), batch).cost_analysis()["flops"])
-
-
-def _pass_flops(run: plan.Run) -> tuple[float, float]:
-    """Operations for an image: those done once, and those of each step."""
-    image = jax.ShapeDtypeStruct((1, *run.dataset.image_shape), jnp.float32)
-    words = (jax.ShapeDtypeStruct((1,), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.float32))
-
-    def network(variables: Any) -> Any:
-        model = nnx.merge(run.graphdef, *variables)
-        model.eval()
-        return model
-
-    def count(function: Any, *arguments: Any) -> float:
-        costs: Any = jax.jit(function).lower(run.abstract, *arguments).cost_analysis()
-        return float(costs["flops"])
-
-    if run.config.method != "didicm":
-        return count(lambda variables, x: network(variables)(x), image), 0.0
-
-    def encode(variables: Any, x: Any) -> Any:
-        return network(variables).encode(x)
-
-    features = jax.eval_shape(encode, run.abstract, image)
-    score = count(lambda variables, f, c, s: network(variables).score(f, c, s), features, *words)
-    return count(encode, image), score

@@ -1,4 +1,7 @@
-"""The methods that a grid compares, each on the trunk, stem and recipe of the config given."""
+"""The methods that a study compares, each on the trunk, stem and recipe of the config given.
+
+A method sets all that its title says; whatever else the config holds, all methods share.
+"""
 
 import copy
 from typing import Any, NamedTuple
@@ -6,96 +9,122 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from didicm_jax import config as configuration
+from didicm_jax import models
 from didicm_jax.errors import UserError
+from didicm_jax.inference import sweep
 
 # With this after its name, a method trains for the operations of `MATCHED[0]` instead of its
 # epochs.
 EQUAL_COMPUTE = "@compute"
 
 
-# Stands for `model.conditioned_stages` of a ResNet and `model.conditioned_blocks` of a ViT.
-CONDITIONED = "conditioned"
+class _Family(NamedTuple):
+    """Networks on one kind of trunk."""
+
+    plain: str  # how the names of its classifiers begin
+    score: str  # and of its score models
+    conditioned: str  # key of `config.model`: how much of a score model sees label and noise
+
+
+_FAMILIES = (
+    _Family("resnet", "didirn", "conditioned_stages"),
+    _Family("vit_", "didivit_", "conditioned_blocks"),
+)
 
 
 class Method(NamedTuple):
     """What a method changes in a config, and which posteriors it is asked for."""
 
-    title: str
+    title: str  # its claims, with commas between them
     settings: dict[str, Any]  # dotted keys
-    samplers: tuple[dict[str, Any], ...] = ({},)  # settings of `config.sampler`
+    # Settings of `config.sampler`, of a score model; a classifier has one posterior and no sampler.
+    samplers: tuple[dict[str, Any], ...] = ()
+    # Stages of a ResNet or blocks of a ViT, from the end, that see label and noise; None: all.
+    conditioned: int | None = None
     # The first sampler is reported; or, of those that cost at most so many passes of the plain
     # network, the one of the least NLL on the held-out examples.
     passes: float | None = None
-    plain: bool = False  # a classifier
-    matched: bool = True  # on the same trunk and stem
+    stem: str | None = None  # None: that of the config
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a classifier."""
+        return not self.samplers
+
+    @property
+    def matched(self) -> bool:
+        """Whether it stands on the same trunk and stem as the others."""
+        return self.stem is None
 
 
-def _cp(steps: int, **others: Any) -> dict[str, Any]:
-    return {"name": "cp", "steps": steps} | others
+def _cp(steps: int, integrator: str = "euler", **others: Any) -> dict[str, Any]:
+    """Class probabilities, all steps of them; `original` are times that Euler alone reads."""
+    grid = "original" if integrator == "euler" else "linear"
+    chosen = {"name": "cp", "steps": steps, "integrator": integrator, "grid": grid}
+    return chosen | {"tolerance": 0.0} | others
 
 
-_FEW_STEPS = (_cp(8), _cp(4), _cp(2, integrator="heun"), _cp(1, integrator="exact"))
+_FEW_STEPS = (_cp(8), _cp(4), _cp(2, "heun"), _cp(1, "exact"))
+
+_SMOOTHED = {"augment.label_smoothing": 0.1}
+# A mixed label is a soft one, and without mixing nobody reads what switches between its two kinds.
+_HARD = {
+    "augment.label_smoothing": 0.0,
+    "augment.mixup": 0.0,
+    "augment.cutmix": 0.0,
+    "augment.switch_prob": configuration.default().augment.switch_prob,
+}
+
+
+def _didicm(parameterization: str, loss: str, draws: int, *, stratified: bool) -> dict[str, Any]:
+    return {
+        "method": "didicm",
+        "model.parameterization": parameterization,
+        "diffusion.loss": loss,
+        "diffusion.draws_per_image": draws,
+        "diffusion.stratified": stratified,
+    }
+
 
 METHODS = {
-    "softmax": Method(
-        "softmax", {"method": "cross_entropy", "augment.label_smoothing": 0.0}, plain=True
-    ),
-    "smoothed": Method(
-        "softmax, labels smoothed by 0.1",
-        {"method": "cross_entropy", "augment.label_smoothing": 0.1},
-        plain=True,
-    ),
+    "softmax": Method("softmax, hard labels", {"method": "cross_entropy"} | _HARD),
+    "smoothed": Method("softmax, labels smoothed by 0.1", {"method": "cross_entropy"} | _SMOOTHED),
     # timm's A1 recipe smooths too (arXiv 2110.00476, table 2).
     "binary": Method(
-        "one sigmoid a class (A1)",
-        {"method": "binary_cross_entropy", "augment.label_smoothing": 0.1},
-        plain=True,
+        "one sigmoid a class (A1), labels smoothed by 0.1",
+        {"method": "binary_cross_entropy"} | _SMOOTHED,
     ),
     # What the paper compares with: total stride 32 against the 16 of DiDiRN.
     "unmatched": Method(
-        "softmax with the 7x7/2 stem",
-        {
-            "method": "cross_entropy",
-            "augment.label_smoothing": 0.1,
-            "model.stem": "imagenet",
-        },
-        plain=True,
-        matched=False,
+        "softmax, labels smoothed by 0.1, ResNet with the 7x7/2 stem",
+        {"method": "cross_entropy"} | _SMOOTHED,
+        stem="imagenet",
     ),
     "paper": Method(
-        "DiDiCM of the paper: every stage conditioned, ratios, one draw, hard labels",
-        {
-            "model.parameterization": "ratio",
-            "diffusion.stratified": False,
-            "augment.label_smoothing": 0.0,
-        },
-        samplers=(_cp(8), _cp(2)),
+        "DiDiCM of the paper, every stage or block conditioned, ratios, score entropy, "
+        "one draw, independent times, hard labels, 8 or 2 Euler steps",
+        _didicm("ratio", "score_entropy", 1, stratified=False) | _HARD,
+        samplers=(_cp(8, query="min"), _cp(2, query="min")),
     ),
     "late": Method(
-        "DiDiCM encoded once: last stage conditioned, bounded ratios, one draw, smoothed labels",
-        {
-            CONDITIONED: 1,
-            "model.parameterization": "bounded",
-            "augment.label_smoothing": 0.1,
-        },
+        "DiDiCM encoded once, last stage or block conditioned, bounded ratios, score entropy, "
+        "one draw, stratified times, labels smoothed by 0.1, few steps or one shot",
+        _didicm("bounded", "score_entropy", 1, stratified=True) | _SMOOTHED,
         samplers=(*_FEW_STEPS, {"name": "one_shot", "time": 0.6}),
+        conditioned=1,
         passes=2.0,
     ),
     "head": Method(
-        "DiDiCM encoded once: head conditioned, log q_0, 4 draws, denoising cross-entropy",
-        {
-            CONDITIONED: 0,
-            "model.parameterization": "posterior",
-            "diffusion.loss": "cross_entropy",
-            "diffusion.draws_per_image": 4,
-            "augment.label_smoothing": 0.1,
-        },
+        "DiDiCM encoded once, head alone conditioned, log q_0, denoising cross-entropy, "
+        "4 draws, stratified times, labels smoothed by 0.1, few steps or one shot",
+        _didicm("posterior", "cross_entropy", 4, stratified=True) | _SMOOTHED,
         samplers=(*_FEW_STEPS, {"name": "one_shot", "time": 0.3}),
+        conditioned=0,
         passes=2.0,
     ),
 }
 # The classifiers to beat; the first of them is the measure of compute.
-MATCHED = tuple(name for name, method in METHODS.items() if method.plain and method.matched)
+MATCHED = tuple(name for name, each in METHODS.items() if each.plain and each.matched)
 
 
 def find(name: str) -> Method:
@@ -107,27 +136,53 @@ def find(name: str) -> Method:
     method = METHODS.get(name.removesuffix(EQUAL_COMPUTE))
     if method is None:
         raise UserError(
-            f"--axes: expected methods among {', '.join(METHODS)}, each also with "
+            f"axes: expected methods among {', '.join(METHODS)}, each also with "
             f"{EQUAL_COMPUTE} behind it, found {name!r}; correct it"
         )
     return method
 
 
 def apply(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """A copy of the config that trains by this method."""
-    method = find(name)
-    result = copy.deepcopy(config)
+    """A copy of the config that trains by this method and is evaluated by its first sampler.
+
+    Raises:
+      UserError: there is no such method, it is none for this network, or the result is not valid.
+    """
+    method, result = find(name), copy.deepcopy(config)
+    family, model = _on_the_trunk(config.model.name, plain=method.plain)
     defaults = configuration.default()
     with result.unlocked():
+        result.model.name = model
+        cleared = ["conditioned_stages", "conditioned_blocks"]
         if method.plain:
-            for plain, score in (("resnet", "didirn"), ("vit_", "didivit_")):
-                result.model.name = result.model.name.replace(score, plain)
-            for key in ("parameterization", "conditioned_stages", "conditioned_blocks"):
-                result.model[key] = defaults.model[key]
+            cleared.append("parameterization")
             result.diffusion, result.sampler = defaults.diffusion, defaults.sampler
-        settings = dict(method.settings)
-        if CONDITIONED in settings:
-            part = "blocks" if "vit" in result.model.name else "stages"
-            settings[f"model.conditioned_{part}"] = settings.pop(CONDITIONED)
-        result.update_from_flattened_dict(settings)
+        for key in cleared:
+            result.model[key] = defaults.model[key]  # of the conditioned parts: all
+        if method.conditioned is not None:
+            result.model[family.conditioned] = method.conditioned
+        if method.stem is not None:
+            if family.plain != "resnet":
+                raise UserError(
+                    f"method {name}: expected a ResNet, found {config.model.name}, which has no "
+                    "stem; leave the method out"
+                )
+            result.model.stem = method.stem
+        result.update_from_flattened_dict(method.settings)
+    if method.samplers:
+        return sweep.changed(result, method.samplers[0])
+    configuration.validate(result)
     return result
+
+
+def _on_the_trunk(name: str, *, plain: bool) -> tuple[_Family, str]:
+    """The family of a network, and its classifier or score model of the same size."""
+    for family in _FAMILIES:
+        for prefix in (family.plain, family.score):
+            if name.startswith(prefix):
+                chosen = family.plain if plain else family.score
+                return family, chosen + name.removeprefix(prefix)
+    raise UserError(
+        f"config.model.name: expected one of {', '.join(models.names())}, found {name!r}; "
+        "choose one"
+    )

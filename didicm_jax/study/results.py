@@ -1,4 +1,4 @@
-"""What a grid found: a CSV file, a table of means over seeds, heat maps of gains."""
+"""What a study found: a CSV file, a table of means over seeds, heat maps of gains."""
 
 import statistics
 from collections import defaultdict
@@ -10,10 +10,10 @@ import numpy as np
 from tabulate import tabulate
 
 from didicm_jax import files, plots
-from didicm_jax.plots import grid as figures
+from didicm_jax.plots import study as figures
 from didicm_jax.study import axes, methods
+from didicm_jax.study.folder import Record
 
-Record = dict[str, Any]  # what a cell's `cell.json` holds
 Place = tuple[tuple[str, Any], ...]  # where a cell lies, whatever its method and seed
 
 # In the CSV file, for both splits.
@@ -52,9 +52,8 @@ class Row(NamedTuple):
         return [self.chosen[seed]["test"][key] for seed in sorted(self.chosen)]
 
 
-def line(folder: Path) -> str:
+def line(record: Record) -> str:
     """What a finished cell reached, in a few words."""
-    record = files.read_json(folder / axes.RESULT)
     first = record["samplers"][0]
     test = first["test"]
     return (

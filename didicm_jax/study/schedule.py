@@ -1,17 +1,19 @@
 """Cells side by side, each a process with cores or a device of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from didicm_jax.study.axes import STOPPED
+from didicm_jax.errors import UserError
 from didicm_jax.training.stopping import StopRequest
 
+STOPPED = 75  # the exit status of a cell that was asked to stop and can go on (EX_TEMPFAIL)
 _POLL = 0.2  # seconds
 
 
@@ -32,15 +34,24 @@ class Ended(NamedTuple):
 
 
 def lanes(jobs: int | None) -> list[Lane]:
-    """The parts of this machine: one per GPU; without, one per core or as many as `jobs`."""
+    """The parts of this machine: one per GPU; without, one per core or as many as `jobs`.
+
+    Raises:
+      UserError: JAX does not start here.
+    """
     if jobs == 1:
         return [Lane(None, {})]
     # In another process: this one must not claim the devices that the cells need.
     asked = "import jax; print(jax.default_backend(), jax.local_device_count())"
-    output = subprocess.run(
-        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
-    ).stdout.split()
-    backend, devices = output[0], int(output[1])
+    answer = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        said = (answer.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise UserError(
+            f"devices: expected JAX to find some, found {said!r}; mend its installation"
+        )
+    backend, devices = answer.stdout.split()[0], int(answer.stdout.split()[1])
     if backend == "gpu":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         names = visible if len(visible) == devices else [str(i) for i in range(devices)]
@@ -79,6 +90,7 @@ def run(
     """
     waiting, free = list(names), list(range(len(where)))
     running: dict[int, tuple[str, subprocess.Popen[bytes], float]] = {}
+    asked: set[int] = set()  # processes, to stop
     logs.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop:
         try:
@@ -86,7 +98,7 @@ def run(
                 over = stop.made or (deadline is not None and time.monotonic() > deadline)
                 if over:
                     waiting.clear()
-                    _stop(process for _, process, _ in running.values())
+                    _stop([process for _, process, _ in running.values()], asked)
                 while waiting and free:
                     lane, name = free.pop(0), waiting.pop(0)
                     process = _start(command(name), logs / f"{name}.log", where[lane])
@@ -104,34 +116,43 @@ def run(
                 if over and not running:
                     return False
         finally:
-            _stop(process for _, process, _ in running.values())
+            _stop([process for _, process, _ in running.values()], asked)
             for _, process, _ in running.values():
                 process.wait()
     return True
 
 
 def _start(command: list[str], log: Path, lane: Lane) -> subprocess.Popen[bytes]:
-    def enter() -> None:
-        if lane.cores:
-            os.sched_setaffinity(0, lane.cores)
-
-    with log.open("ab") as output:
+    with log.open("ab") as output, _on(lane.cores):
         return subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | lane.environment,
-            # Ctrl-C reaches the grid alone, which asks its cells to stop.
+            # Ctrl-C reaches the study alone, which asks its cells to stop.
             start_new_session=True,
-            preexec_fn=enter,  # before threads are made, so that XLA makes as many as the cores
         )
 
 
-_ASKED: set[int] = set()
+@contextlib.contextmanager
+def _on(cores: frozenset[int] | None) -> Iterator[None]:
+    """A process that is started here has these cores from its first instruction on.
+
+    So XLA, which counts them when it starts, makes as many threads.
+    """
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # of this thread, which a new process inherits
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-def _stop(processes: Any) -> None:
+def _stop(processes: Sequence[subprocess.Popen[bytes]], asked: set[int]) -> None:
     for process in processes:
-        if process.pid not in _ASKED and process.poll() is None:
-            _ASKED.add(process.pid)
+        if process.pid not in asked and process.poll() is None:
+            asked.add(process.pid)
             process.send_signal(signal.SIGTERM)

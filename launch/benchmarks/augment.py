@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmarks.networks import Setting
 from benchmarks.timing import describe_device, seconds
-from flax import nnx
+from benchmarks.train import make_step
 
-from didicm_jax import augment, diffusion, models, parallel
-from didicm_jax.training import objectives, optimizers, state
-from didicm_jax.training.step import make_local_gradients, make_train_step
+from didicm_jax import augment, diffusion
+from didicm_jax.training import objectives
 
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 POLICIES = {
@@ -80,7 +80,10 @@ def run(
                 **describe_device(),
             }
             if share_of_step:
-                whole = _step_seconds(model, POLICIES[name], images, labels, num_classes, repeats)
+                size = Setting(batch, resolution, num_classes, jnp.bfloat16)
+                objective = objectives.didicm(diffusion.loglinear())
+                step = make_step(model, size, {}, objective, 1, policy=POLICIES[name])
+                whole = statistics.median(seconds(step.call, repeats=repeats))
                 record |= {"step_milliseconds": 1000 * whole, "share_of_step": median / whole}
             yield record
 
@@ -96,47 +99,6 @@ def _policy_seconds(
     rounds = seconds(lambda: compiled(next(keys), images, labels), repeats=repeats)
     cost: Any = compiled.cost_analysis()
     return rounds, cost or {}
-
-
-def _step_seconds(
-    model: str,
-    policy: augment.Policy,
-    images: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    repeats: int,
-) -> float:
-    """Median seconds of a whole training step with this augmentation, bfloat16 and LAMB."""
-    graphdef, variables = state.split(
-        models.create_model(
-            model,
-            num_classes=num_classes,
-            image_size=images.shape[1],
-            rngs=nnx.Rngs(0),
-            dtype=jnp.bfloat16,
-        )
-    )
-    optimizer, mesh = optimizers.lamb(1e-3), parallel.make_mesh()
-    local = make_local_gradients(
-        graphdef,
-        objectives.didicm(diffusion.loglinear()),
-        lambda keys, images, labels, index: policy.train(keys, images, labels, num_classes, index),
-        seed=0,
-        min_time=1e-3,
-    )
-    step = make_train_step(local, optimizer, mesh)
-    first = state.create(variables, optimizer, ema=False)
-    current = [jax.device_put(first, parallel.replicated(mesh))]
-    index = np.arange(len(labels), dtype=np.int32)
-    inputs = {"image": np.asarray(images), "label": np.asarray(labels), "index": index}
-    batch = parallel.shard(inputs, mesh)
-    batch |= {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}
-
-    def call() -> Any:
-        current[0], metrics = step(current[0], batch)
-        return metrics
-
-    return statistics.median(seconds(call, repeats=repeats))
 
 
 def _batch(batch: int, resolution: int, num_classes: int) -> tuple[jax.Array, jax.Array]:

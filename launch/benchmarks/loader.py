@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from benchmarks.timing import ratios
+from benchmarks.timing import in_turns, ratios
 from PIL import Image
 from sklearn import datasets
 from tensorflow_datasets.proto import tf_example_pb2
@@ -100,7 +100,7 @@ def _decoders(
     cases = {"pillow": lambda: _pillow(photos, resolution, images)}
     cases |= {name: ours(name) for name in (*available, "pillow_draft")}
     try:
-        seconds = _rounds(cases, rounds)
+        seconds = in_turns(cases, repeats=rounds, clock=time.process_time)
     finally:
         decode.JPEG_DECODERS.clear()
         decode.JPEG_DECODERS.update(available)
@@ -151,7 +151,7 @@ def _threads(
         return take
 
     cases = {n: batches(_source(photos, resolution, images, threads=n)) for n in num_workers}
-    seconds = _rounds(cases, rounds, clock=time.perf_counter)
+    seconds = in_turns(cases, repeats=rounds)
     for count, each in seconds.items():
         record = {
             "benchmark": "loader/threads",
@@ -192,7 +192,8 @@ def _overheads(photos: list[bytes], rounds: int) -> Iterator[dict[str, Any]]:
     original = records.decode_crop
     records.decode_crop = copy  # type: ignore[assignment]
     try:
-        seconds = _rounds({"records": batches(source), "arrays": batches(arrays)}, rounds)
+        cases = {"records": batches(source), "arrays": batches(arrays)}
+        seconds = in_turns(cases, repeats=rounds, clock=time.process_time)
     finally:
         records.decode_crop = original
     for name, each in seconds.items():
@@ -201,18 +202,3 @@ def _overheads(photos: list[bytes], rounds: int) -> Iterator[dict[str, Any]]:
             "resolution": resolution,
             "images_per_cpu_second": round(count / statistics.median(each)),
         }
-
-
-def _rounds(
-    cases: dict[Any, Callable[[], None]],
-    rounds: int,
-    clock: Callable[[], float] = time.process_time,
-) -> dict[Any, list[float]]:
-    """Seconds of each case in each round, measured in turns."""
-    seconds: dict[Any, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            start = clock()
-            case()
-            seconds[name].append(clock() - start)
-    return seconds

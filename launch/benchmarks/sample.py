@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from benchmarks import networks
 from benchmarks.networks import Family, Late, Program, Setting, milliseconds
-from benchmarks.timing import describe_device, flops, in_turns, ratios
+from benchmarks.timing import describe_device, in_turns, ratios
 from flax import nnx
 
 from didicm_jax import diffusion
+from didicm_jax.training import operations
 
 _SCHEDULE = diffusion.loglinear()
 
@@ -40,7 +41,7 @@ def run(
     Yields:
       One record per score model: per image gigaflops and milliseconds, of the plain network's pass
       and of the posterior, and their ratios with the targets. The flops are those of the encoder
-      and, for each step, of the conditioned part, each counted in its compiled program.
+      and, for each step, of the conditioned part: the sampler is a loop, whose body counts once.
     """
     size = networks.setting(batch=batch, on_cpu=4, resolution=resolution, num_classes=num_classes)
     images = jax.random.normal(jax.random.key(0), (size.batch, resolution, resolution, 3))
@@ -85,17 +86,12 @@ def _plain(family: Family, size: Setting, images: jax.Array) -> Program:
         return jax.nn.softmax(_model(graphdef, variables)(images))
 
     compiled = posterior.lower(variables, images).compile()
-    return Program(partial(compiled, variables, images), flops(compiled) / size.batch)
+    passes = operations.of_passes(graphdef, variables, (size.resolution, size.resolution, 3))
+    return Program(partial(compiled, variables, images), passes.of(1))
 
 
 def _sampler(family: Family, late: Late, size: Setting, images: jax.Array, steps: int) -> Program:
     graphdef, variables = networks.create(family.score_model, size, late.options)
-
-    def encode(variables: Any, images: jax.Array) -> Any:
-        return _model(graphdef, variables).encode(images)
-
-    def score(variables: Any, features: Any, labels: jax.Array, sigma: jax.Array) -> jax.Array:
-        return _model(graphdef, variables).score(features, labels, sigma)
 
     @jax.jit
     def posterior(variables: Any, images: jax.Array) -> jax.Array:
@@ -109,9 +105,5 @@ def _sampler(family: Family, late: Late, size: Setting, images: jax.Array, steps
         ).probs
 
     compiled = posterior.lower(variables, images).compile()
-    # The sampler's own program does not tell: it is a loop, and its body is counted once.
-    features = jax.eval_shape(encode, variables, images)
-    labels, sigma = jnp.zeros(size.batch, jnp.int32), jnp.ones(size.batch)
-    once = flops(jax.jit(encode).lower(variables, images).compile())
-    each = flops(jax.jit(score).lower(variables, features, labels, sigma).compile())
-    return Program(partial(compiled, variables, images), (once + steps * each) / size.batch)
+    passes = operations.of_passes(graphdef, variables, (size.resolution, size.resolution, 3))
+    return Program(partial(compiled, variables, images), passes.of(steps))

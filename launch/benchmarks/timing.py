@@ -25,20 +25,26 @@ def seconds(call: Callable[[], Any], *, repeats: int, count: int = 1) -> list[fl
     return rounds
 
 
-def in_turns(calls: dict[Any, Callable[[], Any]], *, repeats: int) -> dict[Any, list[float]]:
+def in_turns(
+    calls: dict[Any, Callable[[], Any]],
+    *,
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Any, list[float]]:
     """Seconds of each call in each of `repeats` rounds, after one warm-up call of each.
 
     A round makes every call once, so that what else the machine does meets all of them: ratios
-    within a round mean more than the seconds do.
+    within a round mean more than the seconds do. `time.process_time` as the clock counts those of
+    the processor.
     """
     rounds: dict[Any, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         jax.block_until_ready(call())
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(call())
-            rounds[name].append(time.perf_counter() - start)
+            rounds[name].append(clock() - start)
     return rounds
 
 
@@ -54,14 +60,6 @@ def spread(ratios: Sequence[float]) -> dict[str, float]:
 def ratios(rounds: Sequence[float], base: Sequence[float]) -> dict[str, float]:
     """How many times as long as `base` each round took: `spread` of that."""
     return spread([a / b for a, b in zip(rounds, base, strict=True)])
-
-
-def flops(compiled: Any) -> float:
-    """Floating-point operations of a compiled program, by XLA's account.
-
-    It counts the body of a loop once, whatever its number of rounds.
-    """
-    return float(compiled.cost_analysis()["flops"])
 
 
 def peak_bytes() -> int:

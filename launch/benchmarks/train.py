@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from benchmarks import networks
 from benchmarks.networks import Program, Setting, milliseconds
-from benchmarks.timing import describe_device, flops, in_turns, ratios
+from benchmarks.timing import describe_device, in_turns, ratios
 
 from didicm_jax import augment, diffusion, parallel
-from didicm_jax.training import objectives, optimizers, state
+from didicm_jax.training import objectives, operations, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
 _POLICY = augment.Policy(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -89,6 +89,7 @@ def make_step(
     options: dict[str, Any],
     objective: objectives.Objective,
     draws_per_image: int,
+    policy: augment.Policy = _POLICY,
 ) -> Program:
     """A step called on its own result."""
     graphdef, variables = networks.create(name, size, options)
@@ -96,7 +97,7 @@ def make_step(
     local = make_local_gradients(
         graphdef,
         objective,
-        lambda keys, images, labels, index: _POLICY.train(
+        lambda keys, images, labels, index: policy.train(
             keys, images, labels, size.num_classes, index
         ),
         seed=0,
@@ -117,10 +118,11 @@ def make_step(
     }
     batch = parallel.shard(inputs, mesh)
     batch |= {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}
-    compiled = step.lower(current[0], batch).compile()  # type: ignore[attr-defined]
+    lowered = step.lower(current[0], batch)  # type: ignore[attr-defined]
+    compiled = lowered.compile()
 
     def call() -> Any:
         current[0], metrics = compiled(current[0], batch)
         return metrics
 
-    return Program(call, flops(compiled) / size.batch)
+    return Program(call, operations.count(lowered) / size.batch)

@@ -4,7 +4,7 @@ import json
 
 import bench
 import pytest
-from benchmarks import floors, peer, report
+from benchmarks import floors, original, report
 
 from didicm_jax.errors import UserError
 
@@ -44,7 +44,7 @@ def test_an_original_that_cannot_be_imported_names_what_is_missing(tmp_path):
     (tmp_path / "didicm").mkdir()
     (tmp_path / "didicm" / "loss.py").write_text("import a_module_that_nobody_has\n")
     with pytest.raises(UserError, match="--peer: expected torch and timm to be installed"):
-        peer.load(tmp_path)
+        original.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The grid: what its cells are, that it goes on where it stopped, and what it concludes."""
+"""A study: what its cells are, that it goes on where it stopped, and what it concludes."""
 
 import csv
 import json
@@ -42,9 +42,9 @@ def digits():
     return digits_config.get_config()
 
 
-def test_a_grid_is_stopped_goes_on_and_concludes(tmp_path):
+def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
     """Two methods and a cell that cannot run, which takes nothing from the others."""
-    folder = tmp_path / "grid"
+    folder = tmp_path / "study"
     given = [DIGITS, *SMALL, f"--workdir={folder}", "--jobs=2"]
     given.append("--axes=method=softmax,paper;train.batch_size=16,5000")
     stopped = start(*given, "--budget=0")
@@ -82,7 +82,7 @@ def test_a_grid_is_stopped_goes_on_and_concludes(tmp_path):
     assert (folder / "cells" / "method=softmax,train.batch_size=16" / "evaluation.json").exists()
     other = start(*given, "--config.train.duration=4 steps")
     assert other.returncode == 2
-    assert "expected the grid that" in other.stderr
+    assert "expected the study that" in other.stderr
     assert "train.duration is '4 steps', was '3 steps'" in other.stderr
 
 
@@ -133,7 +133,7 @@ def test_axes_that_are_none_are_one_line(text, message):
     if message is None:
         assert axes.parse(text) == {"steps": [1]}
         return
-    with pytest.raises(UserError, match="--axes: ") as error:
+    with pytest.raises(UserError, match=r"^axes: ") as error:
         axes.parse(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Figures of a grid of runs: heat maps of gains, accuracy against compute."""
+"""Figures of a study: heat maps of gains, accuracy against compute."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -69,7 +69,7 @@ class Point(NamedTuple):
 
 
 def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
-    """Accuracy against compute, one plot for each place of the grid.
+    """Accuracy against compute, one plot for each place of the study.
 
     Args:
       places: for each place, the points of each method.

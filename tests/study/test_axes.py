@@ -1,0 +1,132 @@
+"""A run of a study has one name, and one process at work on it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import digits as digits_config
+import pytest
+
+from didicm_jax.errors import UserError
+from didicm_jax.study import axes
+from didicm_jax.study.folder import StudyFolder
+
+
+@pytest.fixture
+def digits():
+    return digits_config.get_config()
+
+
+def study(path, config, text, held_out=5):
+    return StudyFolder(path, axes.cells(config, axes.parse(text), held_out))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data_ratio=0.10,0.1", "seed=1,01", "learning_rate=1e-3,0.001", "flip=true,True"],
+)
+def test_a_value_in_two_spellings_is_the_same_value(text):
+    with pytest.raises(UserError, match="each axis and each of its values once"):
+        axes.parse(text)
+
+
+def test_a_key_in_two_spellings_is_the_same_axis():
+    with pytest.raises(UserError, match="each axis and each of its values once"):
+        axes.parse("resolution=8;data.resolution=7")
+
+
+def test_cells_that_are_the_same_run_are_refused(digits):
+    with pytest.raises(UserError, match="cells that differ, found") as error:
+        axes.cells(digits, axes.parse("method=softmax;model.name=didirn18,resnet18"), 5)
+    assert "method=softmax,model.name=resnet18" in str(error.value)
+
+
+def test_a_value_that_is_no_name_of_a_folder_is_refused():
+    with pytest.raises(UserError, match="values of data_dir of type str"):
+        axes.parse("data_dir=a/b,c")
+
+
+def test_the_order_and_the_spelling_of_the_axes_find_the_same_cells(tmp_path, digits):
+    before = study(tmp_path, digits, "resolution=8,7;seed=0;data_ratio=0.5")
+    for cell in before.cells:
+        before.place(cell).mkdir(parents=True)
+        before.write_record(cell, {"parameters": cell.values["resolution"]})
+    after = study(tmp_path, digits, "data.data_ratio=0.50;data.resolution=7,8;seed=0")
+    found = {after.place(cell): after.record(cell) for cell in after.cells}
+    assert found.keys() == {before.place(cell) for cell in before.cells}
+    for cell in after.cells:
+        # Under the names that its axes have now, as tables want them.
+        assert after.record(cell)["values"] == cell.values
+        assert after.record(cell)["parameters"] == cell.values["data.resolution"]
+
+
+def test_a_study_of_an_earlier_version_goes_on(tmp_path, digits):
+    recipe = {"config": json.loads(digits.to_json()), "held_out": 5}
+    (tmp_path / "grid.json").write_text(json.dumps(recipe))
+    same = study(tmp_path, digits, "seed=0,1")
+    same.check(digits, 5)
+    with pytest.raises(UserError, match="held_out is 6, was 5"):
+        study(tmp_path, digits, "seed=0,1", held_out=6).check(digits, 6)
+    same.claim(digits, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
+    assert json.loads((tmp_path / "study.json").read_text()) == recipe
+
+
+def test_a_refusal_has_written_nothing(tmp_path, digits):
+    folder = tmp_path / "study"
+    arguments = ["study.py", f"--workdir={folder}", "--axes=seed=0"]
+    from didicm_jax.cli import study as command
+
+    assert command.main([*arguments, "--config=configs/digits.py", "--axes=colour=red"]) == 2
+    assert command.main([*arguments, "--config=configs/digits.py", "--cell=seed=5"]) == 2
+    assert not folder.exists()
+
+
+def test_a_cell_whose_method_meant_something_else_is_refused(tmp_path, digits):
+    """Also where it is done: its result would stand in the table under the title of today."""
+    now = study(tmp_path, digits, "method=paper,paper@compute")
+    for cell in now.cells:
+        now.place(cell).mkdir(parents=True)
+        stored = json.loads(cell.config.to_json())
+        stored["train"]["duration"] = "7 steps" if cell.equal_compute else "60 epochs"
+        (now.place(cell) / "config.json").write_text(json.dumps(stored))
+    now.check(digits, 5)
+    stored["diffusion"]["draws_per_image"] = 8
+    (now.place(now.cells[0]) / "config.json").write_text(json.dumps(stored | {"seed": 0}))
+    with pytest.raises(UserError, match=r"draws_per_image is 1, was 8") as error:
+        now.check(digits, 5)
+    assert "\n" not in str(error.value)
+
+
+_HOLDER = """
+import sys, pathlib, digits
+from didicm_jax.study import axes
+from didicm_jax.study.folder import StudyFolder
+study = StudyFolder(pathlib.Path(sys.argv[1]), axes.cells(digits.get_config(), {"seed": [0]}, 5))
+with study.alone(), study.alone(study.cells[0]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_on_one_study_or_cell_are_refused(tmp_path, digits):
+    """Also on a cell: it outlives the process that started it, if that one is killed."""
+    here = study(tmp_path, digits, "seed=0,1")
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        for cell, name in ((None, "study"), (here.cells[0], "seed=0")):
+            with pytest.raises(UserError, match="no other process at work") as error:
+                here.alone(cell).__enter__()
+            assert f"at work on {name}, found one" in str(error.value)
+            assert "\n" not in str(error.value)
+        with here.alone(here.cells[1]):
+            pass
+        other.kill()
+    with here.alone(), here.alone(here.cells[0]):
+        pass

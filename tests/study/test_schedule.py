@@ -1,0 +1,79 @@
+"""Cells side by side: how they end, and what is said then."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from didicm_jax.cli import study as command
+from didicm_jax.errors import UserError
+from didicm_jax.study import schedule
+
+GIVEN = ["study.py", "--config=configs/digits.py", "--jobs=1"]
+
+
+def test_cells_that_were_stopped_are_neither_done_nor_failed(tmp_path):
+    ends = {"done": 0, "failed": 3, "stopped": schedule.STOPPED}
+    found = []
+    completed = schedule.run(
+        list(ends),
+        lambda name: [sys.executable, "-c", f"print('hello'); raise SystemExit({ends[name]})"],
+        tmp_path / "logs",
+        [schedule.Lane(None, {})] * 2,
+        deadline=None,
+        ended=found.append,
+    )
+    assert completed
+    assert {each.name: each.status for each in found} == {"done": 0, "failed": 3}
+    assert {each.log.read_text() for each in found} == {"hello\n"}
+
+
+def test_a_cell_has_the_cores_of_its_lane_and_the_study_keeps_its_own(tmp_path):
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    schedule.run(
+        ["cell"],
+        lambda name: [sys.executable, "-c", "import os; print(os.sched_getaffinity(0))"],
+        tmp_path / "logs",
+        [schedule.Lane(frozenset({core}), {})],
+        deadline=None,
+        ended=lambda each: None,
+    )
+    assert (tmp_path / "logs" / "cell.log").read_text() == f"{{{core}}}\n"
+    assert os.sched_getaffinity(0) == before
+
+
+def test_a_study_with_a_cell_that_was_stopped_says_so(tmp_path, monkeypatch, capsys):
+    """By somebody else: then the schedule comes to its end, and the table has a hole."""
+    monkeypatch.setattr(schedule, "run", lambda *_, **__: True)
+    assert command.main([*GIVEN, f"--workdir={tmp_path}", "--axes=seed=0"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines() == [
+        "1 cell, 0 done, 1 at a time",
+        "stopped with 0 of 1 cell done; the same command goes on",
+    ]
+
+
+def test_a_cell_that_fails_is_counted_as_one(tmp_path, monkeypatch, capsys):
+    log = tmp_path / "log"
+    log.write_text("no luck\n")
+
+    def fail(names, *_, ended, **__):
+        ended(schedule.Ended(names[0], 1, 0.0, log))
+        return True
+
+    monkeypatch.setattr(schedule, "run", fail)
+    assert command.main([*GIVEN, f"--workdir={tmp_path}", "--axes=seed=0"]) == 2
+    said = capsys.readouterr()
+    assert "1 cell: expected it to run to the end, found that it failed" in said.err
+    assert "stopped" not in said.out
+
+
+def test_a_jax_that_does_not_start_is_one_line(monkeypatch):
+    answer = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nRuntimeError: no device\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    with pytest.raises(UserError, match="found 'RuntimeError: no device'") as error:
+        schedule.lanes(None)
+    assert "\n" not in str(error.value)
