@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,8 +12,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from didicm_jax import data
-from didicm_jax.data import labels as label_files
-from didicm_jax.data import tfds as tfds_module
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
@@ -68,62 +65,6 @@ def test_data_ratio_and_train_examples(tree):
         load("birds", tree, train_examples=7, data_ratio=0.5)
 
 
-def test_labels_are_read_once_where_no_file_holds_them(tree, tmp_path, monkeypatch):
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
-    expected = load("birds", copied)
-    for file in copied.glob("birds/1.0.0/*.labels.npy"):
-        file.unlink()
-    first = load("birds", copied)
-    cached = list((tmp_path / "cache" / "didicm_jax" / "labels").iterdir())
-    assert len(cached) == 2
-
-    def read_all(*arguments):
-        raise AssertionError("read a second time")
-
-    monkeypatch.setattr(label_files, "_read_all", read_all)
-    second = load("birds", copied)
-    for split in ("train", "test"):
-        for dataset in (first, second):
-            np.testing.assert_array_equal(
-                getattr(dataset, split).labels, getattr(expected, split).labels
-            )
-    # Another set at the same place is another set.
-    os.utime(copied / "birds" / "1.0.0" / "dataset_info.json", (10**9, 10**9))
-    with pytest.raises(AssertionError, match="second time"):
-        load("birds", copied)
-
-
-def test_a_file_of_labels_that_promises_too_much_costs_a_pass_and_no_memory(tree, tmp_path):
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
-    expected = load("birds", copied).train.labels
-    for count in (29, 10**13):
-        header = {"descr": "<i4", "fortran_order": False, "shape": (count,)}
-        with (copied / "birds" / "1.0.0" / "birds-train.labels.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.write(bytes(4 * 28))  # cut off
-        np.testing.assert_array_equal(load("birds", copied).train.labels, expected)
-
-
-def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
-    for file in copied.glob("birds/1.0.0/*.labels.npy"):
-        file.unlink()
-    real = tfds_module._records
-    for wrong in (b"\xff", b""):  # damaged, and an example of nothing
-
-        def records(builder, split, wrong=wrong):
-            whole = real(builder, split)
-            return [whole[0], wrong, *(whole[n] for n in range(2, len(whole)))]
-
-        monkeypatch.setattr(tfds_module, "_records", records)
-        message = r"^expected a label in every record of birds train, found record 1 [^\n]*$"
-        with pytest.raises(UserError, match=message):
-            load("birds", copied)
-
-
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -156,66 +97,6 @@ def test_photos_of_too_many_pixels_are_broken(tree):
     with pytest.raises(UserError, match=r"to be broken, found .*config\.data\.max_broken_share"):
         dataset.train.batch(np.arange(8))
     assert load("birds", tree, max_pixels=150 * 100).train.batch(np.arange(29))
-
-
-@pytest.fixture(params=["kept", "from the shards"])
-def stored(request, tree, tmp_path):
-    """The set `birds`, with the digest that `prepare` keeps, and without."""
-    copied = tmp_path / "stored"
-    shutil.copytree(tree, copied)
-    if request.param != "kept":
-        path = copied / "birds" / "1.0.0" / "metadata.json"
-        made = json.loads(path.read_text())
-        assert made.pop("digest")
-        path.write_text(json.dumps(made))
-    return copied
-
-
-def test_a_digest_depends_on_the_examples_and_not_on_how_they_are_shown(stored, tmp_path):
-    one = load("birds", stored)
-    other = load("birds", stored, resolution=8, eval_crop=0.5, crop_scale=(0.5, 1.0))
-    shutil.copytree(stored, tmp_path / "elsewhere")
-    moved = load("birds", tmp_path / "elsewhere")
-    for split in ("train", "test"):
-        digest = getattr(one, split).digest()
-        assert digest == getattr(other, split).digest() == getattr(moved, split).digest()
-    assert one.train.digest() != one.test.digest()
-
-
-def test_a_digest_is_the_same_whichever_part_names_the_examples(stored):
-    whole = load("birds", stored)
-    parts = load("birds", stored, train_split="train[:10]", eval_split="train[10:]")
-    assert parts.train.digest() == whole.train.digest(np.arange(10))
-    assert parts.test.digest() == whole.train.digest(np.arange(10, 29))
-    joined = load("birds", stored, train_split="train[10:]+train[:10]").train
-    order = np.r_[10:29, 0:10]
-    assert joined.digest() == whole.train.digest(order) != whole.train.digest()
-    both = load("birds", stored, train_split="train+validation").train
-    assert both.digest(np.arange(29)) == whole.train.digest()
-    assert both.digest(np.arange(29, 39)) == whole.test.digest()
-    chosen = data.fixed_subset(whole.train, 7)
-    assert chosen.digest() == data.fixed_subset(load("birds", stored).train, 7).digest()
-    assert chosen.digest() != whole.train.digest(np.arange(7))
-
-
-def test_a_digest_reads_no_record(stored, monkeypatch):
-    source = load("birds", stored).train
-    monkeypatch.setattr(source, "_records", None)
-    assert len(source.digest()) == 64
-
-
-def test_another_set_of_the_same_name_counts_and_labels_has_another_digest(tree, photos, tmp_path):
-    folder = make_tree(tmp_path / "tree", photos[::-1])
-    prepare(list_folder(folder, name="birds"), tmp_path / "data")
-    ours, theirs = load("birds", tree), load("birds", tmp_path / "data")
-    np.testing.assert_array_equal(ours.test.labels, theirs.test.labels)
-    assert ours.test.digest() != theirs.test.digest()
-
-
-def test_the_number_of_shards_does_not_change_a_digest(tree, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("didicm_jax.data.prepare._SHARD_BYTES", 30_000)
-    prepare(list_folder(make_tree(tmp_path / "tree", photos), name="birds"), tmp_path / "data")
-    assert load("birds", tmp_path / "data").train.digest() == load("birds", tree).train.digest()
 
 
 def test_what_is_not_there_is_named_with_the_way_to_get_it(tree, tmp_path):

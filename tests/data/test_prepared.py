@@ -1,0 +1,109 @@
+"""Whether a set that is there is the one that is asked for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from didicm_jax import data
+from didicm_jax.data.listing import list_folder
+from didicm_jax.data.prepare import prepare
+from didicm_jax.errors import UserError
+from tests.data.making import encode, make_tree, small
+
+
+def test_another_source_or_size_is_not_taken_for_the_one_that_is_there(photos, tmp_path):
+    folder = make_tree(tmp_path / "tree", photos)
+    listing = list_folder(folder, name="birds")
+    prepare(listing, tmp_path / "data", shorter_side=32)
+    with pytest.raises(UserError, match=r"found a set from .* shorter_side=32: delete it or"):
+        prepare(listing, tmp_path / "data")
+    (folder / "train" / "crane" / "00.jpg").unlink()
+    with pytest.raises(UserError, match="made from these 38 images"):
+        prepare(list_folder(folder, name="birds"), tmp_path / "data", shorter_side=32)
+    batch = data.load("birds", data_dir=str(tmp_path / "data"), resolution=16).test.batch(
+        np.arange(10)
+    )
+    assert batch["image"].std() > 20
+
+
+def as_before(data_dir):
+    """The set `birds` there as it was prepared before digests were kept."""
+    path = data_dir / "birds" / "1.0.0" / "metadata.json"
+    made = json.loads(path.read_text())
+    del made["digest"]
+    path.write_text(json.dumps(made))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_set_of_the_same_name_and_counts_and_other_classes_is_another(photos, tmp_path, before):
+    folder = make_tree(tmp_path / "tree", photos)
+    prepare(list_folder(folder, name="birds"), tmp_path / "data")
+    if before:
+        as_before(tmp_path / "data")
+    for split in ("train", "val"):
+        (folder / split / "crane").rename(folder / split / "whale")
+    with pytest.raises(UserError, match=r"found a set of .* such as 'crane' instead of 'whale'"):
+        prepare(list_folder(folder, name="birds"), tmp_path / "data")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_set_of_the_same_counts_and_other_labels_is_another(photos, tmp_path, before):
+    folder = make_tree(tmp_path / "tree", photos)
+    prepare(list_folder(folder, name="birds"), tmp_path / "data")
+    if before:
+        as_before(tmp_path / "data")
+    (folder / "train/boat/00.jpg").rename(folder / "train/crane/zz.jpg")
+    with pytest.raises(UserError, match=r"found a set from files of other names, sizes or labels"):
+        prepare(list_folder(folder, name="birds"), tmp_path / "data")
+
+
+@pytest.mark.parametrize("change", ["name", "size"])
+def test_a_set_of_the_same_classes_and_labels_and_other_files_is_another(photos, tmp_path, change):
+    folder = make_tree(tmp_path / "tree", photos)
+    prepare(list_folder(folder, name="birds"), tmp_path / "data")
+    path = folder / "val/boat/00.jpg"
+    if change == "name":
+        path.rename(folder / "val/boat/000.jpg")
+    else:
+        path.write_bytes(encode(small(photos[0], 90, 90)))
+    with pytest.raises(UserError, match=r"found a set from files of other names, sizes or labels"):
+        prepare(list_folder(folder, name="birds"), tmp_path / "data")
+
+
+def test_a_set_of_before_is_found_with_what_it_does_not_tell(photos, tmp_path):
+    folder = make_tree(tmp_path / "tree", photos, broken=True)
+    prepare(list_folder(folder, name="birds"), tmp_path / "data", max_bad=1)
+    assert prepare(list_folder(folder, name="birds"), tmp_path / "data").unknown == ""
+    as_before(tmp_path / "data")
+    again = prepare(list_folder(folder, name="birds"), tmp_path / "data")
+    assert not again.is_new
+    assert "names and sizes of the files" in again.unknown
+    dataset = data.load("birds", data_dir=str(tmp_path / "data"), resolution=8)
+    assert (len(dataset.train), len(dataset.train.digest())) == (28, 64)
+
+
+def test_what_is_prepared_is_found_where_nothing_can_be_written(photos, tmp_path, monkeypatch):
+    listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
+    prepare(listing, tmp_path / "data")
+
+    def read_only(self, mode="r", *arguments, **options):
+        if not set(mode) <= set("rbt"):
+            raise PermissionError(f"read-only: {self}")
+        return original(self, mode, *arguments, **options)
+
+    original = Path.open
+    monkeypatch.setattr(Path, "open", read_only)
+    assert not prepare(listing, tmp_path / "data").is_new
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[1, 2]", b"{", b'{"listed": {}}', b"\xff\xfe", b'{"listed": "\xe9"}']
+)
+def test_a_folder_without_a_sound_description_is_another_set(photos, tmp_path, text):
+    listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
+    folder = prepare(listing, tmp_path / "data").folder
+    (folder / "metadata.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"^expected .*1\.0\.0 to be free[^\n]*$"):
+        prepare(listing, tmp_path / "data")
