@@ -135,11 +135,12 @@ def _check_same(given: ml_collections.ConfigDict, held_out: int, folder: Path) -
     asked = {"config": json.loads(given.to_json()), "held_out": held_out}
     if path.exists():
         stored = files.read_json(path)
-        before = configuration.from_json(stored["config"])
+        now, before = map(configuration.from_json, (asked["config"], stored["config"]))
+        # A run may go on with another sampler, but cells are compared by theirs.
         changed = {
             key: pair
-            for key, pair in configuration.differences(given, before).items()
-            if not configuration.under(key, configuration.FREE)
+            for key, pair in configuration.differences(now, before).items()
+            if key.startswith("sampler.") or not configuration.may_change(key, evaluates=False)
         }
         if stored["held_out"] != held_out:
             changed["held_out"] = (held_out, stored["held_out"])
