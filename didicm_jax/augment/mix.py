@@ -47,7 +47,8 @@ def swap(array: chex.Array) -> chex.Array:
     if batch % 2:
         raise UserError(
             "config.augment: mixup and cutmix expect an even number of images per device and "
-            f"micro-batch, found {batch}: change config.train.batch_size or accumulate"
+            f"micro-batch, found {batch}: use another number of devices or of micro-batches "
+            "(config.train.accumulate), or, in a new run, another config.train.batch_size"
         )
     half = min(_GROUP, batch & -batch) // 2
     # Exchanging halves of groups is a copy of long pieces; a gather by partner would be slower.

@@ -82,7 +82,9 @@ class Numbers:
     def fault(self, value: Any) -> str:
         """What was expected."""
         numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
-        if not numbers or not value or any(self.each.fault(x) for x in value):
+        if not numbers:
+            return f"numbers: {self.words}"
+        if not value or any(self.each.fault(x) for x in value):
             return self.words
         return self.words if self.pair and (len(value) != 2 or value[0] > value[1]) else ""
 

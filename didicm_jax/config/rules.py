@@ -52,8 +52,8 @@ def _diffusion(values: Mapping[str, Any]) -> None:
     low, high = values["diffusion.sigma_min"], values["diffusion.sigma_max"]
     if high < _LEAST_GROWTH * low:
         raise UserError(
-            f"config.diffusion.sigma_max: expected at least {_LEAST_GROWTH} times sigma_min, "
-            f"{low:g}, found {high:g}; change one"
+            "config.diffusion.sigma_max: expected sigma_min < sigma_max, by a factor of "
+            f"{_LEAST_GROWTH} at least, found {low:g} and {high:g}; change one"
         )
     if values["diffusion.loss"] != "cross_entropy":
         return

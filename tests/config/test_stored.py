@@ -27,7 +27,7 @@ def stored(changes=()):
         ({"train.batch_size": None}, "config.train.batch_size: expected int, like 64, found None"),
         ({"train.batch_size": {"a": 1}}, "config.train.batch_size: expected int, like 64, found {"),
         ({"data.mean": 0.5}, r"config.data.mean: expected tuple, like \(0.5,\), found 0.5"),
-        ({"data.mean": [[0.5]]}, "config.data.mean: expected a number per channel"),
+        ({"data.mean": [[0.5]]}, "config.data.mean: expected numbers: a number per channel"),
         ({"diffusion.eps": float("nan")}, r"config.diffusion.eps: expected a number in \[1e-06"),
         ({"train.duration": "soon"}, "config.train.duration: expected a number above 0 and a unit"),
         ({"train.batchsize": 64}, r"unknown keys train\.batchsize; leave them out"),
