@@ -74,17 +74,18 @@ def changed(
     """A copy of the config with another sampler.
 
     Args:
-      config: of the run, of method didicm.
-      values: of `config.sampler`, with `name`; what its sampler does not read has its default.
+      config: of the run.
+      values: of `config.sampler`; what its sampler does not read has its default.
 
     Raises:
       UserError: a value that is not valid.
     """
     result = copy.deepcopy(config)
     defaults = configuration.default().sampler
+    name = values.get("name", config.sampler.name)
     with result.unlocked(), result.ignore_type():  # `validate` says it better
         # What the run's sampler was told and this one does not read goes back to its default.
-        for key in set(defaults) - {"name"} - set(configuration.sampler_reads(values["name"])):
+        for key in set(defaults) - {"name"} - set(configuration.sampler_reads(name)):
             result.sampler[key] = defaults[key]
         result.sampler.update(values)
     configuration.validate(result)

@@ -268,6 +268,10 @@ BAD = {
         [DIGITS, "--config.sampler.steps=0"],
         "expected a number at least 1, found 0",
     ),
+    "tolerance": (
+        [DIGITS, "--config.sampler.tolerance=2"],
+        "config.sampler.tolerance: expected a number in [0, 1], found 2.0",
+    ),
     "steps": ([DIGITS, "--config.train.duration=0 steps"], "found '0 steps'"),
     "unit": ([DIGITS, "--config.train.duration=3 weeks"], "found '3 weeks'"),
     "few images": (
