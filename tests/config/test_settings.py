@@ -98,6 +98,13 @@ def test_what_is_no_duration_is_an_error(text):
         configuration.steps(text, batch_size=64, num_examples=1437)
 
 
+@pytest.mark.parametrize("text", ["1e308 epochs", "3e9 steps", "1e30 examples"])
+def test_more_steps_than_can_be_counted_are_an_error(text):
+    """Infinitely many were an OverflowError."""
+    with pytest.raises(UserError, match=r"config\.train\.duration: expected at most 2147483647 st"):
+        configuration.steps(text, batch_size=64, num_examples=1437, key="train.duration")
+
+
 def test_a_config_survives_its_json():
     import json
 
