@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from didicm_jax import config as configuration
+from didicm_jax.cli import subject
+from didicm_jax.cli.options import OtherData
 from didicm_jax.errors import UserError
 from didicm_jax.training import plan
 from tests.config.test_table import BOTH, PHOTOS, configured
@@ -123,6 +125,13 @@ def test_messages_of_a_run_under_way_say_what_only_a_new_run_can_change():
         advice = text.rpartition(";")[2]
         for key in named(advice):
             assert configuration.may_change(key, evaluates=False) or "new run" in advice, text
+
+
+def test_evaluating_on_another_data_set_reads_the_share_of_broken_images_that_is_given():
+    """It went back to its default, so that raising it, as the message says, did nothing."""
+    config = configured(PHOTOS | {"data.max_broken_share": 0.5, "data.train_split": "train[:9]"})
+    shown = subject._on_other_data(config, None, OtherData("others", None, None, None)).data
+    assert (shown.name, shown.max_broken_share, shown.train_split) == ("others", 0.5, "train")
 
 
 SMALL = {"model.name": "didivit_ti4", "model.width": 0.3333, "model.depth": 1}
