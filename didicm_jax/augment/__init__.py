@@ -10,17 +10,15 @@ spread over devices or processes.
 from didicm_jax.augment.geometric import random_flip, shift_crop, warp
 from didicm_jax.augment.mix import Mixed, mix, soft_targets
 from didicm_jax.augment.photometric import color_jitter
-from didicm_jax.augment.policy import RANGES, Policy, Range, normalize
+from didicm_jax.augment.policy import Policy, normalize
 from didicm_jax.augment.randaugment import OPERATIONS, rand_augment
 from didicm_jax.augment.spec import RandAugmentSpec, parse_rand_augment
 
 __all__ = [
     "OPERATIONS",
-    "RANGES",
     "Mixed",
     "Policy",
     "RandAugmentSpec",
-    "Range",
     "color_jitter",
     "mix",
     "normalize",

@@ -59,7 +59,8 @@ def partners(examples: chex.Array) -> chex.Array:
     if batch % 2:
         raise UserError(
             "config.augment: mixup and cutmix expect an even number of images per device, found "
-            f"{batch}: change config.train.batch_size"
+            f"{batch}: use another number of devices, or, in a new run, another "
+            "config.train.batch_size"
         )
     size = min(_GROUP, batch & -batch)
     groups = examples.reshape(-1, size)

@@ -31,7 +31,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
             )
         if match and match[1] not in defaults:
             close = difflib.get_close_matches(match[1], defaults, n=1)
-            hint = f"did you mean {close[0]}?" if close else "didicm_jax/config.py lists them"
+            hint = f"did you mean {close[0]}?" if close else "--help lists them"
             raise UserError(f"config.{match[1]}: expected a key of the config, found none; {hint}")
     try:
         rest = values(argv)

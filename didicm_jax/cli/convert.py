@@ -25,8 +25,6 @@ from didicm_jax.cli import options
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
 
-_RECIPE = Path(__file__).parents[2] / "configs" / "imagenet.py"
-
 
 def main(argv: list[str]) -> int:
     """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
@@ -147,16 +145,11 @@ def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) 
 
 def _config_of(found: Any) -> ml_collections.ConfigDict:
     """The paper's recipe for ImageNet, with the network of the tensors."""
-    import importlib.util
+    from didicm_jax.config import presets
 
-    spec = importlib.util.spec_from_file_location("imagenet", _RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     scores = found.name.startswith("didirn")
     # Weak: its classifier has the softmax that torchvision's weights were trained with.
-    config = module.get_config("recipe=strong" if scores else "recipe=weak,method=classifier")
+    config = presets.imagenet("recipe=strong" if scores else "recipe=weak,method=classifier")
     with config.unlocked():
         config.model.dtype = "float32"  # as they were trained
         config.model.update(found.settings)

@@ -6,7 +6,7 @@
     python launch/main.py --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
     python launch/main.py --mode=report --workdir=runs/digits,runs/other
 
-Any setting of the config can be given as `--config.section.key=value`; `didicm_jax/config.py`
+Any setting of the config can be given as `--config.section.key=value`; `docs/settings.md`
 lists them all. A second start with the same workdir goes on from the last checkpoint.
 """
 
@@ -19,6 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from didicm_jax import config as configuration
 from didicm_jax.cli import options
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
     argv = config_first(argv)
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
-        print(f"{__doc__}\n{values.get_help()}")
+        print(f"{__doc__}\n{values.get_help()}\n{configuration.listing()}")
         return 0
     try:
         return _dispatch(values, argv)

@@ -103,7 +103,7 @@ def _on_other_data(
         return result
     defaults = configuration.default().data
     with result.unlocked():
-        for key in ("train_examples", "data_ratio", "train_split", "max_broken_share"):
+        for key in ("train_examples", "data_ratio", "train_split"):
             result.data[key] = defaults[key]
         result.data.name = other.dataset
         result.data.data_dir = other.data_dir or ""

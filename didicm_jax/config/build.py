@@ -7,7 +7,6 @@ import ml_collections
 from flax import nnx
 
 from didicm_jax import augment, data, diffusion, models, parallel
-from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
 
@@ -60,16 +59,9 @@ def model(config: ml_collections.ConfigDict, dataset: Task, rngs: nnx.Rngs) -> n
     """The network of `config.model` for the images and classes of `dataset`.
 
     Raises:
-      UserError: the name is unknown or of the wrong kind, or it cannot take these images.
+      UserError: it cannot take these images.
     """
     settings = config.model
-    scores = settings.name in models.score_models()
-    if scores != (config.method == "didicm"):
-        kind = models.score_models() if config.method == "didicm" else models.classifiers()
-        raise UserError(
-            f"config.model.name: expected one of {', '.join(kind)} for method {config.method}, "
-            f"found {settings.name!r}"
-        )
     height, width, channels = dataset.image_shape
     return models.create_model(
         settings.name,
@@ -82,11 +74,7 @@ def model(config: ml_collections.ConfigDict, dataset: Task, rngs: nnx.Rngs) -> n
 
 
 def _options(settings: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The settings of `config.model` that this model has.
-
-    Raises:
-      UserError: one that it does not have was changed.
-    """
+    """The settings of `config.model` that this model has."""
     given = {
         "width": settings.width,
         "dtype": jnp.dtype(settings.dtype),
@@ -101,14 +89,6 @@ def _options(settings: ml_collections.ConfigDict) -> dict[str, Any]:
         ),
     }
     known = models.options_of(settings.name)
-    defaults = configuration.default().model
-    for option in given.keys() - set(known):
-        key = "sync_batch_norm" if option == "norm_axis_name" else option
-        if settings[key] != defaults[key]:
-            raise UserError(
-                f"config.model.{key}: expected its default {defaults[key]!r} with model.name="
-                f"{settings.name}, which does not read it, found {settings[key]!r}; leave it out"
-            )
     return {option: value for option, value in given.items() if option in known}
 
 
@@ -120,10 +100,14 @@ def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
     return diffusion.geometric(settings.sigma_min, settings.sigma_max)
 
 
-def policy(config: ml_collections.ConfigDict) -> augment.Policy:
-    """The augmentation of `config.augment`, with the mean and deviation of `config.data`.
+def grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
+    """The times that the sampler of `config.sampler` walks through, by name."""
+    settings = config.sampler
+    if settings.grid != "auto":
+        return settings.grid
+    return "linear" if settings.integrator in ("exact", "heun") else "original"
 
-    Raises:
-      UserError: a setting is out of range.
-    """
+
+def policy(config: ml_collections.ConfigDict) -> augment.Policy:
+    """The augmentation of `config.augment`, with the mean and deviation of `config.data`."""
     return augment.Policy(mean=config.data.mean, std=config.data.std, **config.augment)

@@ -11,6 +11,7 @@ import chex
 import jax
 import ml_collections
 
+from didicm_jax import config as configuration
 from didicm_jax import diffusion
 from didicm_jax.config import build
 
@@ -31,13 +32,6 @@ class Traced(NamedTuple):
 
 # As `Posterior`, with the way there.
 TracedPosterior = Callable[[Any, chex.Array, chex.PRNGKey], Traced]
-
-# Which settings of `config.sampler` each sampler reads.
-READS = {
-    "cp": ("steps", "query", "integrator", "grid", "min_time", "tolerance"),
-    "cl": ("steps", "chains", "grid", "min_time"),
-    "one_shot": ("time",),
-}
 
 # (score function, key or None, B) -> posteriors
 Sampler = Callable[[diffusion.ScoreFn, chex.PRNGKey | None, int], Traced]
@@ -78,7 +72,7 @@ def create_traced(
                     num_classes=num_classes,
                     steps=settings.steps,
                     chains=settings.chains,
-                    grid=settings.grid,
+                    grid=build.grid(config),
                     min_time=settings.min_time,
                 ).probs
             )
@@ -93,7 +87,7 @@ def create_traced(
             steps=settings.steps,
             query=settings.query,
             integrator=settings.integrator,
-            grid=settings.grid,
+            grid=build.grid(config),
             min_time=settings.min_time,
             tolerance=settings.tolerance,
             key=key,
@@ -108,7 +102,11 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     """What `create` will do, for reports: the sampler and the settings that it reads."""
     if config.method != "didicm":
         return {"sampler": "softmax" if config.method == "cross_entropy" else "sigmoid", "steps": 1}
-    settings = {key: config.sampler[key] for key in READS[config.sampler.name]}
+    settings = {
+        key: config.sampler[key] for key in configuration.sampler_reads(config.sampler.name)
+    }
+    if "grid" in settings:
+        settings["grid"] = build.grid(config)
     return {"sampler": config.sampler.name, "steps": 1} | settings
 
 

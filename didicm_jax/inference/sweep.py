@@ -36,7 +36,7 @@ def variations(
         )
     names = choices.get("name", [config.sampler.name])
     for key in choices:
-        if key != "name" and not any(key in posterior.READS.get(name, ()) for name in names):
+        if key != "name" and not any(key in configuration.sampler_reads(name) for name in names):
             raise UserError(
                 f"--{_flag(key)}: expected a sampler that reads it, found "
                 f"{', '.join(map(str, names))}; leave it out or add another to --sampler"
@@ -44,7 +44,9 @@ def variations(
     result = []
     for name in names:
         # An unknown name reads nothing here, and `validate` says what is wrong with it.
-        reads = [key for key in _KEYS if key in choices and key in posterior.READS.get(name, ())]
+        reads = [
+            key for key in _KEYS if key in choices and key in configuration.sampler_reads(name)
+        ]
         for values in itertools.product(*(choices[key] for key in reads)):
             result.append(changed(config, {"name": name} | dict(zip(reads, values, strict=True))))
     return result
@@ -57,8 +59,8 @@ def label(config: ml_collections.ConfigDict) -> str:
     words += [str(described[key]) for key in ("integrator",) if key in described]
     defaults = configuration.default().sampler
     for key in ("grid", "query"):
-        if key in described and described[key] != defaults[key]:
-            words.append(f"{key} {described[key]}")
+        if key in described and config.sampler[key] != defaults[key]:
+            words.append(f"{key} {config.sampler[key]}")
     if described["sampler"] == "one_shot":
         words.append(f"at {described['time']:g}")
     if "chains" in described:
@@ -72,17 +74,18 @@ def changed(
     """A copy of the config with another sampler.
 
     Args:
-      config: of the run, of method didicm.
-      values: of `config.sampler`, with `name`; what its sampler does not read has its default.
+      config: of the run.
+      values: of `config.sampler`; what its sampler does not read has its default.
 
     Raises:
       UserError: a value that is not valid.
     """
     result = copy.deepcopy(config)
     defaults = configuration.default().sampler
+    name = values.get("name", config.sampler.name)
     with result.unlocked(), result.ignore_type():  # `validate` says it better
         # What the run's sampler was told and this one does not read goes back to its default.
-        for key in set(defaults) - {"name"} - set(posterior.READS.get(values["name"], ())):
+        for key in set(defaults) - {"name"} - set(configuration.sampler_reads(name)):
             result.sampler[key] = defaults[key]
         result.sampler.update(values)
     configuration.validate(result)

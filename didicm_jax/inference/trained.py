@@ -14,6 +14,7 @@ from didicm_jax import config as configuration
 from didicm_jax import files, parallel
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
+from didicm_jax.inference import sweep
 from didicm_jax.run import description
 from didicm_jax.run.checkpoints import Checkpoints
 from didicm_jax.run.description import Description
@@ -89,10 +90,7 @@ def read_config(workdir: Path, sampler: Mapping[str, Any]) -> ml_collections.Con
     if not path.exists():
         raise UserError(f"expected a run in {workdir}, found no config.json; train one there first")
     config = configuration.from_json(files.read_json(path))
-    with config.unlocked(), config.ignore_type():  # `validate` says it better
-        config.sampler.update(sampler)
-    configuration.validate(config)
-    return config
+    return sweep.changed(config, sampler) if sampler else config
 
 
 def _description_of_data(config: ml_collections.ConfigDict, workdir: Path) -> Description:

@@ -129,11 +129,14 @@ class StudyFolder:
 def _changed(
     config: ml_collections.ConfigDict, before: ml_collections.ConfigDict
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs from a stored config in more than how it is run."""
+    """What differs from a stored config in more than how it is run.
+
+    A run may go on with another sampler, but the cells of a study are compared by theirs.
+    """
     return {
         key: pair
         for key, pair in configuration.differences(config, before).items()
-        if not configuration.under(key, configuration.FREE)
+        if key.startswith("sampler.") or not configuration.may_change(key, evaluates=False)
     }
 
 

@@ -40,8 +40,8 @@ def diagnose(
         _run_again(local_gradients, before, batch, step, look_for)
     raise UserError(
         f"step {step}: expected to find what was not finite, found every operation finite one at a "
-        "time: it overflows only in the compiled step; lower config.optimizer.learning_rate or "
-        "compute in float32"
+        "time: it overflows only in the compiled step; start a new run with a lower "
+        "config.optimizer.learning_rate or with config.model.dtype=float32"
     )
 
 

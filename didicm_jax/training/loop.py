@@ -206,9 +206,11 @@ class _Training:
         self.checkpoints.finish()
         good = self.checkpoints.latest()
         where = "no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
+        diffuses = self.plan.config.method == "didicm"
         raise UserError(
             f"step {step}: expected finite losses, found {in_row} non-finite steps in a row "
-            f"({where}); lower config.optimizer.learning_rate or raise config.diffusion.min_time, "
+            f"({where}); start a new run with a lower config.optimizer.learning_rate"
+            f"{' or a higher config.diffusion.min_time' if diffuses else ''}, "
             "or look for the cause with --debug_nans"
         )
 

@@ -140,21 +140,28 @@ def _check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     parts = num_devices * accumulate
     what = f"{num_devices} devices x {accumulate} micro-batches"
+    mixes = bool(config.augment.mixup or config.augment.cutmix)
+    fitting = max(2 * parts, parallel.round_up(batch_size, parts * (1 + mixes)))
+    # Of a run under way the batch cannot change.
+    remedy = (
+        "use another number of devices or of micro-batches (config.train.accumulate), or, in a new "
+        f"run, config.train.batch_size={fitting}"
+    )
     if batch_size % parts:
         raise UserError(
-            f"config.train.batch_size: expected a multiple of {parts} ({what}), found {batch_size};"
-            f" try {parallel.round_up(batch_size, parts)}"
+            f"config.train.batch_size: expected a multiple of {parts} ({what}), found "
+            f"{batch_size}; {remedy}"
         )
     share = batch_size // parts
     if share < 2:
         raise UserError(
             f"config.train.batch_size: expected at least 2 images per device and micro-batch "
-            f"({what}), for the variance of BatchNorm, found {share}; try {2 * parts}"
+            f"({what}), for the variance of BatchNorm, found {share}; {remedy}"
         )
-    if (config.augment.mixup or config.augment.cutmix) and share % 2:
+    if mixes and share % 2:
         raise UserError(
             "config.train.batch_size: expected an even number of images per device and "
-            f"micro-batch for mixup and cutmix, found {share}; try {(share + 1) * parts}"
+            f"micro-batch for mixup and cutmix, found {share}; {remedy}"
         )
 
 

@@ -169,7 +169,11 @@ def test_a_finished_run_is_only_evaluated(main, finished, tmp_path, capsys):
             ["--config.sampler.name=cl", "--config.sampler.chains=3"],
             {"sampler": "cl", "steps": 2, "chains": 3},
         ),
-        (["--config.sampler.name=one_shot"], {"sampler": "one_shot", "steps": 1, "time": 0.6}),
+        (
+            # It reads no steps: they are at their default again.
+            ["--config.sampler.name=one_shot", "--config.sampler.steps=8"],
+            {"sampler": "one_shot", "steps": 1, "time": 0.6},
+        ),
     ],
     ids=["cp", "cl", "one_shot"],
 )
@@ -200,7 +204,8 @@ def test_a_plain_classifier_runs_through_the_same_step(main, tmp_path):
     assert records(workdir)[0]["loss"] == pytest.approx(np.log(10), rel=0.3)
 
 
-def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("method", ["didicm", "cross_entropy"])
+def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeypatch, method):
     """Found at the step itself, however rarely steps are logged."""
     calls = []
 
@@ -212,11 +217,17 @@ def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeyp
 
     monkeypatch.setattr(loop, "make_step", lambda run, donate: diverged)
     settings = ["--config.train.max_skipped=3", "--config.train.log_every=12 steps"]
+    small = SMALL
+    if method != "didicm":
+        settings += [f"--config.method={method}", "--config.model.name=resnet10"]
+        small = [word for word in SMALL if "sampler" not in word]
     workdir = tmp_path / "run"
-    assert main(DIGITS, f"--workdir={workdir}", *SMALL, *settings) == 2
+    assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 2
     error = capsys.readouterr().err
     assert "step 3: expected finite losses, found 3 non-finite steps in a row" in error
     assert "no checkpoint yet" in error
+    # What the run does not read is no advice.
+    assert ("config.diffusion.min_time" in error) is (method == "didicm")
     assert error.count("\n") == 1
     assert len(calls) == 4  # one step was in flight
 
@@ -228,7 +239,11 @@ def test_debug_nans_points_at_the_operation(main, tmp_path):
         "--config.model.stem=didirn",  # the default, which a ViT does not read
         "--config.model.width=0.3333",
         "--config.model.depth=1",
-        "--config.optimizer.learning_rate=1e30",
+        # Every weight some hundred times as large after each step.
+        "--config.optimizer.name=sgd",
+        "--config.optimizer.learning_rate=10.0",
+        "--config.optimizer.weight_decay=10.0",
+        "--config.model.parameterization=posterior",
     ]
     with pytest.raises(FloatingPointError) as error:
         main(DIGITS, f"--workdir={tmp_path / 'run'}", *settings, "--debug_nans")
@@ -252,6 +267,10 @@ BAD = {
     "sampler steps": (
         [DIGITS, "--config.sampler.steps=0"],
         "expected a number at least 1, found 0",
+    ),
+    "tolerance": (
+        [DIGITS, "--config.sampler.tolerance=2"],
+        "config.sampler.tolerance: expected a number in [0, 1], found 2.0",
     ),
     "steps": ([DIGITS, "--config.train.duration=0 steps"], "found '0 steps'"),
     "unit": ([DIGITS, "--config.train.duration=3 weeks"], "found '3 weeks'"),

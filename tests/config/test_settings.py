@@ -22,33 +22,12 @@ def load(name, *arguments):
     return importlib.import_module(name).get_config(*arguments)
 
 
-ALL = [
-    ("digits",),
-    ("fashion_mnist",),
-    ("cifar10",),
-    ("cifar100",),
-    ("imagenet",),
-    ("imagenet", "smoke"),
-    ("imagenet_vit",),
-    ("imagenet_vit", "model=didivit_b16,conditioned_blocks=0,draws=1"),
-    ("imagenet_vit", "method=classifier"),
-    ("imagenet", "recipe=weak,method=classifier,data_ratio=0.25,resolution=56,model=didirn34"),
-]
-
-
-@pytest.mark.parametrize("which", ALL, ids=lambda which: ":".join(which))
-def test_every_config_is_valid_and_has_a_command_in_its_docstring(which):
-    configuration.validate(load(*which))
-    text = ast.get_docstring(ast.parse((ROOT / "configs" / f"{which[0]}.py").read_text()))
-    assert "python launch/main.py" in text
-    assert f"configs/{which[0]}.py" in text
-
-
 def test_no_key_is_dead():
-    """Every key is named somewhere in the package outside of the file that declares it."""
+    """Every key is named somewhere in the package outside of the room that declares it."""
     names = set()
+    room = ROOT / "didicm_jax" / "config"
     for path in (ROOT / "didicm_jax").rglob("*.py"):
-        if path.name == "config.py":
+        if room in path.parents and path.name != "build.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
@@ -119,6 +98,13 @@ def test_what_is_no_duration_is_an_error(text):
         configuration.steps(text, batch_size=64, num_examples=1437)
 
 
+@pytest.mark.parametrize("text", ["1e308 epochs", "3e9 steps", "1e30 examples"])
+def test_more_steps_than_can_be_counted_are_an_error(text):
+    """Infinitely many were an OverflowError."""
+    with pytest.raises(UserError, match=r"config\.train\.duration: expected at most 2147483647 st"):
+        configuration.steps(text, batch_size=64, num_examples=1437, key="train.duration")
+
+
 def test_a_config_survives_its_json():
     import json
 
@@ -171,20 +157,6 @@ def test_the_baseline_shares_all_but_the_objective(recipe, method):
         "method": ("didicm", method),
         "model.name": ("didirn50", "resnet50"),
     }
-
-
-@pytest.mark.parametrize(
-    "options", ["recipe=medium", "method=svm", "resolution=big", "data_ratio=0", "foo=1", "strong"]
-)
-def test_bad_options_are_named(options):
-    with pytest.raises(UserError, match=r"configs/imagenet\.py: expected .* found"):
-        load("imagenet", options)
-
-
-@pytest.mark.parametrize("options", ["method=svm", "draws=many", "foo=1", "didivit_s16"])
-def test_bad_options_of_the_vit_recipe_are_named(options):
-    with pytest.raises(UserError, match=r"configs/imagenet_vit\.py: expected .* found"):
-        load("imagenet_vit", options)
 
 
 def test_configs_are_locked():

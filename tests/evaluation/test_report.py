@@ -65,7 +65,8 @@ def run(path, losses=(1.0, 0.5, None, 0.25), top1=(0.5, 0.75, 0.7), **settings):
 
 
 def test_one_page_that_needs_nothing_else(tmp_path):
-    workdirs = [run(tmp_path / "a"), run(tmp_path / "b <2>", method="cross_entropy")]
+    other = {"method": "cross_entropy", "model": {"name": "resnet18"}}
+    workdirs = [run(tmp_path / "a"), run(tmp_path / "b <2>", **other)]
     picture, page = report.write(workdirs, tmp_path / "out")
     assert sorted(path.name for path in picture.parent.iterdir()) == ["report.html", "report.png"]
     text = page.read_text()

@@ -68,7 +68,7 @@ def test_mistakes_are_one_line(changes, choices, message):
 
 
 def test_labels_tell_samplers_apart():
-    choices = {"name": ["cp", "cl"], "integrator": ["euler", "heun"], "grid": ["original", "log"]}
+    choices = {"name": ["cp", "cl"], "integrator": ["euler", "heun"], "grid": ["auto", "log"]}
     found = [sweep.label(each) for each in sweep.variations(configured(), choices)]
     assert found == [
         "cp euler",

@@ -1,23 +1,32 @@
-"""DiDiCM on CIFAR-10, as tensorflow-datasets or `launch/prepare.py` has prepared it.
+"""DiDiCM on CIFAR-10 or CIFAR-100, as tensorflow-datasets or `launch/prepare.py` has prepared it.
 
     python launch/prepare.py --dataset=folder --name=cifar10 --source=TREE --data_dir=DATA
-    python launch/main.py --config=configs/cifar10.py --workdir=runs/cifar10 \\
+    python launch/main.py --config=configs/cifar.py:classes=10 --workdir=runs/cifar10 \\
         --config.data.data_dir=DATA
 
-TREE holds `train/CLASS/*.png` and `val/CLASS/*.png`. The result has not been measured yet.
+TREE holds `train/CLASS/*.png` and `val/CLASS/*.png`. The option after the colon is `classes=10` or
+`classes=100`. The result has not been measured yet.
 """
 
 import ml_collections
 
 from didicm_jax import config as configuration
+from didicm_jax.config import presets
+
+# Mean and deviation of the training images, per channel.
+_COLOURS = {
+    "10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(options: str = "") -> ml_collections.ConfigDict:
     """50,000 training and 10,000 test images of 32x32, a DiDiRN-18 with a stem for thumbnails."""
+    parsed = presets.parse(options, "configs/cifar.py", {"classes": tuple(_COLOURS)})
+    classes = parsed.values["classes"]
     config = configuration.default()
-    config.data.name = "cifar10"
-    config.data.mean = (0.4914, 0.4822, 0.4465)
-    config.data.std = (0.2470, 0.2435, 0.2616)
+    config.data.name = f"cifar{classes}"
+    config.data.mean, config.data.std = _COLOURS[classes]
     # The whole image at its own size; what moves it is the shift below.
     config.data.resolution = 32
     config.data.crop_scale = (1.0, 1.0)

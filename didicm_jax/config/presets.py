@@ -1,0 +1,199 @@
+"""Whole recipes by name, and the options that follow the colon of a config file.
+
+A file of `configs/` is thin: its docstring is what people read, and its `get_config` calls a recipe
+here, which an installed package has too.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from didicm_jax.config import settings
+from didicm_jax.errors import UserError
+
+_IMAGENET = {
+    "recipe": ("strong", "weak"),
+    "method": ("didicm", "classifier"),
+    "model": "didirn50",
+    "resolution": 224,
+    "data_ratio": 1.0,
+}
+_IMAGENET_VIT = {
+    "model": "didivit_s16",
+    "method": ("didicm", "classifier"),
+    "resolution": 224,
+    "conditioned_blocks": 2,
+    "draws": 8,
+}
+
+
+class Options(NamedTuple):
+    """The options of a config file.
+
+    values: of every option, given or by default.
+    given: the names of those that were given.
+    file: what errors call the config file.
+    """
+
+    values: dict[str, Any]
+    given: frozenset[str]
+    file: str
+
+    def refuse(self, names: tuple[str, ...], where: str) -> None:
+        """Raises UserError if one of `names`, which nothing reads `where`, was given."""
+        for name in names:
+            if name in self.given:
+                raise UserError(
+                    f"{self.file}: expected {name} to be left out with {where}, which does not "
+                    f"read it, found {self.values[name]}; leave it out"
+                )
+
+
+def parse(text: str, file: str, defaults: dict[str, Any]) -> Options:
+    """Reads `key=value,…`.
+
+    Args:
+      text: what follows the colon of a config file.
+      file: the config file, for errors.
+      defaults: of every option: a text, a whole number, a number above 0, or a tuple of choices, of
+        which the first is the default.
+
+    Raises:
+      UserError: an unknown key, one that is given twice, or a value that does not fit.
+    """
+    given: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, _, word = part.partition("=")
+        if key not in defaults or not word or key in given:
+            raise UserError(
+                f"{file}: expected key=value, each once, with a key of {', '.join(defaults)}, "
+                f"found {part!r}; correct it"
+            )
+        expected, given[key] = _read(word, defaults[key])
+        if expected:
+            raise UserError(f"{file}: expected {key} to be {expected}, found {word!r}; correct it")
+    first = {key: x[0] if isinstance(x, tuple) else x for key, x in defaults.items()}
+    return Options(first | given, frozenset(given), file)
+
+
+def imagenet(options: str = "") -> ml_collections.ConfigDict:
+    """The runs of the paper and their matched classifiers, as `configs/imagenet.py` explains them.
+
+    Source: arXiv 2511.20263, implementation details.
+
+    Raises:
+      UserError: an option is unknown, or has a value that does not fit.
+    """
+    smoke = options == "smoke"
+    given = parse("" if smoke else options, "configs/imagenet.py", _IMAGENET).values
+    config = _photos((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), given["resolution"])
+    config.data.data_ratio = given["data_ratio"]
+    config.model.name = given["model"]
+
+    config.train.duration = "600 epochs"
+    config.optimizer.name = "lamb"
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.warmup = "5 epochs"
+    config.optimizer.warmup_learning_rate = 1e-5
+    strong = given["recipe"] == "strong"
+    if strong:
+        config.train.batch_size = 2048
+        config.optimizer.learning_rate = 3.5e-3
+        config.data.repeats = 3
+        config.augment.rand_augment = "rand-m7-mstd0.5-inc1"
+        config.augment.mixup = 0.2
+        config.augment.cutmix = 1.0
+        config.augment.switch_prob = 0.5
+        config.augment.label_smoothing = 0.1
+    else:
+        config.train.batch_size = 1024
+        # Fewer images, fewer steps: the paper raises the rate for them.
+        config.optimizer.learning_rate = 2e-3 * math.sqrt(1 / given["data_ratio"])
+        config.augment.color_jitter = 0.4
+    if given["method"] == "classifier":
+        config.method = "binary_cross_entropy" if strong else "cross_entropy"
+        config.model.name = given["model"].replace("didirn", "resnet")
+    if smoke:
+        _smoke(config)
+    return config
+
+
+def imagenet_vit(options: str = "") -> ml_collections.ConfigDict:
+    """DiDiViT and its matched classifier, as `configs/imagenet_vit.py` explains them.
+
+    Source: "Better plain ViT baselines for ImageNet-1k" (arXiv 2205.01580).
+
+    Raises:
+      UserError: an option is unknown, has a value that does not fit, or is not read.
+    """
+    parsed = parse(options, "configs/imagenet_vit.py", _IMAGENET_VIT)
+    given = parsed.values
+    config = _photos((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), given["resolution"])
+    config.data.crop_scale = (0.05, 1.0)
+    config.augment.rand_augment = "rand-m10"
+    config.augment.mixup = 0.2
+    config.model.name = given["model"]
+    if given["method"] == "classifier":
+        parsed.refuse(("conditioned_blocks", "draws"), "method=classifier")
+        config.method = "cross_entropy"
+        config.model.name = given["model"].removeprefix("didi")
+    else:
+        config.model.conditioned_blocks = given["conditioned_blocks"]
+        config.diffusion.draws_per_image = given["draws"]
+
+    config.train.batch_size = 1024
+    config.train.duration = "90 epochs"
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.warmup = "10000 steps"
+    config.optimizer.warmup_learning_rate = 0.0
+    config.optimizer.clip_norm = 1.0
+    return config
+
+
+def _photos(
+    mean: tuple[float, ...], std: tuple[float, ...], resolution: int
+) -> ml_collections.ConfigDict:
+    """What the recipes for ImageNet have in common."""
+    config = settings.default()
+    config.data.name = "imagenet2012"
+    config.data.mean, config.data.std = mean, std
+    config.data.resolution = resolution
+    config.augment.flip = True
+    config.model.dtype = "bfloat16"
+    config.train.log_every = "100 steps"
+    config.train.checkpoint_every = "1 epoch"
+    config.evaluation.batch_size = 1024
+    config.evaluation.every = "10 epochs"
+    config.sampler.steps = 8
+    return config
+
+
+def _smoke(config: ml_collections.ConfigDict) -> None:
+    config.data.resolution = 32
+    config.model.name = "didirn18"
+    config.model.width = 0.25
+    config.model.dtype = "float32"  # bfloat16 is slow on CPUs
+    config.train.batch_size = 16
+    config.train.duration = "4 steps"
+    config.train.log_every = "1 step"
+    config.optimizer.warmup = "1 step"
+    config.evaluation.batch_size = 64
+    config.sampler.steps = 2
+
+
+def _read(word: str, default: Any) -> tuple[str, Any]:
+    """What was expected, "" where the word fits, and its value."""
+    if isinstance(default, tuple):
+        return ("" if word in default else " or ".join(default)), word
+    if isinstance(default, str):
+        return "", word
+    if isinstance(default, int):
+        return ("", int(word)) if word.isascii() and word.isdigit() else ("a whole number", None)
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    return ("" if 0 < number < math.inf else "a number above 0"), number

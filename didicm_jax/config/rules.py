@@ -1,0 +1,82 @@
+"""What settings must be to each other, beside the values that each may have."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from didicm_jax.errors import UserError
+
+# With the cross-entropy of the clean label, K over the smallest noise must not overflow float32.
+_LEAST_CROSS_ENTROPY_TIME = 1e-6
+# The inverse of the geometric schedule divides by the logarithm of their quotient.
+_LEAST_GROWTH = 1.01
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Checks the values of all settings, by dotted key, each of them valid by itself.
+
+    Raises:
+      UserError: two do not go together.
+    """
+    for rule in (_model_of_method, _images, _diffusion, _sampler):
+        rule(values)
+
+
+def _model_of_method(values: Mapping[str, Any]) -> None:
+    from didicm_jax import models  # it brings flax
+
+    method, name = values["method"], values["model.name"]
+    kind = models.score_models() if method == "didicm" else models.classifiers()
+    if name not in kind:
+        raise UserError(
+            f"config.model.name: expected one of {', '.join(kind)} for method {method}, "
+            f"found {name!r}; change one of the two"
+        )
+
+
+def _images(values: Mapping[str, Any]) -> None:
+    count, ratio = values["data.train_examples"], values["data.data_ratio"]
+    if count and ratio != 1:
+        raise UserError(
+            f"config.data.data_ratio: expected its default 1.0 with data.train_examples={count}, "
+            f"found {ratio}; leave one out"
+        )
+    mean, std = values["data.mean"], values["data.std"]
+    if len(mean) != len(std):
+        raise UserError(
+            f"config.data.std: expected one number above 0 for each of the {len(mean)} in "
+            f"config.data.mean, found {std}; change one"
+        )
+
+
+def _diffusion(values: Mapping[str, Any]) -> None:
+    low, high = values["diffusion.sigma_min"], values["diffusion.sigma_max"]
+    if high < _LEAST_GROWTH * low:
+        raise UserError(
+            "config.diffusion.sigma_max: expected sigma_min < sigma_max, by a factor of "
+            f"{_LEAST_GROWTH} at least, found {low:g} and {high:g}; change one"
+        )
+    if values["diffusion.loss"] != "cross_entropy":
+        return
+    least, output = values["diffusion.min_time"], values["model.parameterization"]
+    if output != "posterior" or least < _LEAST_CROSS_ENTROPY_TIME:
+        raise UserError(
+            "config.diffusion.loss: expected cross_entropy with model.parameterization=posterior "
+            f"and diffusion.min_time of at least {_LEAST_CROSS_ENTROPY_TIME:g}, found {output} and "
+            f"{least:g}; change one"
+        )
+
+
+def _sampler(values: Mapping[str, Any]) -> None:
+    grid, integrator = values["sampler.grid"], values["sampler.integrator"]
+    if grid == "original" and integrator != "euler":
+        raise UserError(
+            f"config.sampler.grid: expected auto, linear, log or noise with sampler.integrator="
+            f"{integrator}, which asks for scores where its steps start, found 'original'; leave "
+            "it out"
+        )
+    least = values["sampler.min_time"]
+    if grid == "log" and least == 0:
+        raise UserError(
+            "config.sampler.min_time: expected a number above 0 with sampler.grid=log, found 0; "
+            "raise it"
+        )
