@@ -21,7 +21,6 @@ from didicm_jax import config as configuration
 from didicm_jax import files
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
-from didicm_jax.run import workdir
 from didicm_jax.study import axes, methods
 
 
@@ -52,7 +51,9 @@ def _run(values: flags.FlagValues, argv: list[str]) -> int:
     given = parse(values, argv)
     if given is None:
         raise UserError("--config: expected a config file, found none; add --config=FILE")
-    folder = workdir.check(values.workdir)
+    if not values.workdir:
+        raise UserError("--workdir: expected a folder, found none; add --workdir=DIR")
+    folder = Path(values.workdir)
     if given.data.train_split != "train":
         raise UserError(
             f"config.data.train_split: expected 'train', found {given.data.train_split!r}; the "

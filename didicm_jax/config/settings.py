@@ -19,11 +19,15 @@ METHODS = ("didicm", "cross_entropy", "binary_cross_entropy")
 FREE = (
     "data.data_dir",
     "data.num_workers",
+    "data.max_broken_share",
     "train.log_every",
     "train.checkpoint_every",
     "train.shard_optimizer",
+    "train.max_skipped",
+    "evaluation",
+    "sampler",
 )
-FREE_IN_EVALUATION = (*FREE, "sampler", "evaluation", "data.eval_split", "data.max_broken_share")
+FREE_IN_EVALUATION = (*FREE, "data.eval_split")
 
 # What is read only where another key has a certain value: elsewhere it must stay at its default.
 _READ_ONLY_IF: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -363,6 +367,16 @@ def _check_read(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def under(key: str, prefixes: tuple[str, ...]) -> bool:
     """Whether a dotted key is one of `prefixes` or within a section among them."""
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def may_change(key: str, *, evaluates: bool) -> bool:
+    """Whether a setting may differ from that of the run in a workdir.
+
+    Args:
+      key: dotted.
+      evaluates: the trained network is only looked at; else training goes on.
+    """
+    return under(key, FREE_IN_EVALUATION if evaluates else FREE)
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -18,7 +18,7 @@ from didicm_jax.cli.options import OtherData
 from didicm_jax.cli.subject import open_subject
 from didicm_jax.evaluation import temperature
 from didicm_jax.inference import posterior, sweep
-from didicm_jax.run import description, workdir
+from didicm_jax.run import Description, RunFolder
 from didicm_jax.study import methods
 from didicm_jax.study.axes import METHOD, RESULT, Cell
 from didicm_jax.training import loop, plan, programs
@@ -40,11 +40,10 @@ def run(cell: Cell, folder: Path) -> bool:
         with config.unlocked():
             config.train.duration = f"{steps} steps"
         run = plan.plan(config)
-    workdir.claim(folder, config)
-    description.write(folder, description.of(run.dataset))
+    claimed = RunFolder.claim(folder, config, Description.of(run.dataset))
     print(run.describe(), flush=True)
     started = time.monotonic()
-    if loop.train(run, folder).metrics is None:
+    if loop.train(run, claimed).metrics is None:
         return False
     record = {
         "values": cell.values,
@@ -57,7 +56,7 @@ def run(cell: Cell, folder: Path) -> bool:
             **_stability(folder),
             "seconds_of_last_start": time.monotonic() - started,
         },
-        "samplers": _samplers(cell, config, folder, run, sum(_pass_flops(plain))),
+        "samplers": _samplers(cell, claimed, run, sum(_pass_flops(plain))),
     }
     files.write_json(folder / RESULT, record)
     return True
@@ -65,12 +64,12 @@ def run(cell: Cell, folder: Path) -> bool:
 
 def _samplers(
     cell: Cell,
-    config: ml_collections.ConfigDict,
-    folder: Path,
+    folder: RunFolder,
     run: plan.Run,
     plain_flops: float,
 ) -> list[dict[str, Any]]:
     """Each sampler's metrics on the held-out and the test examples, and what it costs."""
+    config = folder.config
     shown = copy.deepcopy(config)
     shown.data.eval_split = cell.test_split
     own = OtherData(None, None, None, None)

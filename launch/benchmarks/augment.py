@@ -11,6 +11,7 @@ from benchmarks.timing import describe_device, seconds
 from flax import nnx
 
 from didicm_jax import augment, diffusion, models, parallel
+from didicm_jax.models.variables import split
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
@@ -107,7 +108,7 @@ def _step_seconds(
     repeats: int,
 ) -> float:
     """Median seconds of a whole training step with this augmentation, bfloat16 and LAMB."""
-    graphdef, variables = state.split(
+    graphdef, variables = split(
         models.create_model(
             model,
             num_classes=num_classes,

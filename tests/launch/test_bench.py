@@ -7,7 +7,7 @@ from benchmarks import networks
 from flax import nnx
 
 from didicm_jax import models
-from didicm_jax.training import state
+from didicm_jax.models.variables import split
 
 STEPS = 8
 BATCH = 2
@@ -21,7 +21,7 @@ def cost(name, call, *shapes, **options):
             name, num_classes=1000, image_size=224, rngs=nnx.Rngs(0), **options
         )
 
-    graphdef, variables = jax.eval_shape(lambda: state.split(make()))
+    graphdef, variables = jax.eval_shape(lambda: split(make()))
 
     def part(variables, *arrays):
         model = nnx.merge(graphdef, *variables)
