@@ -40,6 +40,7 @@ class Checkpoints:
         self._read_only, self._create, self._say = read_only, not read_only, say
         self._saving: int | None = None  # the step whose save has not been seen to end
         self._fault = ""  # why the last save failed, if it did
+        self._said = ""  # of the last one that failed
         self._manager = self._open()
 
     def latest(self) -> int | None:
@@ -234,10 +235,13 @@ class Checkpoints:
     def _failed(self, step: int, error: Exception) -> None:
         self._fault = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         self._saving = None
-        self._say(
+        words = (
             f"checkpoint {step} could not be saved ({self._fault}); training goes on, and the next "
             "save tries again"
         )
+        if words != self._said:  # a step that is evaluated is tried twice
+            self._say(words)
+        self._said = words
         # A manager that failed remembers a step that is not there; closing it fails again.
         with contextlib.suppress(Exception):
             self._manager.close()

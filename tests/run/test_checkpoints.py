@@ -5,11 +5,13 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh
 
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
+from didicm_jax.run import integrity
 from didicm_jax.run.checkpoints import Checkpoints
 
 
@@ -176,6 +178,27 @@ def test_of_a_part_only_its_own_arrays_are_read(tmp_path, mesh):
         ):
             with pytest.raises(UserError, match=words):
                 checkpoints.restore_part(1, like(other, mesh))
+
+
+def test_a_checkpoint_of_orbax_standard_handler_is_read(tmp_path, mesh):
+    """As it was written before parts of one could be read."""
+    state = {"weights": {"a": jnp.arange(3.0)}, "step": jnp.int32(7)}
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics["top1"], save_root_metadata=False
+    )
+    manager = ocp.CheckpointManager(
+        tmp_path / "checkpoints", item_handlers=ocp.StandardCheckpointHandler(), options=options
+    )
+    manager.save(1, args=ocp.args.StandardSave(state), metrics={"top1": 0.5})
+    manager.close()
+    integrity.seal(tmp_path / "checkpoints" / "1")
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.best() == 1
+        step, whole = checkpoints.restore_latest(like(state, mesh))
+        part = checkpoints.restore_part(1, like({"weights": state["weights"]}, mesh))
+    assert (step, whole["step"]) == (1, 7)
+    for found in (whole, part):
+        np.testing.assert_array_equal(found["weights"]["a"], [0, 1, 2])
 
 
 def test_a_part_of_a_damaged_checkpoint_is_refused(tmp_path, mesh):
