@@ -8,8 +8,9 @@
 
 The first makes a run of a checkpoint of the original implementation, or of a ResNet of torchvision
 or timm; the second takes the trunk of a ResNet as the initialisation of a DiDiRN. What was made is
-evaluated, predicted with, or trained on by launch/main.py. The third and fourth write a run's
-averaged weights.
+evaluated, predicted with, or trained on by launch/main.py. Its classes and the size of its images
+are those of the data set of --config, where that is here; else --class_names (or the weights) and
+config.data.resolution say them. The third and fourth write a run's averaged weights.
 """
 
 import re

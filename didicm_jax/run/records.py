@@ -68,9 +68,10 @@ def drop_after(path: Path, step: int, say: Callable[[str], None]) -> list[dict[s
     found = read(path)
     if found.unreadable:
         places = ", ".join(map(str, found.unreadable[:5]))
+        more = len(found.unreadable) - 5
         say(
-            f"{path}: {len(found.unreadable)} lines that cannot be read are dropped (line "
-            f"{places}{', ...' if len(found.unreadable) > 5 else ''})"
+            f"{path}: dropped what cannot be read: line {places}"
+            f"{f' and {more} more' if more > 0 else ''}"
         )
     pairs = zip(found.records, found.lines, strict=True)
     kept = [(record, line) for record, line in pairs if record["step"] <= step]

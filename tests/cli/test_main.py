@@ -378,7 +378,7 @@ def test_a_bad_byte_among_the_records_does_not_end_a_run(main, finished, tmp_pat
     (workdir / "metrics.jsonl").write_bytes(b"".join(lines))
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
     said = capsys.readouterr().out
-    assert "1 lines that cannot be read are dropped (line 3)" in said
+    assert "dropped what cannot be read: line 3\n" in said
     assert "finished at step 12" in said
     assert len(records(workdir)) == len(lines) - 1
 

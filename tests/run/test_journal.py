@@ -87,7 +87,7 @@ def test_a_bad_byte_costs_one_line_and_not_the_run(tmp_path, capsys):
     capsys.readouterr()
     with opened(tmp_path, step=30) as reporter:
         said = capsys.readouterr().out
-        assert f"{path}: 5 lines that cannot be read are dropped (line 2, 3, 4, 5, 6)" in said
+        assert f"{path}: dropped what cannot be read: line 2, 3, 4, 5, 6\n" in said
         assert (reporter.has_evaluation(30), reporter.has_evaluation(10)) == (True, False)
         reporter.train(40, record(0.75))
     assert [r["step"] for r in lines(tmp_path)] == [10, 30, 30, 40]
