@@ -1,5 +1,6 @@
 """Small files, written whole or not at all."""
 
+import contextlib
 import csv
 import io
 import json
@@ -14,6 +15,8 @@ from didicm_jax.errors import UserError
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Writes a file under another name first, so that `path` is never half of one.
 
+    It is on the disk when this returns: a host that dies then does not lose it.
+
     Args:
       path: of the file; what it held is replaced.
       write: writes the content into an open file.
@@ -22,10 +25,23 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         with partial.open("wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())  # before the old one goes
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     os.replace(partial, path)
+    _sync_names(path.parent)
+
+
+def _sync_names(folder: Path) -> None:
+    """Puts the names of a folder's files on the disk, where its file system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -45,11 +61,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-      UserError: it is not there or not JSON.
+      UserError: it is not there, not JSON, or no object.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    # A RecursionError is of brackets within brackets.
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: expected a JSON file, found {error}; restore it or choose another workdir"
+            f"{path}: expected a JSON file, found {error}; restore it from a copy"
         ) from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path}: expected a JSON file with an object, found {str(values)[:100]!r}; restore it "
+            "from a copy"
+        )
+    return values

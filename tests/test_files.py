@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all."""
 
 import csv
+import os
 
 import pytest
 
@@ -23,6 +24,33 @@ def test_what_is_no_json_is_one_line(tmp_path):
         with pytest.raises(UserError, match="expected a JSON file") as error:
             files.read_json(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b'"a"', b'{"a": "\xe4"}', b"[" * 100_000])
+def test_what_holds_no_json_object_is_one_line(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match="expected a JSON file") as error:
+        files.read_json(tmp_path / "x.json")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, monkeypatch):
+    """Else a host that dies leaves an empty file under the name of a good one."""
+    path, done = tmp_path / "x.json", []
+    sync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        done.append(("sync", os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))))
+        sync(handle)
+
+    def replaced(source, target):
+        done.append(("replace", os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    files.write_json(path, {"a": 1})
+    assert done == [("sync", "x.json.partial"), ("replace", "x.json"), ("sync", tmp_path.name)]
 
 
 def test_tables_come_back_as_they_were(tmp_path):

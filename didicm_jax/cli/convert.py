@@ -8,14 +8,16 @@
 
 The first makes a run of a checkpoint of the original implementation, or of a ResNet of torchvision
 or timm; the second takes the trunk of a ResNet as the initialisation of a DiDiRN. What was made is
-evaluated, predicted with, or trained on by launch/main.py. The third and fourth write a run's
-averaged weights.
+evaluated, predicted with, or trained on by launch/main.py. Its classes and the size of its images
+are those of the data set of --config, where that is here; else --class_names (or the weights) and
+config.data.resolution say them. The third and fourth write a run's averaged weights.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from absl import flags
@@ -24,6 +26,9 @@ from ml_collections import config_flags
 from didicm_jax.cli import options
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from didicm_jax.run import Description
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +46,9 @@ def main(argv: list[str]) -> int:
         else:
             _export(values)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # What the library calls by its name is a flag here.
+        said = re.sub("^run folder:", "--workdir:", str(error))
+        print(f"error: {re.sub('^weights:', '--torch:', said)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(
@@ -105,7 +112,6 @@ def _check(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -
 def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> None:
     from didicm_jax import config as configuration
     from didicm_jax.pytorch import importing, torch_files
-    from didicm_jax.run.description import Description
 
     folder = Path(values.workdir)
     importing.check_free(folder)
@@ -117,24 +123,26 @@ def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) 
         )
     best = weights.raw if values.weights == "raw" else weights.best
     assert best is not None
+    own = config is not None
     if config is None:
         config = _config_of(importing.architecture(best))
     configuration.validate(config)
     keeps_average = config.train.ema_decay > 0
     raw = best if weights.raw is None or not keeps_average else weights.raw
-    names = _class_names(values.class_names, best)
-    side, channels = config.data.resolution or 224, _channels(best)
+    channels = importing.in_channels(best)
     if len(config.data.mean) != channels:
         raise UserError(
             f"--config: expected a mean and a deviation for each of the {channels} channels of the "
             f"weights, found {config.data.mean}; set config.data.mean and config.data.std"
         )
-    described = Description(names, (side, side, channels))
+    names = _read_names(values.class_names) if values.class_names else None
+    described = (_of_data(config, names) if own else None) or _of_weights(config, names, best, own)
     loaded = importing.load(config, described, raw, best if keeps_average else None)
     importing.write(folder, config, described, loaded)
     source = "moving average" if best is weights.averaged else "weights"
+    shape = "x".join(map(str, described.image_shape))
     print(
-        f"{config.model.name}, {len(names)} classes, images of {side}x{side}x{channels}: "
+        f"{config.model.name}, {described.num_classes} classes, images of {shape}: "
         f"{len(loaded.loaded)} tensors loaded, {source} to predict with"
     )
     for what, found in (("left as initialised", loaded.fresh), ("not used", loaded.unused)):
@@ -156,44 +164,90 @@ def _config_of(found: Any) -> ml_collections.ConfigDict:
     return config
 
 
-def _class_names(path: str | None, state_dict: Mapping[str, Any]) -> tuple[str, ...]:
-    """From the file, else of ImageNet where there are a thousand, else numbers."""
-    if "fc.weight" not in state_dict and "head.weight" not in state_dict:
+def _of_data(
+    config: ml_collections.ConfigDict, names: tuple[str, ...] | None
+) -> "Description | None":
+    """What the data set of the config says about itself; None where it is not here.
+
+    Raises:
+      UserError: it has other classes than the names given, or without it nobody knows its size.
+    """
+    from didicm_jax import data
+    from didicm_jax.config import build
+    from didicm_jax.run import Description
+
+    try:
+        described = Description.of(build.dataset(config))
+    except UserError as error:
+        if data.shows_whole(config.data.name) and not config.data.resolution:
+            raise
+        print(f"{config.data.name} could not be read for its classes ({error})")
+        return None
+    if names is not None and names != described.class_names:
+        given = Description(names, described.image_shape)
         raise UserError(
-            "--torch: expected a layer of classes, fc or head, in the weights, found "
-            f"{', '.join(list(state_dict)[:4])}, ...; use the weights of a whole classifier"
+            f"--class_names: {described.mismatch(given)}, of {config.data.name}; leave it out"
         )
-    count = len(state_dict["fc.weight" if "fc.weight" in state_dict else "head.weight"])
-    if path:
-        try:
-            names = tuple(line.strip() for line in Path(path).read_text().splitlines() if line)
-        except (OSError, UnicodeDecodeError) as error:
+    return described
+
+
+def _of_weights(
+    config: ml_collections.ConfigDict,
+    names: tuple[str, ...] | None,
+    state_dict: Mapping[str, Any],
+    own: bool,
+) -> "Description":
+    """What can be known without the data: the names given, else those of ImageNet, else numbers.
+
+    Args:
+      config: of the run.
+      names: of the classes, if given.
+      state_dict: of the network.
+      own: the config was given, and so says what the data will be.
+
+    Raises:
+      UserError: the weights do not say the classes, or have others than those given.
+    """
+    from didicm_jax.data.listing import imagenet_class_names
+    from didicm_jax.pytorch import importing
+    from didicm_jax.run import Description
+
+    count, trunk = importing.num_classes(state_dict), importing.is_trunk(config, state_dict)
+    if names is not None:
+        if len(names) != count and not trunk:
             raise UserError(
-                f"--class_names: expected a text file with a name a line, found {error}; check it"
-            ) from error
-        if len(set(names)) < max(len(names), 2):
-            raise UserError(
-                f"--class_names: expected two different names or more in {path}, found "
-                f"{len(names)} lines with {len(set(names))} names; mend it"
+                f"--class_names: expected {count} names, as many as the weights have classes, "
+                f"found {len(names)}; mend it, or name the new data set in --config"
             )
-        return names
-    if count == 1000:
-        from didicm_jax.data.listing import imagenet_class_names
-
+    elif config.data.name == "imagenet2012" and (own or count == 1000):
         print("class names: the synsets of imagenet2012; --class_names=FILE names others")
-        return imagenet_class_names()
-    print("class names: numbers; --class_names=FILE names others")
-    return tuple(map(str, range(count)))
-
-
-def _channels(state_dict: Mapping[str, Any]) -> int:
-    name = next((n for n in ("conv1.weight", "patch_embed.proj.weight") if n in state_dict), None)
-    if name is None:
+        names = imagenet_class_names()
+    elif trunk:
         raise UserError(
-            "--torch: expected a first convolution conv1 or patch_embed.proj, found "
-            f"{', '.join(list(state_dict)[:4])}, ...; use the weights of a ResNet, DiDiRN or ViT"
+            "--class_names: expected the classes to train on, which the trunk does not say, found "
+            f"neither these nor the data set {config.data.name}; add --class_names=FILE"
         )
-    return int(state_dict[name].shape[1])
+    else:
+        print("class names: numbers; --class_names=FILE names others")
+        names = tuple(map(str, range(count)))
+    side = config.data.resolution or 224
+    return Description(names, (side, side, importing.in_channels(state_dict)))
+
+
+def _read_names(path: str) -> tuple[str, ...]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--class_names: expected a text file with a name a line, found {error}; check it"
+        ) from error
+    names = tuple(line.strip() for line in text.splitlines() if line)
+    if len(set(names)) < max(len(names), 2):
+        raise UserError(
+            f"--class_names: expected two different names or more in {path}, found "
+            f"{len(names)} lines with {len(set(names))} names; mend it"
+        )
+    return names
 
 
 def _export(values: flags.FlagValues) -> None:
@@ -201,19 +255,19 @@ def _export(values: flags.FlagValues) -> None:
     from flax import nnx
 
     from didicm_jax import files
-    from didicm_jax.inference import export, sweep, trained
+    from didicm_jax.inference import export, network, sweep
     from didicm_jax.parallel import make_mesh
     from didicm_jax.pytorch import interop
+    from didicm_jax.run import RunFolder
 
-    folder = Path(values.workdir)
-    config = trained.read_config(folder, {})
-    configs = sweep.variations(config, options.sampler_choices(values))
+    folder = RunFolder.open(values.workdir)
+    configs = sweep.variations(folder.config, options.sampler_choices(values))
     if len(configs) > 1:
         raise UserError(
             f"--export: expected one sampler, found {len(configs)}; give one value each"
         )
     mesh = make_mesh(jax.local_devices()[:1])
-    run = trained.restore(folder, values.checkpoint, configs[0], mesh)
+    run = network.load(folder, values.checkpoint, mesh, configs[0])
     if values.export:
         path = Path(values.export)
         data = export.serialize(run)

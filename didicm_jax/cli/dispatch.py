@@ -1,5 +1,6 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,68 +11,67 @@ from didicm_jax import parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
 from didicm_jax.cli.subject import Subject, open_subject
 from didicm_jax.errors import UserError
-from didicm_jax.inference import sweep, trained
+from didicm_jax.inference import network, sweep
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.parallel import make_mesh
-from didicm_jax.run import workdir
+from didicm_jax.run import RunFolder
 
 
-def run(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
-    """Runs the mode of the flags on the run in `folder`.
+def run(values: flags.FlagValues, folder: RunFolder) -> None:
+    """Runs the mode of the flags on a run.
 
     Raises:
       UserError: a flag is wrong, or what it names is not there.
     """
-    {"evaluate": _evaluate, "compare": _compare, "predict": _predict}[values.mode](
-        values, config, folder
-    )
+    {"evaluate": _evaluate, "compare": _compare, "predict": _predict}[values.mode](values, folder)
 
 
-def _evaluate(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
+def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
     names, severities = options.chosen_corruptions(values)
-    configs = sweep.variations(config, options.sampler_choices(values))
-    subject = _subject(values, config, folder)
+    configs = sweep.variations(folder.config, options.sampler_choices(values))
+    subject = _subject(values, folder.config, folder)
+    baseline = _baseline(values) if values.baseline else None
     requests = evaluate.Requests(
         names,
         severities,
-        _subject(values, *_baseline(values)) if values.baseline else None,
+        _subject(values, baseline.config, baseline) if baseline else None,
         Path(values.real_labels) if values.real_labels else None,
         values.trajectories,
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        evaluate.run(subject, configs, requests, _output(values, folder), _proceed(watch))
+        evaluate.run(subject, configs, requests, _output(values, folder.path), _proceed(watch))
 
 
-def _compare(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
+def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
     if not values.baseline:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
-    other, other_folder = _baseline(values)
-    ours, theirs = (_chosen(values, each) for each in (config, other))
-    output = _output(values, folder / "comparison")
+    other = _baseline(values)
+    ours, theirs = (_chosen(values, each.config) for each in (folder, other))
+    output = _output(values, folder.path / "comparison")
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
         predictors = (
             _predictor(values, ours, folder),
-            _predictor(values, theirs, other_folder),
+            _predictor(values, theirs, other),
         )
         compare.unlabelled(predictors, paths, values.sheet, output)
         return
     pair = compare.Pair(
-        (_subject(values, ours, folder), _subject(values, theirs, other_folder)), (ours, theirs)
+        (_subject(values, ours, folder), _subject(values, theirs, other)), (ours, theirs)
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, _proceed(watch))
 
 
-def _predict(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
+def _predict(values: flags.FlagValues, folder: RunFolder) -> None:
     _only_one_process()
     paths = pictures.find(values.images or [])
-    chosen = _chosen(values, config)
+    chosen = _chosen(values, folder.config)
     predict.run(
         _predictor(values, chosen, folder),
         paths,
-        _output(values, folder / "predictions"),
+        _output(values, folder.path / "predictions"),
         gif=values.gif,
         max_figures=values.max_figures,
     )
@@ -97,25 +97,26 @@ def _chosen(
     return configs[0]
 
 
-def _baseline(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, Path]:
-    folder = Path(values.baseline)
+def _baseline(values: flags.FlagValues) -> RunFolder:
     try:
-        return workdir.config_of(None, folder, evaluates=True), folder
+        return RunFolder.open(values.baseline)
     except UserError as error:
-        raise UserError(str(error).replace("--workdir", "--baseline")) from error
+        raise UserError(re.sub("^run folder:", "--baseline:", str(error))) from error
 
 
-def _subject(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> Subject:
+def _subject(
+    values: flags.FlagValues, config: ml_collections.ConfigDict, folder: RunFolder
+) -> Subject:
     return open_subject(folder, config, values.checkpoint, options.other_data(values))
 
 
 def _predictor(
-    values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path
+    values: flags.FlagValues, config: ml_collections.ConfigDict, folder: RunFolder
 ) -> Predictor:
     import jax
 
     mesh = make_mesh(jax.local_devices()[:1])
-    return Predictor(trained.restore(folder, values.checkpoint, config, mesh), mesh=mesh)
+    return Predictor(network.load(folder, values.checkpoint, mesh, config), mesh=mesh)
 
 
 def _output(values: flags.FlagValues, default: Path) -> Path:

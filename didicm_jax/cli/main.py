@@ -12,6 +12,7 @@ lists them all. A second start with the same workdir goes on from the last check
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from didicm_jax import config as configuration
 from didicm_jax.cli import options
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
-from didicm_jax.run import workdir
+from didicm_jax.run import Description, Places, RunFolder
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> int:
     try:
         return _dispatch(values, argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # What the library calls by its name is a flag here.
+        print(f"error: {re.sub('^run folder:', '--workdir:', str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _DISK_FAULTS:
@@ -62,17 +64,18 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
 
         report.run(values)
         return 0
-    folder = workdir.check(values.workdir)
-    config = workdir.config_of(given, folder, evaluates=values.mode != "train")
+    found = _find(values, given)
+    config = given if found is None else found.config
+    if config is None:
+        raise UserError("--config: expected a config file, found none; try configs/digits.py")
     # Only now: it starts jax, which takes seconds and claims the devices.
     import jax
 
     from didicm_jax import parallel
     from didicm_jax.training import loop
 
-    cache = values.compilation_cache
-    if cache != "none" and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", cache or str(folder / "compilation_cache"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache(values)):
+        jax.config.update("jax_compilation_cache_dir", cache)
     parallel.initialize(
         values.coordinator_address,
         values.num_processes,
@@ -81,11 +84,12 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
     )
     try:
         if values.mode == "train":
-            _train(values, config, folder)
+            _train(values, config)
         else:
             from didicm_jax.cli import dispatch
 
-            dispatch.run(values, config, folder)
+            assert found is not None
+            dispatch.run(values, found)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -98,14 +102,38 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
     return 0
 
 
-def _train(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
+def _find(values: flags.FlagValues, given: ml_collections.ConfigDict | None) -> RunFolder | None:
+    """The run that `--workdir` names, with the config given; None for a new one to train.
+
+    Raises:
+      UserError: it names none, or the config is not valid or of another run.
+    """
+    if not values.workdir:
+        raise UserError("--workdir: expected a folder for the run, found none; add --workdir=DIR")
+    if given is not None:
+        configuration.validate(given)
+    trains = values.mode == "train"
+    found = RunFolder.find(values.workdir) if trains else RunFolder.open(values.workdir)
+    if found is None or given is None:
+        return found
+    return found.changed(given, evaluates=not trains)
+
+
+def _cache(values: flags.FlagValues) -> str | None:
+    """The folder for compiled programs; by default none for a run that can only be read."""
+    if values.compilation_cache:
+        return None if values.compilation_cache == "none" else values.compilation_cache
+    places = Places(Path(values.workdir))
+    writable = not places.path.exists() or os.access(places.path, os.W_OK)
+    return str(places.compilation_cache) if writable else None
+
+
+def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax import parallel
-    from didicm_jax.run import description
     from didicm_jax.training import loop, plan
 
     run = plan.plan(config)
-    workdir.claim(folder, config)
-    description.write(folder, description.of(run.dataset))
+    folder = RunFolder.claim(values.workdir, config, Description.of(run.dataset))
     if parallel.is_main():
         print(run.describe(), flush=True)
     outcome = loop.train(
@@ -115,7 +143,7 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: 
         print(
             f"stopped by {outcome.signal} at step {outcome.step}; the same command goes on from it"
             if outcome.metrics is None
-            else f"wrote {folder / 'evaluation.json'}"
+            else f"wrote {folder.evaluation_file}"
         )
 
 

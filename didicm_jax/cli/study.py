@@ -12,13 +12,13 @@ goes on where the first was stopped. Writes results.csv, results.md and figures 
 import os
 import sys
 import time
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
-from didicm_jax.run import workdir
 from didicm_jax.study import axes, methods, results, schedule
 from didicm_jax.study.folder import StudyFolder
 
@@ -51,7 +51,9 @@ def _run(values: flags.FlagValues, argv: list[str]) -> int:
     if given is None:
         raise UserError("--config: expected a config file, found none; add --config=FILE")
     cells = axes.cells(given, axes.parse(values.axes or ""), values.held_out)
-    study = StudyFolder(workdir.check(values.workdir), cells)
+    if not values.workdir:
+        raise UserError("--workdir: expected a folder, found none; add --workdir=DIR")
+    study = StudyFolder(Path(values.workdir), cells)
     if values.cell is not None:
         return _one(study, values.cell)
     study.check(given, values.held_out)

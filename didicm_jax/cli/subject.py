@@ -16,15 +16,16 @@ from didicm_jax.cli.options import OtherData
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop
-from didicm_jax.inference import posterior, trained
-from didicm_jax.run import description
+from didicm_jax.inference import network as networks
+from didicm_jax.inference import posterior
+from didicm_jax.run import Description, RunFolder
 
 
 class Subject(NamedTuple):
     """A network, where it runs, and N examples."""
 
     folder: Path
-    network: trained.Trained
+    network: networks.Network
     mesh: Mesh
     source: data.Source
     dataset_name: str
@@ -70,22 +71,22 @@ class Subject(NamedTuple):
 
 
 def open_subject(
-    folder: Path, config: ml_collections.ConfigDict, checkpoint: str, other: OtherData
+    folder: RunFolder, config: ml_collections.ConfigDict, checkpoint: str, other: OtherData
 ) -> Subject:
     """Reads a run's network, and the data to evaluate it on.
 
     Raises:
       UserError: there is no such checkpoint, or the data are not there or have other classes.
     """
-    shown = _on_other_data(config, description.read(folder), other)
+    shown = _on_other_data(config, folder.description, other)
     dataset = build.dataset(shown)
     mesh = parallel.make_mesh()
-    network = trained.restore(folder, checkpoint, config, mesh)
+    network = networks.load(folder, checkpoint, mesh, config)
     _check_same(network.description, dataset, shown.data.name)
     source = dataset.test
     if other.examples is not None:
         source = data.subset(source, count=min(other.examples, len(source)), seed=config.seed)
-    return Subject(folder, network, mesh, source, shown.data.name, dataset.class_names)
+    return Subject(folder.path, network, mesh, source, shown.data.name, dataset.class_names)
 
 
 def is_main() -> bool:
@@ -94,7 +95,7 @@ def is_main() -> bool:
 
 
 def _on_other_data(
-    config: ml_collections.ConfigDict, described: description.Description | None, other: OtherData
+    config: ml_collections.ConfigDict, described: Description, other: OtherData
 ) -> ml_collections.ConfigDict:
     """The config with another part of its data, or other data at the size of the training."""
     result = copy.deepcopy(config)
@@ -108,14 +109,13 @@ def _on_other_data(
         result.data.name = other.dataset
         result.data.data_dir = other.data_dir or ""
         result.data.eval_split = other.split or ""
-        if described is not None:
-            result.data.resolution = described.image_shape[0]
+        result.data.resolution = described.image_shape[0]
     return result
 
 
-def _check_same(described: description.Description, dataset: data.Dataset, name: str) -> None:
+def _check_same(described: Description, dataset: data.Dataset, name: str) -> None:
     """Refuses data that the network was not made for."""
-    wanted, found = dataclasses.astuple(described), dataclasses.astuple(description.of(dataset))
+    wanted, found = dataclasses.astuple(described), dataclasses.astuple(Description.of(dataset))
     if wanted == found:
         return
     if described.image_shape != dataset.image_shape:

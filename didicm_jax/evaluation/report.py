@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from didicm_jax import config as configuration
 from didicm_jax import files, plots
 from didicm_jax.errors import UserError
 from didicm_jax.plots import training
+from didicm_jax.run import Places
+from didicm_jax.run import records as recorded
 
 # Of evaluations: title, key, whether more is better, and how it is written.
 _COLUMNS = (
@@ -76,26 +77,17 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: there are none.
     """
-    path = workdir / "metrics.jsonl"
+    path = Places(workdir).metrics_file
     try:
-        lines = path.read_text().splitlines()
+        records = recorded.read(path).records
     except OSError as error:
         raise UserError(
             f"--workdir: expected a run with metrics.jsonl in {workdir}, found none "
             f"({error.strerror}); train it first"
         ) from error
-    records = [record for line in lines if (record := _record(line)) is not None]
     if not records:
         raise UserError(f"{path}: expected records of training, found none; train the run first")
     return records
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return record if isinstance(record, dict) and "step" in record else None
 
 
 def _names(workdirs: Sequence[Path]) -> list[str]:

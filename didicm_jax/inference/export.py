@@ -13,12 +13,12 @@ from jax import export
 
 from didicm_jax.config import build
 from didicm_jax.inference import posterior
-from didicm_jax.inference.trained import Trained
+from didicm_jax.inference.network import Network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def serialize(run: Trained) -> bytes:
+def serialize(run: Network) -> bytes:
     """StableHLO of the map from images to posteriors, weights inside, for all of `PLATFORMS`.
 
     `jax.export.deserialize(data).call(images)` takes u8[B,H,W,C] of any B, at the size of the run,
@@ -45,7 +45,7 @@ def serialize(run: Trained) -> bytes:
     return bytes(export.export(jax.jit(posteriors), platforms=PLATFORMS)(images).serialize())
 
 
-def describe(run: Trained) -> dict[str, Any]:
+def describe(run: Network) -> dict[str, Any]:
     """What a program must know to use the file: the images it takes and the classes it names."""
     return {
         "image_shape": list(run.description.image_shape),

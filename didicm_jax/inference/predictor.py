@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +19,9 @@ from didicm_jax.data import inputs
 from didicm_jax.data.options import cores
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation.loop import make_predict
-from didicm_jax.inference import posterior, trained
+from didicm_jax.inference import network, posterior, sweep
 from didicm_jax.parallel import make_mesh, replicated, round_up, shard
+from didicm_jax.run import RunFolder
 
 BUCKETS = (1, 8, 64)
 
@@ -53,7 +53,7 @@ class Predictor:
 
     def __init__(
         self,
-        run: trained.Trained,
+        run: network.Network,
         *,
         buckets: Sequence[int] = BUCKETS,
         trajectory: bool = True,
@@ -62,7 +62,7 @@ class Predictor:
         """Takes a trained network.
 
         Args:
-          run: from `trained.read`.
+          run: from `network.load`.
           buckets: the batch sizes to compile for.
           trajectory: also return the way to each posterior, S + 1 times as many numbers.
           mesh: the devices to use, from `parallel.make_mesh`; None for the first alone.
@@ -107,8 +107,7 @@ class Predictor:
     ) -> "Predictor":
         """The network of a run, with the averaged weights where it keeps them.
 
-        The workdir is only read, and its data set is not needed (it is for a run that was made
-        before workdirs held `dataset.json`).
+        The workdir is only read, and its data set is not needed.
 
         Args:
           path: the workdir.
@@ -122,7 +121,11 @@ class Predictor:
           UserError: there is no run or no such checkpoint, it is damaged, or a setting is wrong.
         """
         mesh = make_mesh(jax.local_devices()[:1] if devices is None else devices)
-        run = trained.read(Path(path), checkpoint, sampler or {}, mesh)
+        folder = RunFolder.open(path)
+        config = folder.config
+        if sampler:
+            config = sweep.changed(config, {"name": config.sampler.name, **sampler})
+        run = network.load(folder, checkpoint, mesh, config)
         return cls(run, buckets=buckets, trajectory=trajectory, mesh=mesh)
 
     @property

@@ -1,7 +1,6 @@
 """From a PyTorch state dict to the network that it is of, and to a run that holds it."""
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,15 +12,13 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from didicm_jax import files
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
-from didicm_jax.inference import trained
-from didicm_jax.pytorch import interop
-from didicm_jax.run import description
+from didicm_jax.models.variables import Variables, split
+from didicm_jax.pytorch import interop, parts
+from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
-from didicm_jax.run.description import Description
-from didicm_jax.training import state
+from didicm_jax.training import plan, state
 
 # Blocks of the four stages, and whether they are bottlenecks.
 _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
@@ -57,18 +54,18 @@ def architecture(state_dict: Mapping[str, np.ndarray]) -> Architecture:
     depth = _DEPTHS.get((tuple(blocks), bottleneck))
     if depth is None or "conv1.weight" not in state_dict or "fc.weight" not in state_dict:
         raise UserError(
-            "--torch: expected the weights of a DiDiRN or ResNet of 18, 34, 50, 101 or 152 layers, "
+            "weights: expected the weights of a DiDiRN or ResNet of 18, 34, 50, 101 or 152 layers, "
             f"found stages of {', '.join(map(str, blocks))} blocks and tensors such as "
-            f"{', '.join(list(state_dict)[:4])}; name the network with --config"
+            f"{', '.join(list(state_dict)[:4])}; name the network in a config"
         )
-    channels, in_channels, size = state_dict["conv1.weight"].shape[:3]
+    channels, _, size, _ = _shape(state_dict, "conv1.weight", 4)
     conditioned = [
         stage
         for stage in (1, 2, 3, 4)
         if any(n.startswith(f"layer{stage}.") and ".emb_layers." in n for n in state_dict)
     ]
     scores = any(name.startswith("label_embedder.") for name in state_dict)
-    settings = {
+    settings: dict[str, Any] = {
         "name": f"{'didirn' if scores else 'resnet'}{depth}",
         "width": channels / _BASE_CHANNELS,
         # A 3x3 stem pools in the original and does not in CIFAR's; the tensors do not tell.
@@ -76,15 +73,61 @@ def architecture(state_dict: Mapping[str, np.ndarray]) -> Architecture:
     }
     if scores:
         settings["conditioned_stages"] = len(conditioned)
-    num_classes = len(state_dict["fc.weight"])
-    return Architecture(settings["name"], num_classes, in_channels, settings)
+    return Architecture(
+        settings["name"], num_classes(state_dict), in_channels(state_dict), settings
+    )
+
+
+def is_trunk(config: ml_collections.ConfigDict, state_dict: Mapping[str, np.ndarray]) -> bool:
+    """Whether a plain ResNet's weights are for a diffusion, which takes their trunk alone."""
+    scores = any(name.startswith("label_embedder.") for name in state_dict)
+    return config.method == "didicm" and not scores
+
+
+def num_classes(state_dict: Mapping[str, np.ndarray]) -> int:
+    """The number of classes of the network that a state dict is of.
+
+    Raises:
+      UserError: it has no layer of classes.
+    """
+    return _shape(state_dict, _one_of(state_dict, "a layer of classes", "fc", "head"), 2)[0]
+
+
+def in_channels(state_dict: Mapping[str, np.ndarray]) -> int:
+    """The number of channels of the images that the network takes.
+
+    Raises:
+      UserError: it has no first convolution.
+    """
+    name = _one_of(state_dict, "a first convolution", "conv1", "patch_embed.proj")
+    return _shape(state_dict, name, 4)[1]
+
+
+def _one_of(state_dict: Mapping[str, np.ndarray], what: str, *layers: str) -> str:
+    for layer in layers:
+        if f"{layer}.weight" in state_dict:
+            return f"{layer}.weight"
+    raise UserError(
+        f"weights: expected {what}, {' or '.join(layers)}, found "
+        f"{', '.join(list(state_dict)[:4])}, ...; use the weights of a whole ResNet, DiDiRN or ViT"
+    )
+
+
+def _shape(state_dict: Mapping[str, np.ndarray], name: str, rank: int) -> tuple[int, ...]:
+    shape = state_dict[name].shape
+    if len(shape) != rank:
+        raise UserError(
+            f"weights: expected {name} to have {rank} axes, found {len(shape)}; use the weights of "
+            "a whole ResNet, DiDiRN or ViT"
+        )
+    return shape
 
 
 class Loaded(NamedTuple):
     """What became of the tensors of a file."""
 
-    variables: state.Variables
-    averaged: state.Variables | None
+    variables: Variables
+    averaged: Variables | None
     loaded: list[str]
     fresh: list[str]  # of the network, left as they were initialised
     unused: list[str]  # of the file
@@ -98,7 +141,8 @@ def load(
 ) -> Loaded:
     """The network of a config with the weights of a file.
 
-    Into a DiDiRN from a plain ResNet only the trunk is loaded.
+    Into a DiDiRN from a plain ResNet only the trunk is loaded, and into a network of other classes
+    all but the layers of classes.
 
     Args:
       config: of the run.
@@ -110,19 +154,20 @@ def load(
       UserError: tensors are missing, surplus or misshaped; all are named.
     """
     model = build.model(config, described, nnx.Rngs(config.seed))
-    theirs = any(name.startswith("label_embedder.") for name in raw)
-    if config.method == "didicm" and not theirs:
-        loaded, fresh, unused = interop.load_torch_trunk(model, raw)
-        _, variables = state.split(model)
-        return Loaded(variables, None, loaded, fresh, unused)
-    interop.load_torch_state_dict(model, raw)
-    _, variables = state.split(model)
-    variables = jax.tree.map(np.asarray, variables)
-    mean = None
-    if averaged is not None:
-        interop.load_torch_state_dict(model, averaged)
-        _, mean = state.split(model)
-    return Loaded(variables, mean, list(raw), [], [])
+
+    def put(weights: Mapping[str, np.ndarray]) -> tuple[Variables, parts.Part]:
+        if is_trunk(config, weights):
+            part = parts.load_torch_trunk(model, weights)
+        elif num_classes(weights) != described.num_classes:
+            part = parts.load_torch_body(model, weights)
+        else:
+            interop.load_torch_state_dict(model, weights)
+            part = parts.Part(list(weights), [], [])
+        return jax.tree.map(np.asarray, split(model)[1]), part
+
+    variables, part = put(raw)
+    mean = None if averaged is None or is_trunk(config, raw) else put(averaged)[0]
+    return Loaded(variables, mean, *part)
 
 
 def write(
@@ -139,19 +184,20 @@ def write(
       UserError: there is something in the folder.
     """
     check_free(workdir)
-    partial = workdir.with_name(workdir.name + ".partial")
-    partial.mkdir(parents=True)
+    workdir = workdir.resolve()  # "." has no name
+    partial = _partial(workdir)
     try:
-        files.write_json(partial / "config.json", json.loads(config.to_json()))
-        description.write(partial, described)
-        new = trained.create_state(config, loaded.variables)
+        RunFolder.claim(partial, config, described)
+        # The rate does not matter, only that it is a schedule, which counts its calls in the state.
+        optimizer = plan.optimizer(config, lambda count: 0.0)
+        new = state.create(loaded.variables, optimizer, ema=config.train.ema_decay > 0)
         if new.ema is not None and loaded.averaged is not None:
             new = new._replace(ema=loaded.averaged)
         with contextlib.closing(Checkpoints(partial)) as checkpoints:
             checkpoints.save(0, new)
             checkpoints.finish()
     except BaseException:
-        shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     if workdir.exists():
         workdir.rmdir()  # empty, as was checked
@@ -164,10 +210,19 @@ def check_free(workdir: Path) -> None:
     Raises:
       UserError: it does, or its unfinished twin is there.
     """
-    partial = workdir.with_name(workdir.name + ".partial")
-    for path in (workdir, partial):
-        if path.exists() and (not path.is_dir() or any(path.iterdir()) or path == partial):
-            raise UserError(
-                f"--workdir: expected a new folder, found something in {path}; name another or "
-                "remove it"
-            )
+    workdir = workdir.resolve()
+    if workdir == Path.cwd():
+        raise UserError(
+            f"run folder: expected a new folder, found the current one, {workdir}; name one to make"
+        )
+    held = workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
+    if held or _partial(workdir).exists():
+        raise UserError(
+            "run folder: expected a new folder, found something in "
+            f"{workdir if held else _partial(workdir)}; name another or remove it"
+        )
+
+
+def _partial(workdir: Path) -> Path:
+    """Where a run is put together."""
+    return workdir.with_name(workdir.name + ".partial")

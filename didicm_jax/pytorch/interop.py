@@ -95,7 +95,7 @@ _FAMILIES = (
 )
 
 # PyTorch counts the batches that a BatchNorm has seen; nothing here or there computes with it.
-_IGNORED = "num_batches_tracked"
+IGNORED = "num_batches_tracked"
 
 
 class Entry(NamedTuple):
@@ -126,14 +126,14 @@ def load_torch_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> N
       UserError: in one line all tensors that are missing, not known, misshaped or other than what
         is fixed here; the model is left as it was.
     """
-    entries = _entries(model)
-    constants = _family(model).constants(model)
-    given = _canonical_names(model, state_dict)
-    _refuse_faults(model, entries, constants, given)
-    _store(entries, given)
+    entries = entries_of(model)
+    constants = family_of(model).constants(model)
+    given = canonical_names(model, state_dict)
+    refuse_faults(model, entries, constants, given)
+    store(entries, given)
 
 
-def _refuse_faults(
+def refuse_faults(
     model: nnx.Module,
     entries: Mapping[str, Entry],
     constants: Mapping[str, np.ndarray],
@@ -176,49 +176,12 @@ def _refuse_faults(
         )
 
 
-def _store(entries: Mapping[str, Entry], given: Mapping[str, Any]) -> None:
+def store(entries: Mapping[str, Entry], given: Mapping[str, Any]) -> None:
+    """Puts tensors into their model; all are converted, or none is stored."""
     # Converted before the first is stored, so that a failure on the way changes nothing.
     values = {name: _from_torch(np.asarray(given[name]), entries[name]) for name in entries}
     for name, value in values.items():
         entries[name].variable.set_value(value)
-
-
-def load_torch_trunk(
-    model: nnx.Module, state_dict: Mapping[str, Any]
-) -> tuple[list[str], list[str], list[str]]:
-    """Loads the trunk of a DiDiRN from a plain ResNet of torchvision or timm, in place.
-
-    Args:
-      model: a DiDiRN, whose conditioning and head stay as they are.
-      state_dict: as for `load_torch_state_dict`.
-
-    Returns:
-      The PyTorch names that were loaded, those of the model that were left, and those of the file
-      that were not used.
-
-    Raises:
-      UserError: tensors of the trunk are missing, surplus or misshaped; the model is left as it
-        was.
-    """
-    entries = _entries(model)
-    given = {
-        ".".join({"downsample": "skip_connection"}.get(part, part) for part in name.split(".")): x
-        for name, x in state_dict.items()
-        if name.rpartition(".")[2] != _IGNORED
-    }
-    trunk = [name for name in entries if _is_trunk(name)]
-    unused = [name for name in given if name.startswith("fc.")]
-    rest = {name: x for name, x in given.items() if name not in unused}
-    _refuse_faults(model, {name: entries[name] for name in trunk}, {}, rest)
-    _store({name: entries[name] for name in trunk}, rest)
-    return trunk, [name for name in entries if name not in trunk], unused
-
-
-def _is_trunk(name: str) -> bool:
-    """Whether a tensor of a DiDiRN has its like in a plain ResNet."""
-    parts = name.split(".")
-    root = parts[0] in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-    return root and not {"emb_layers", "out_layers"} & set(parts)
 
 
 def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
@@ -231,8 +194,8 @@ def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
       Writable NumPy arrays, ready for `torch.from_numpy`; plain ResNets have torchvision's names,
       and the fixed positions of a ViT are its `pos_embed`.
     """
-    tensors = {name: _to_torch(entry) for name, entry in _entries(model).items()}
-    constants = _family(model).constants(model)
+    tensors = {name: _to_torch(entry) for name, entry in entries_of(model).items()}
+    constants = family_of(model).constants(model)
     return tensors | {name: np.array(fixed) for name, fixed in constants.items()}
 
 
@@ -256,20 +219,25 @@ def _to_torch(entry: Entry) -> np.ndarray:
     return np.array(array, order="C").reshape(entry.torch_shape)
 
 
-def _family(model: nnx.Module) -> Family:
+def family_of(model: nnx.Module) -> Family:
+    """How the class of a model names its modules in PyTorch.
+
+    Raises:
+      UserError: it has no counterpart there.
+    """
     for family in _FAMILIES:
         if isinstance(model, family.model):
             return family
     known = ", ".join(family.model.__name__ for family in _FAMILIES)
     raise UserError(
         f"expected a model with a PyTorch counterpart ({known}), found {type(model).__name__}: "
-        "add its names to didicm_jax/interop.py"
+        "add its names to didicm_jax/pytorch/interop.py"
     )
 
 
-def _entries(model: nnx.Module) -> dict[str, Entry]:
+def entries_of(model: nnx.Module) -> dict[str, Entry]:
     """Every tensor of the model, by its PyTorch name."""
-    family = _family(model)
+    family = family_of(model)
     entries = {}
     for path, module in nnx.iter_modules(model):
         leaves = next((_LEAVES[kind] for kind in _LEAVES if isinstance(module, kind)), {})
@@ -291,13 +259,13 @@ def _torch_module(path: tuple[Any, ...], family: Family) -> list[str]:
     return [part for part in name.split("/") if part]
 
 
-def _canonical_names(model: nnx.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def canonical_names(model: nnx.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict without counters, aliases resolved; an alias of a name also given stays."""
-    aliases = _family(model).aliases
+    aliases = family_of(model).aliases
     result = {}
     for name, value in state_dict.items():
         parts = name.split(".")
-        if parts[-1] == _IGNORED:
+        if parts[-1] == IGNORED:
             continue
         canonical = ".".join(aliases.get(part, part) for part in parts)
         result[name if canonical in state_dict else canonical] = value

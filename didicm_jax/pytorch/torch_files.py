@@ -17,7 +17,7 @@ from didicm_jax.errors import UserError
 _RAW = ("state_dict", "model", "model_state_dict", "net", "params")
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 # What wrappers around a network put before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # the last is Lightning's
 _COUNTER = "n_averaged"  # of torch's AveragedModel
 
 
@@ -43,7 +43,7 @@ def read(path: Path) -> Weights:
         values; or it needs torch and that is not installed.
     """
     if not path.is_file():
-        raise UserError(f"--torch: expected a file of weights, found no {path}; check the path")
+        raise UserError(f"weights: expected a file of weights, found no {path}; check the path")
     if _is_safetensors(path):
         return _weights(_read_safetensors(path), path)
     return _weights(_read_pickle(path), path)
@@ -65,7 +65,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise UserError(
-            f"--torch: expected a checkpoint in {path}, found safetensors that cannot be read "
+            f"weights: expected a checkpoint in {path}, found safetensors that cannot be read "
             f"({_line(error)}); copy or save it again"
         ) from error
 
@@ -75,7 +75,7 @@ def _read_pickle(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise UserError(
-            f"--torch: expected torch to read {path.name}, found none ({_line(error)}); install it "
+            f"weights: expected torch to read {path.name}, found none ({_line(error)}); install it "
             "with pip install torch, or save the weights as safetensors"
         ) from error
     try:
@@ -84,12 +84,12 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"--torch: expected tensors and plain values in {path}, found {_others(path)}; save "
+            f"weights: expected tensors and plain values in {path}, found {_others(path)}; save "
             "its state_dict alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"--torch: expected a checkpoint in {path}, found what torch cannot read "
+            f"weights: expected a checkpoint in {path}, found what torch cannot read "
             f"({_line(error)}); copy or save it again"
         ) from error
 
@@ -119,7 +119,7 @@ def _weights(content: Any, path: Path) -> Weights:
         else type(content).__name__
     )
     raise UserError(
-        f"--torch: expected weights in {path}, bare or under {', '.join((*_RAW, *_AVERAGED))}, "
+        f"weights: expected weights in {path}, bare or under {', '.join((*_RAW, *_AVERAGED))}, "
         f"found {what or 'nothing'}; save model.state_dict()"
     )
 

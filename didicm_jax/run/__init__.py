@@ -1,1 +1,5 @@
 """A folder of a run: its config, its checkpoints, its journal."""
+
+from didicm_jax.run.folder import Description, Places, RunFolder
+
+__all__ = ["Description", "Places", "RunFolder"]

@@ -6,9 +6,8 @@ the one before is used.
 """
 
 import contextlib
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,31 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from didicm_jax import files, parallel
+from didicm_jax import parallel
 from didicm_jax.errors import UserError
-from didicm_jax.run import integrity
-
-# What a checkpoint is worth that was saved without an evaluation: less than any accuracy.
-_NOT_EVALUATED = -1.0
+from didicm_jax.run import arrays, integrity, worth
+from didicm_jax.run.folder import Places
 
 
 class Checkpoints:
     """The checkpoints of one run, under `workdir/checkpoints`, named by step."""
 
     def __init__(
-        self, workdir: Path, *, create: bool = True, say: Callable[[str], None] = print
+        self, workdir: Path, *, read_only: bool = False, say: Callable[[str], None] = print
     ) -> None:
         """Opens the folder of checkpoints.
 
         Args:
           workdir: of the run.
-          create: make the folder where there is none, or take it as empty.
+          read_only: neither make nor mend anything; a folder that is not there is an empty one.
           say: told of what goes wrong but does not end the run.
         """
-        self._workdir = workdir.resolve()
-        self._folder = self._workdir / "checkpoints"
-        self._create, self._say = create, say
+        self._places = Places(workdir.resolve())
+        self._folder = self._places.checkpoints
+        self._read_only, self._create, self._say = read_only, not read_only, say
         self._saving: int | None = None  # the step whose save has not been seen to end
         self._fault = ""  # why the last save failed, if it did
+        self._said = ""  # of the last one that failed
         self._manager = self._open()
 
     def latest(self) -> int | None:
@@ -52,10 +50,11 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step of the checkpoint with the highest evaluated top-1, if one was evaluated."""
         self._manager.wait_until_finished()  # until then a checkpoint has no metrics
-        step = self._manager.best_step()
-        if step is None or _top1(self._manager.metrics(step)) == _NOT_EVALUATED:
-            return None
-        return step
+        # By the files: the manager's own account needs all of them to be whole.
+        steps = self._manager.all_steps()
+        found = {step: worth.read(self._folder / str(step), self._say) for step in steps}
+        evaluated = [(top1, step) for step, top1 in found.items() if top1 is not None]
+        return max(evaluated)[1] if evaluated else None
 
     def save(self, step: int, state: chex.ArrayTree, *, top1: float | None = None) -> None:
         """Starts saving `state`; returns before it is written.
@@ -80,9 +79,9 @@ class Checkpoints:
             return
         fault: Exception | None = None
         try:
-            metrics = {"top1": _NOT_EVALUATED if top1 is None else top1}
             self._saving = step
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+            arguments = ocp.args.PyTreeSave(state)
+            self._manager.save(step, args=arguments, metrics=worth.metrics(top1))
         except Exception as error:
             fault = error
         self._agree(step, fault)
@@ -118,7 +117,7 @@ class Checkpoints:
         if self._fault:
             kept = self.latest() if self._folder.is_dir() else None
             raise UserError(
-                f"--workdir: expected to save the run in {self._folder}, found {self._fault}; "
+                f"run folder: expected to save the run in {self._folder}, found {self._fault}; "
                 f"make room or mend the folder, then go on from "
                 f"{'the start' if kept is None else f'the checkpoint of step {kept}'}"
             )
@@ -131,20 +130,20 @@ class Checkpoints:
             if self._saving is not None:
                 self._failed(self._saving, error)
 
-    def restore(self, step: int, like: chex.ArrayTree) -> Any:
-        """Reads the state saved at `step`.
+    def restore_part(self, step: int, like: Mapping[str, chex.ArrayTree]) -> Any:
+        """Reads some fields of the state saved at `step`; the arrays of the others are not read.
 
         Args:
           step: one of the steps kept.
-          like: `jax.ShapeDtypeStruct`s with shardings; the result is placed as they say, on any
-            number of devices.
+          like: by the fields' names `jax.ShapeDtypeStruct`s with shardings; the result is placed as
+            they say, on any number of devices.
 
         Raises:
           UserError: it is damaged, or of another network.
         """
         problem = self._damage(step)
         if problem is None:
-            restored, problem = self._read(step, like)
+            restored, problem = self._read(step, like, fields=list(like))
             if problem is None:
                 return restored
         raise UserError(
@@ -156,7 +155,7 @@ class Checkpoints:
         """Reads the newest checkpoint that is whole; those that are not are moved out of the way.
 
         Args:
-          like: as for `restore`.
+          like: the whole state, as `jax.ShapeDtypeStruct`s with shardings.
 
         Returns:
           Its step and the state, or None where there is no checkpoint.
@@ -176,28 +175,30 @@ class Checkpoints:
         if damaged:
             step, problem = next(iter(damaged.items()))
             raise UserError(
-                f"--workdir: expected a whole checkpoint in {self._folder}, found all "
+                f"run folder: expected a whole checkpoint in {self._folder}, found all "
                 f"{len(damaged)} damaged (that of step {step}: {problem}); put back copies of "
-                "them, or start again in another workdir"
+                "them, or start again in another folder"
             )
         return None
 
     def _open(self) -> ocp.CheckpointManager:
-        if parallel.is_main():
-            self._mend_metrics()
-        parallel.any_process(False)  # until they are whole
+        if not self._read_only:
+            if parallel.is_main():
+                worth.mend(self._folder, self._say)
+            parallel.any_process(False)  # until they are whole
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
-            [policies.LatestN(2), policies.BestN(get_metric_fn=_top1, n=1)]
+            [policies.LatestN(2), policies.BestN(get_metric_fn=worth.rank, n=1)]
         )
         return ocp.CheckpointManager(
             self._folder,
             # Named, so that the shapes of a checkpoint are known before it is read.
-            item_handlers=ocp.StandardCheckpointHandler(),
+            item_handlers=ocp.PyTreeCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
-                best_fn=_top1,
+                best_fn=worth.rank,
                 preservation_policy=keep,
                 create=self._create,
+                lightweight_initialize=self._read_only,  # metrics that are cut are not mended
                 # Where one process fails, the others wait this long for it.
                 async_options=ocp.AsyncOptions(
                     post_finalization_callback=self._seal, timeout_secs=600
@@ -216,21 +217,11 @@ class Checkpoints:
 
     def _add_metric(self, step: int, top1: float) -> None:
         """Gives a checkpoint that was saved before its evaluation what it is worth."""
-        if parallel.is_main():
-            path = self._folder / str(step) / "metrics" / "metrics"
-            if _top1(json.loads(path.read_text())) == _NOT_EVALUATED:
-                files.write_json(path, {"top1": top1})
+        checkpoint = self._folder / str(step)
+        if parallel.is_main() and worth.read(checkpoint, self._say) is None:
+            worth.write(checkpoint, top1)
         parallel.any_process(False)  # until it is written
         self._manager.reload()
-
-    def _mend_metrics(self) -> None:
-        """Replaces metrics that are cut: orbax would not open the folder, but the state is fine."""
-        for path in self._folder.glob("*/metrics/metrics"):
-            try:
-                _top1(json.loads(path.read_text()))
-            except (ValueError, KeyError, TypeError):
-                self._say(f"{path} is damaged: the checkpoint counts as not evaluated")
-                files.write_json(path, {"top1": _NOT_EVALUATED})
 
     def _seal(self) -> None:
         """Called when all is written and before the checkpoint gets its name."""
@@ -244,10 +235,13 @@ class Checkpoints:
     def _failed(self, step: int, error: Exception) -> None:
         self._fault = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         self._saving = None
-        self._say(
+        words = (
             f"checkpoint {step} could not be saved ({self._fault}); training goes on, and the next "
             "save tries again"
         )
+        if words != self._said:  # a step that is evaluated is tried twice
+            self._say(words)
+        self._said = words
         # A manager that failed remembers a step that is not there; closing it fails again.
         with contextlib.suppress(Exception):
             self._manager.close()
@@ -259,16 +253,23 @@ class Checkpoints:
         found = integrity.damage(self._folder / str(step)) if parallel.is_main() else None
         return (found or "files differ") if parallel.any_process(found is not None) else None
 
-    def _read(self, step: int, like: chex.ArrayTree) -> tuple[Any, str | None]:
-        """The state, or why it cannot be read, the same on every process.
+    def _read(
+        self, step: int, like: chex.ArrayTree, fields: Sequence[str] | None = None
+    ) -> tuple[Any, str | None]:
+        """The state, or some fields of it, or why it cannot be read, the same on every process.
 
         Raises:
           UserError: it is of another network.
         """
         problem, state = None, None
         try:
-            self._check_arrays(step, like)
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            arrays.check(self._folder / str(step), like, fields)
+            arguments = ocp.args.PyTreeRestore(
+                like,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+                partial_restore=fields is not None,
+            )
+            state = self._manager.restore(step, args=arguments)
         except UserError:
             raise
         except Exception as error:  # whatever reading half a file may raise
@@ -276,25 +277,10 @@ class Checkpoints:
         failed = parallel.any_process(problem is not None)
         return state, (problem or "another process cannot read it") if failed else None
 
-    def _check_arrays(self, step: int, like: chex.ArrayTree) -> None:
-        """Compares the names and shapes of the arrays with what is wanted."""
-        saved = _shapes(self._manager.item_metadata(step))
-        wanted = _shapes(like)
-        for name in [*wanted, *saved]:
-            if wanted.get(name) != saved.get(name):
-                words = [
-                    "no such array" if shape is None else "x".join(map(str, shape)) or "a number"
-                    for shape in (wanted.get(name), saved.get(name))
-                ]
-                raise UserError(
-                    f"{self._folder / str(step)}: expected {name} to be {words[0]}, as the config "
-                    f"says, found {words[1]}: a checkpoint of another network; use its own config"
-                )
-
     def _set_aside(self, damaged: dict[int, str], good: int) -> None:
         """Moves damaged checkpoints to where they do not stand in the way of new ones."""
         for step, problem in damaged.items():
-            target = self._workdir / "damaged" / str(step)
+            target = self._places.damaged / str(step)
             if parallel.is_main():
                 target.parent.mkdir(exist_ok=True)
                 while target.exists():
@@ -307,21 +293,3 @@ class Checkpoints:
         if damaged:
             parallel.any_process(False)  # until they are moved
             self._manager.reload()
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Names of arrays, like `variables.params.fc.kernel`, and their shapes."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        ".".join(str(_key(part)) for part in path): tuple(leaf.shape)
-        for path, leaf in leaves
-        if hasattr(leaf, "shape")
-    }
-
-
-def _key(part: Any) -> Any:
-    return next(getattr(part, name) for name in ("key", "name", "idx") if hasattr(part, name))
-
-
-def _top1(metrics: dict[str, float]) -> float:
-    return metrics["top1"]

@@ -15,8 +15,9 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
-from didicm_jax import files
 from didicm_jax.errors import UserError
+from didicm_jax.run import records
+from didicm_jax.run.folder import Places
 
 
 class Reporter:
@@ -42,10 +43,13 @@ class Reporter:
         self._total = total_steps
         self._first: tuple[int, float] | None = None  # step and time of the first report
         self._bar: tqdm | None = None
+        self._evaluated: set[float] = set()
         if silent:
             return
-        _drop_after(workdir / "metrics.jsonl", step)
-        self._logs = [_Lines(workdir / "metrics.jsonl"), _Events(workdir / "tensorboard", step)]
+        places = Places(workdir)
+        kept = records.drop_after(places.metrics_file, step, self.say)
+        self._evaluated = {record["step"] for record in kept if records.is_evaluation(record)}
+        self._logs = [_Lines(places.metrics_file), _Events(places.tensorboard, step)]
         self._unwritten = ""  # why the last records could not be written
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -78,8 +82,13 @@ class Reporter:
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Logs and shows an evaluation, under `eval/…` keys."""
-        self._write(step, {f"eval/{key}": value for key, value in metrics.items()})
+        self._write(step, {f"{records.EVALUATION}{key}": value for key, value in metrics.items()})
+        self._evaluated.add(step)
         self.say(f"step {step}/{self._total}: {summary(metrics)}")
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the evaluation of a step is among the records; a silent reporter knows none."""
+        return step in self._evaluated
 
     def close(self) -> None:
         """Ends the live line and closes the files."""
@@ -104,7 +113,7 @@ class Reporter:
             self._flush(finish=True)
             if self._unwritten:
                 raise UserError(
-                    f"--workdir: expected to write metrics.jsonl and tensorboard, found "
+                    f"run folder: expected to write metrics.jsonl and tensorboard, found "
                     f"{self._unwritten}; make room or mend the folder"
                 )
 
@@ -252,28 +261,3 @@ def summary(metrics: dict[str, float]) -> str:
         f"ECE {metrics['ece']:.4f}, Brier {metrics['brier']:.4f} "
         f"on {metrics['num_examples']:,} images"
     )
-
-
-def has_evaluation(workdir: Path, step: int) -> bool:
-    """Whether `metrics.jsonl` has the evaluation of a step."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return any(_step_of(line) == step and "eval/top1" in json.loads(line) for line in lines)
-
-
-def _step_of(line: str) -> float:
-    """The step of a record; infinity where a kill has cut the line."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, TypeError, KeyError):
-        return math.inf
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Removes the records of steps after `step`, and a last line that was cut."""
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= step]
-    if kept != lines:
-        files.write_whole(path, lambda file: file.write("".join(kept).encode()))

@@ -13,10 +13,9 @@ import numpy as np
 from didicm_jax import evaluation
 from didicm_jax.cli.options import OtherData
 from didicm_jax.cli.subject import open_subject
-from didicm_jax.errors import UserError
 from didicm_jax.evaluation import report, temperature
 from didicm_jax.inference import posterior, sweep
-from didicm_jax.run import description, workdir
+from didicm_jax.run import Description, RunFolder
 from didicm_jax.study import methods
 from didicm_jax.study.axes import METHOD, Cell
 from didicm_jax.study.folder import StudyFolder
@@ -44,21 +43,10 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
         # Another version of XLA may count otherwise: what has begun keeps its duration.
         config.train.duration = begun.train.duration if begun else f"{steps} steps"
         run = plan.plan(config)
-    # All is compared before anything is written: what a stopped run was trained on stays known.
-    config, described = (
-        workdir.config_of(config, folder, evaluates=False),
-        description.of(run.dataset),
-    )
-    if description.read(folder) not in (None, described):
-        raise UserError(
-            f"{folder}: expected the classes and images that the run was trained on, found others; "
-            "use the data of its start or another folder"
-        )
-    workdir.claim(folder, config)
-    description.write(folder, described)
+    claimed = RunFolder.claim(folder, config, Description.of(run.dataset))
     print(run.describe(), flush=True)
     started = time.monotonic()
-    if loop.train(run, folder).metrics is None:
+    if loop.train(run, claimed).metrics is None:
         return False
     record = {
         "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
@@ -70,7 +58,7 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
             **_stability(folder),
             "seconds_of_last_start": time.monotonic() - started,
         },
-        "samplers": _samplers(cell, config, folder, _passes(run), _passes(plain).of(1)),
+        "samplers": _samplers(cell, claimed, _passes(run), _passes(plain).of(1)),
     }
     study.write_record(cell, record)
     return True
@@ -78,12 +66,12 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
 
 def _samplers(
     cell: Cell,
-    config: ml_collections.ConfigDict,
-    folder: Path,
+    folder: RunFolder,
     passes: operations.Passes,
     plain_pass: float,
 ) -> list[dict[str, Any]]:
     """Each sampler's metrics on the held-out and the test examples, and what it costs."""
+    config = folder.config
     shown = copy.deepcopy(config)
     shown.data.eval_split = cell.test_split
     own = OtherData(None, None, None, None)

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from didicm_jax.errors import UserError
+from didicm_jax.models.variables import Variables
 from didicm_jax.parallel import AXIS
-from didicm_jax.training.state import TrainState, Variables
+from didicm_jax.training.state import TrainState
 from didicm_jax.training.step import LocalGradients, Rows
 
 

@@ -2,17 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.inference import posterior
-from didicm_jax.run import checkpoints, journal
+from didicm_jax.run import RunFolder, checkpoints, journal
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.feed import Feed, Pace
@@ -33,7 +32,7 @@ class Outcome(NamedTuple):
 
 
 def train(
-    run: Run, workdir: Path, *, peer_timeout: float = 600, debug_nans: bool = False
+    run: Run, folder: RunFolder, *, peer_timeout: float = 600, debug_nans: bool = False
 ) -> Outcome:
     """Trains, or goes on training, and evaluates at the end.
 
@@ -41,7 +40,7 @@ def train(
 
     Args:
       run: from `plan`.
-      workdir: exists; `metrics.jsonl`, `tensorboard`, `checkpoints` and `evaluation.json` go here.
+      folder: from `RunFolder.claim`; reports, checkpoints and the last evaluation go here.
       peer_timeout: seconds without progress after which a process gives the others up.
       debug_nans: look for the operation behind the first non-finite step, and raise.
 
@@ -53,7 +52,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         watch = stack.enter_context(parallel.Watch(peer_timeout, ADVICE))
-        return _Training(run, workdir, stop, watch, stack, debug_nans).run()
+        return _Training(run, folder, stop, watch, stack, debug_nans).run()
 
 
 class _Training:
@@ -62,27 +61,27 @@ class _Training:
     def __init__(
         self,
         run: Run,
-        workdir: Path,
+        folder: RunFolder,
         stop: StopRequest,
         watch: parallel.Watch,
         stack: contextlib.ExitStack,
         debug_nans: bool,
     ) -> None:
-        self.plan, self.workdir, self.stop, self.watch = run, workdir, stop, watch
+        self.plan, self.folder, self.stop, self.watch = run, folder, stop, watch
         self.durations, self.debug_nans = run.durations, debug_nans
         self.stack = stack
         self.reporter: journal.Reporter | None = None
+        self.predict = _evaluation_program(run)
         self.checkpoints = stack.enter_context(
-            contextlib.closing(checkpoints.Checkpoints(workdir, say=self._say))
+            contextlib.closing(checkpoints.Checkpoints(folder.path, say=self._say))
         )
-        self.predict = make_predict(run)
         self._words: dict[str, int] = {}
 
     def run(self) -> Outcome:
         restored = self.checkpoints.restore_latest(self.plan.abstract_state())
         start, current = restored or (0, self.plan.new_state())
         total = self.durations.total
-        reporter = journal.Reporter(self.workdir, start, total, silent=not parallel.is_main())
+        reporter = journal.Reporter(self.folder.path, start, total, silent=not parallel.is_main())
         self.reporter = self.stack.enter_context(contextlib.closing(reporter))
         if start:
             done = start >= total
@@ -100,7 +99,7 @@ class _Training:
         reporter.finish()
         if metrics is None:
             return self._stopped(start)
-        return Outcome(_conclude(self.plan, self.workdir, metrics, total), total, "")
+        return Outcome(_conclude(self.plan, self.folder, metrics, total), total, "")
 
     def _steps(
         self, reporter: journal.Reporter, start: int, current: state.TrainState
@@ -130,60 +129,78 @@ class _Training:
             pace.steps += 1
             if last or step % self.durations.log == 0:
                 self._report(reporter, step, results, pace)
-            metrics, top1 = None, None
-            if self._evaluates_at(step) and not (stopping and not last):
-                metrics = self._evaluate(current)
-                if metrics is None:
-                    stopping = True
-                else:
-                    reporter.evaluation(step, metrics)
-                    top1 = metrics["top1"]
-                pace.restart()
+            metrics = None
             if stopping or self._evaluates_at(step) or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
-                # No record of a saved step may be lost, and no peer be missing.
-                reporter.flush()
-                parallel.any_process(False)
-                self.watch.rest()  # a disk may be as slow as it likes
-                self.checkpoints.save(step, current, top1=top1)
-                self.watch.beat()
+                self._save(reporter, step, current)
                 pace.saved(time.monotonic() - saving)
+            if self._evaluates_at(step) and not (stopping and not last):
+                metrics = self._evaluate(reporter, step, current)
+                stopping = stopping or metrics is None
+                pace.restart()
             self.checkpoints.check()
             if stopping:
                 return step, metrics if last else None
         return total, metrics
+
+    def _save(
+        self,
+        reporter: journal.Reporter,
+        step: int,
+        current: state.TrainState,
+        top1: float | None = None,
+    ) -> None:
+        # No record of a saved step may be lost, and no peer be missing.
+        reporter.flush()
+        parallel.any_process(False)
+        self.watch.rest()  # a disk may be as slow as it likes
+        self.checkpoints.save(step, current, top1=top1)
+        self.watch.beat()
 
     def _catch_up(
         self, reporter: journal.Reporter, step: int, current: state.TrainState
     ) -> dict[str, float] | None:
         """The evaluation of a restored step, where it was interrupted or is the last."""
         last = step == self.durations.total
-        known = parallel.any_process(
-            parallel.is_main() and journal.has_evaluation(self.workdir, step)
-        )
+        known = parallel.any_process(reporter.has_evaluation(step))
         if known and not last:
             return None
-        metrics = self._evaluate(current)
-        if metrics is None:
-            return None
-        if known:
+        if not known:
+            return self._evaluate(reporter, step, current)
+        metrics = self._measure(current)
+        if metrics is not None:
             self._say(journal.summary(metrics))
-        else:
-            reporter.evaluation(step, metrics)
-            self.checkpoints.save(step, current, top1=metrics["top1"])
         return metrics
 
     def _evaluates_at(self, step: int) -> bool:
         return step == self.durations.total or step % self.durations.evaluate == 0
 
-    def _evaluate(self, current: state.TrainState) -> dict[str, float] | None:
+    def _evaluate(
+        self, reporter: journal.Reporter, step: int, current: state.TrainState
+    ) -> dict[str, float] | None:
+        """Evaluates a step that is saved, and says so; None if a stop came in between."""
+        metrics = self._measure(current)
+        if metrics is not None:
+            # The record last: where it is missing, the next start evaluates again.
+            self._save(reporter, step, current, metrics["top1"])
+            reporter.evaluation(step, metrics)
+        return metrics
+
+    def _measure(self, current: state.TrainState) -> dict[str, float] | None:
         """The metrics, or None if a stop came in between."""
 
         def proceed() -> bool:
             self.watch.beat()
             return not self._asked_to_stop()
 
-        return _evaluate(self.plan, self.predict, current, proceed)
+        return evaluation.evaluate(
+            self.predict,
+            current.averaged,
+            self.plan.dataset.test,
+            self.plan.mesh,
+            batch_size=_evaluation_batch(self.plan),
+            proceed=proceed,
+        )
 
     def _asked_to_stop(self) -> bool:
         return parallel.any_process(self.stop.made)
@@ -209,9 +226,9 @@ class _Training:
         diffuses = self.plan.config.method == "didicm"
         raise UserError(
             f"step {step}: expected finite losses, found {in_row} non-finite steps in a row "
-            f"({where}); start a new run with a lower config.optimizer.learning_rate"
-            f"{' or a higher config.diffusion.min_time' if diffuses else ''}, "
-            "or look for the cause with --debug_nans"
+            f"({where}); look for the cause with debug_nans, raise config.train.max_skipped, or "
+            "start a new run with a lower config.optimizer.learning_rate"
+            f"{' or a higher config.diffusion.min_time' if diffuses else ''}"
         )
 
     def _report(self, reporter: journal.Reporter, step: int, results: Metrics, pace: Pace) -> None:
@@ -248,22 +265,24 @@ def _feed(run: Run, step: int) -> Feed:
     )
 
 
-def _evaluate(
-    run: Run, predict: evaluation.Predict, current: state.TrainState, proceed: Callable[[], bool]
-) -> dict[str, float] | None:
-    return evaluation.evaluate(
-        predict,
-        current.averaged,
-        run.dataset.test,
-        run.mesh,
-        # Padding is masked, so any number of devices will do.
-        batch_size=parallel.round_up(run.config.evaluation.batch_size, run.mesh.size),
-        proceed=proceed,
-    )
+def _evaluation_batch(run: Run) -> int:
+    # Padding is masked, so any number of devices will do.
+    return parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
 
 
-def _conclude(run: Run, workdir: Path, metrics: dict[str, float], step: int) -> dict[str, Any]:
+def _evaluation_program(run: Run) -> evaluation.Predict:
+    """The program of the evaluations, traced: a mistake in it costs no training."""
+    predict, size = make_predict(run), _evaluation_batch(run)
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, *run.dataset.image_shape), jnp.uint8),
+        "index": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+    jax.eval_shape(predict, run.abstract, batch)
+    return predict
+
+
+def _conclude(run: Run, folder: RunFolder, metrics: dict[str, float], step: int) -> dict[str, Any]:
     result = metrics | posterior.describe(run.config) | {"step": step}
     if parallel.is_main():
-        files.write_json(workdir / "evaluation.json", result)
+        files.write_json(folder.evaluation_file, result)
     return result

@@ -14,6 +14,7 @@ from didicm_jax import config as configuration
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.inference import posterior
+from didicm_jax.models.variables import Variables, split
 from didicm_jax.training import optimizers, state
 
 
@@ -37,7 +38,7 @@ class Run:
     mesh: Mesh
     policy: augment.Policy
     graphdef: nnx.GraphDef
-    abstract: state.Variables  # shapes and types, no arrays
+    abstract: Variables  # shapes and types, no arrays
     durations: Durations
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
@@ -109,7 +110,7 @@ def plan(config: ml_collections.ConfigDict) -> Run:
     if len(dataset.train) < batch_size:
         raise UserError(
             f"config.train.batch_size: expected at most the {len(dataset.train)} training images, "
-            f"found {batch_size}; lower it"
+            f"found {batch_size}; lower it in a new run"
         )
     graphdef, abstract = jax.eval_shape(lambda: _create(config, dataset))
     durations = _durations(config, len(dataset.train))
@@ -120,49 +121,75 @@ def plan(config: ml_collections.ConfigDict) -> Run:
         total_steps=durations.total,
         initial=settings.warmup_learning_rate,
     )
-    optimizer = optimizers.OPTIMIZERS[settings.name](
-        learning_rate, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
-    )
     return Run(
-        config, dataset, mesh, policy, graphdef, abstract, durations, learning_rate, optimizer
+        config,
+        dataset,
+        mesh,
+        policy,
+        graphdef,
+        abstract,
+        durations,
+        learning_rate,
+        optimizer(config, learning_rate),
+    )
+
+
+def optimizer(
+    config: ml_collections.ConfigDict, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer of `config.optimizer`."""
+    settings = config.optimizer
+    return optimizers.OPTIMIZERS[settings.name](
+        learning_rate, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
     )
 
 
 def _create(
     config: ml_collections.ConfigDict, dataset: data.Dataset
-) -> tuple[nnx.GraphDef, state.Variables]:
+) -> tuple[nnx.GraphDef, Variables]:
     # rbg: the hundred draws of an initialisation compile in a third of the time of threefry's.
     key = jax.random.key(config.seed, impl="rbg")
-    return state.split(build.model(config, dataset, nnx.Rngs(key)))
+    return split(build.model(config, dataset, nnx.Rngs(key)))
 
 
 def _check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Refuses a batch that the devices cannot share.
+
+    Raises:
+      UserError: it is one. Between two starts of a run the devices may change and the batch may
+        not, so the advice is for either.
+    """
+    fault = _batch_fault(config, num_devices)
+    if not fault:
+        return
+    batch_size, parts = config.train.batch_size, num_devices * config.train.accumulate
+    mixes = bool(config.augment.mixup or config.augment.cutmix)
+    fitting = max(2 * parts, parallel.round_up(batch_size, parts * (1 + mixes)))
+    raise UserError(
+        f"config.train.batch_size: {fault}; use another number of devices or of micro-batches "
+        f"(config.train.accumulate), or, in a new run, config.train.batch_size={fitting}"
+    )
+
+
+def _batch_fault(config: ml_collections.ConfigDict, num_devices: int) -> str:
+    """Why so many devices cannot share the batch; "" if they can."""
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     parts = num_devices * accumulate
     what = f"{num_devices} devices x {accumulate} micro-batches"
-    mixes = bool(config.augment.mixup or config.augment.cutmix)
-    fitting = max(2 * parts, parallel.round_up(batch_size, parts * (1 + mixes)))
-    # Of a run under way the batch cannot change.
-    remedy = (
-        "use another number of devices or of micro-batches (config.train.accumulate), or, in a new "
-        f"run, config.train.batch_size={fitting}"
-    )
-    if batch_size % parts:
-        raise UserError(
-            f"config.train.batch_size: expected a multiple of {parts} ({what}), found "
-            f"{batch_size}; {remedy}"
-        )
     share = batch_size // parts
+    if batch_size % parts:
+        return f"expected a multiple of {parts} ({what}), found {batch_size}"
     if share < 2:
-        raise UserError(
-            f"config.train.batch_size: expected at least 2 images per device and micro-batch "
-            f"({what}), for the variance of BatchNorm, found {share}; {remedy}"
+        return (
+            f"expected at least 2 images per device and micro-batch ({what}), for the variance of "
+            f"BatchNorm, found {share}"
         )
-    if mixes and share % 2:
-        raise UserError(
-            "config.train.batch_size: expected an even number of images per device and "
-            f"micro-batch for mixup and cutmix, found {share}; {remedy}"
+    if (config.augment.mixup or config.augment.cutmix) and share % 2:
+        return (
+            "expected an even number of images per device and micro-batch for mixup and cutmix, "
+            f"found {share}"
         )
+    return ""
 
 
 def _durations(config: ml_collections.ConfigDict, num_examples: int) -> Durations:
@@ -180,7 +207,7 @@ def _durations(config: ml_collections.ConfigDict, num_examples: int) -> Duration
         raise UserError(
             f"config.optimizer.warmup: expected less than the {total} steps of the run "
             f"({config.train.duration}), found {warmup} steps ({config.optimizer.warmup}); "
-            "lower it, with --config.optimizer.warmup='1 step' for one"
+            "lower it, to '1 step' for one"
         )
     return Durations(
         total,

@@ -10,14 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
-
-class Variables(NamedTuple):
-    """What a network is made of, as nested dicts of arrays."""
-
-    params: chex.ArrayTree  # what the optimizer moves
-    stats: chex.ArrayTree  # running statistics of the BatchNorms
+from didicm_jax.models.variables import Variables
 
 
 class TrainState(NamedTuple):
@@ -34,13 +28,6 @@ class TrainState(NamedTuple):
     def averaged(self) -> Variables:
         """What to evaluate: the average where there is one."""
         return self.variables if self.ema is None else self.ema
-
-
-def split(model: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
-    """Separates a model's structure from its arrays."""
-    # The type of nnx.split knows one filter, not two.
-    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
-    return graphdef, Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
 
 
 def create(

@@ -18,9 +18,10 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from didicm_jax import diffusion
+from didicm_jax.models.variables import Variables, split
 from didicm_jax.parallel import AXIS, replicated
 from didicm_jax.training.objectives import Batch, Objective
-from didicm_jax.training.state import TrainState, Variables, split
+from didicm_jax.training.state import TrainState
 
 # (keys [b], images u8[b,H,W,C], labels i32[b], index i32[b]) -> images f32[b,H,W,C] and targets
 # f32[b,K]; the index is equal where rows show the same example
@@ -91,7 +92,7 @@ def make_local_gradients(
     D·A devices give.
 
     Args:
-      graphdef: structure of the model, from `state.split`.
+      graphdef: structure of the model, from `models.variables.split`.
       objective: the loss per example.
       prepare: augmentation, normalisation and targets.
       seed: of every draw.

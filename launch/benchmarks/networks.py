@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from didicm_jax import models
-from didicm_jax.training import state
+from didicm_jax.models.variables import Variables, split
 
 
 class Late(NamedTuple):
@@ -88,11 +88,11 @@ def milliseconds(rounds: list[float], setting: Setting) -> float:
 
 def create(
     name: str, setting: Setting, options: dict[str, Any] | None = None
-) -> tuple[nnx.GraphDef, state.Variables]:
+) -> tuple[nnx.GraphDef, Variables]:
     """A new network, its structure and its arrays."""
 
-    def make() -> tuple[nnx.GraphDef, state.Variables]:
-        return state.split(
+    def make() -> tuple[nnx.GraphDef, Variables]:
+        return split(
             models.create_model(
                 name,
                 num_classes=setting.num_classes,

@@ -18,6 +18,7 @@ from flax import nnx
 
 from didicm_jax import augment, data, diffusion, parallel
 from didicm_jax.errors import UserError
+from didicm_jax.models.variables import Variables
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
@@ -117,7 +118,7 @@ class _Task:
         self._graphdef = graphdef
 
         @jax.jit
-        def gradient(variables: state.Variables, batch: objectives.Batch) -> Any:
+        def gradient(variables: Variables, batch: objectives.Batch) -> Any:
             def loss(params: Any) -> jax.Array:
                 model = nnx.merge(graphdef, params, variables.stats)
                 model.train()
@@ -127,7 +128,7 @@ class _Task:
 
         self._gradient = gradient
 
-    def train(self, steps: int) -> state.Variables:
+    def train(self, steps: int) -> Variables:
         """The network after so many steps."""
         optimizer, mesh = optimizers.adamw(1e-3), parallel.make_mesh(jax.local_devices()[:1])
         local = make_local_gradients(
@@ -142,7 +143,7 @@ class _Task:
             current, _ = step(current, parallel.shard(self._inputs(index), mesh) | hosts)
         return current.variables
 
-    def gradient(self, variables: state.Variables, draws: int, stratified: bool) -> Gradient:
+    def gradient(self, variables: Variables, draws: int, stratified: bool) -> Gradient:
         """The gradient on the first batch, with M draws per image."""
         inputs = self._inputs(0)
         keys = jax.random.split(jax.random.key(0), self._batch)

@@ -30,7 +30,7 @@ def state_dict(name, seed=0, **options):
     random = np.random.default_rng(seed)
     return {
         key: (0.1 * random.standard_normal(entry.torch_shape) + key.endswith("var")).astype("f")
-        for key, entry in interop._entries(model).items()
+        for key, entry in interop.entries_of(model).items()
     }
 
 
@@ -181,12 +181,111 @@ def test_a_plain_trunk_initialises_a_diffusion_which_then_trains(convert, main, 
     assert json.loads((workdir / "evaluation.json").read_text())["step"] == 2
 
 
+DIGITS = [
+    f"--config={ROOT / 'configs' / 'digits.py'}",
+    "--config.model.name=didirn10",
+    "--config.model.width=0.0625",
+]
+
+
+def saved(path, content):
+    save_file(content, path)
+    return f"--torch={path}"
+
+
+def test_the_size_follows_the_data_set(convert, tmp_path):
+    """Digits are of 8x8, whatever the default of photos is."""
+    given = state_dict("didirn10", stem="small", in_channels=1, image_size=8, num_classes=10)
+    torch = saved(tmp_path / "in.safetensors", given)
+    assert convert(torch, f"--workdir={tmp_path / 'run'}", *DIGITS) == 0
+    described = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    assert described["image_shape"] == [8, 8, 1]
+    assert described["class_names"] == list("0123456789")
+
+
+def test_a_trunk_becomes_a_run_of_the_classes_of_its_data(convert, tmp_path, capsys):
+    """Not of those that the plain network had."""
+    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8, num_classes=5)
+    torch = saved(tmp_path / "in.safetensors", given)
+    assert convert(torch, f"--workdir={tmp_path / 'run'}", *DIGITS) == 0
+    assert len(json.loads((tmp_path / "run" / "dataset.json").read_text())["class_names"]) == 10
+    assert "didirn10, 10 classes, images of 8x8x1" in capsys.readouterr().out
+
+
+def test_a_trunk_without_its_data_needs_the_names_of_the_classes(convert, tmp_path, capsys):
+    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8, num_classes=5)
+    torch = saved(tmp_path / "in.safetensors", given)
+    elsewhere = ["--config.data.name=idx", f"--config.data.data_dir={tmp_path}"]
+    config = [*DIGITS, *elsewhere, "--config.data.resolution=8", f"--workdir={tmp_path / 'run'}"]
+    assert convert(torch, *config) == 2
+    assert "--class_names: expected the classes to train on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    assert convert(torch, *config, f"--class_names={tmp_path / 'names.txt'}") == 0
+    described = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    assert described == {"class_names": ["ant", "bee"], "image_shape": [8, 8, 1]}
+
+
+@pytest.mark.parametrize("kind", ["resnet10", "didirn10"])
+def test_a_head_of_other_classes_is_left_fresh_and_said(convert, tmp_path, capsys, kind):
+    given = state_dict(kind, stem="small", in_channels=1, image_size=8, num_classes=5)
+    torch = saved(tmp_path / "in.safetensors", given)
+    plain = ["--config.method=cross_entropy", "--config.model.name=resnet10"]
+    config = [*DIGITS, *(plain if kind == "resnet10" else [])]
+    assert convert(torch, f"--workdir={tmp_path / 'run'}", *config) == 0
+    said = capsys.readouterr().out.splitlines()
+    of_classes = ["fc.weight", "fc.bias"]
+    of_classes += ["label_embedder.weight"] if kind == "didirn10" else []
+    for words in ("left as initialised: ", "not used: "):
+        line = next(line for line in said if line.startswith(words))
+        assert sorted(line.removeprefix(words).split(", ")) == sorted(of_classes)
+    out = tmp_path / "out.safetensors"
+    assert convert(f"--workdir={tmp_path / 'run'}", f"--safetensors={out}") == 0
+    found = load_file(out)
+    assert len(found["fc.bias"]) == 10
+    for key in given.keys() - set(of_classes):
+        np.testing.assert_array_equal(found[key], given[key])
+
+
+def test_weights_of_lightning_are_found(convert, tmp_path):
+    given = {f"model.{key}": value for key, value in state_dict("resnet18").items()}
+    torch = saved(tmp_path / "in.safetensors", given)
+    assert convert(torch, f"--workdir={tmp_path / 'run'}") == 0
+
+
+def test_names_that_are_not_those_of_the_weights_or_the_data_are_refused(
+    convert, original, tmp_path, capsys
+):
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    names = f"--class_names={tmp_path / 'names.txt'}"
+    assert convert(f"--torch={original}", f"--workdir={tmp_path / 'run'}", names) == 2
+    assert "--class_names: expected 5 names" in capsys.readouterr().err
+    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8, num_classes=5)
+    torch = saved(tmp_path / "in.safetensors", given)
+    assert convert(torch, f"--workdir={tmp_path / 'run'}", *DIGITS, names) == 2
+    assert "--class_names: expected 10 classes, found 2, of digits" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_current_folder_is_no_new_one(convert, original, tmp_path, monkeypatch, capsys):
+    """Its path has no name, and it cannot be replaced under the feet of the shell."""
+    monkeypatch.chdir(tmp_path)
+    for name in (".", str(tmp_path), "..", "/"):
+        assert convert(f"--torch={original}", f"--workdir={name}") == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: --workdir: expected a new folder, found")
+        assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_path, capsys):
     whole = state_dict("didirn18")
     missing = {key: value for key, value in whole.items() if key != "bn1.bias"}
     surplus = whole | {"extra.weight": np.ones(3, np.float32)}
     other = {key: value for key, value in whole.items() if not key.startswith("layer4")}
     misshaped = whole | {"fc.bias": np.ones(9, np.float32)}
+    scalar = whole | {"fc.weight": np.float32(1)}
+    flat = whole | {"conv1.weight": np.ones(3, np.float32)}
     new = tmp_path / "new"
     cases = [
         ([f"--torch={tmp_path / 'no.pth'}", f"--workdir={new}"], "found no"),
@@ -204,8 +303,11 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
         ("surplus", surplus, "not known: extra.weight"),
         ("misshaped", misshaped, "misshaped: fc.bias (9,) for (5,)"),
         ("other", other, "found stages of 2, 2, 2, 0 blocks"),
+        ("scalar", scalar, "--torch: expected fc.weight to have 2 axes, found 0"),
+        ("flat", flat, "--torch: expected conv1.weight to have 4 axes, found 1"),
     ):
-        save_file(content, tmp_path / f"{name}.safetensors")
+        tensors = {key: np.asarray(value) for key, value in content.items()}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
         given = [f"--torch={tmp_path / f'{name}.safetensors'}", f"--workdir={new}"]
         cases.append((given, message))
     for given, message in cases:

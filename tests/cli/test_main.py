@@ -1,15 +1,21 @@
 """The entry point on real digits, with a network small enough to compile in seconds."""
 
+import dataclasses
 import json
+import os
+import re
 import shutil
 import signal
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from didicm_jax import data
+from didicm_jax.config import build
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
 
@@ -230,6 +236,9 @@ def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeyp
     assert ("config.diffusion.min_time" in error) is (method == "didicm")
     assert error.count("\n") == 1
     assert len(calls) == 4  # one step was in flight
+    # What it advises is accepted.
+    settings[0] = "--config.train.max_skipped=99"
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL, *settings) == 0
 
 
 def test_debug_nans_points_at_the_operation(main, tmp_path):
@@ -356,6 +365,139 @@ def test_another_config_in_a_used_workdir_names_the_keys(main, finished, capsys)
     assert "seed is 4, was 0" in error
     assert error.count("\n") == 1
     assert files == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+
+
+def snapshot(folder):
+    """What changes when a file is made, written or removed."""
+    paths = [folder, *folder.rglob("*")]
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
+
+
+def test_data_of_other_classes_do_not_relabel_a_run(main, finished, monkeypatch, capsys):
+    """As `config.data.data_dir`, which may change between two starts, could bring them."""
+    before, real = snapshot(finished), build.dataset
+
+    def renamed(config):
+        loaded = real(config)
+        return dataclasses.replace(loaded, class_names=loaded.class_names[::-1])
+
+    monkeypatch.setattr(build, "dataset", renamed)
+    assert main(DIGITS, f"--workdir={finished}", *SMALL, "--config.data.num_workers=0") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --workdir: expected the data that the run in")
+    assert "expected class 0 to be '0', found '9'" in error
+    assert error.count("\n") == 1
+    assert snapshot(finished) == before
+
+
+def test_a_bad_byte_among_the_records_does_not_end_a_run(main, finished, tmp_path, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    lines = (workdir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b"loss", b"l\xffss")
+    (workdir / "metrics.jsonl").write_bytes(b"".join(lines))
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    said = capsys.readouterr().out
+    assert "dropped what cannot be read: line 3\n" in said
+    assert "finished at step 12" in said
+    assert len(records(workdir)) == len(lines) - 1
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"sampler": {"steps": "eight"}}'])
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_a_stored_config_that_is_none_is_one_line(main, finished, tmp_path, capsys, mode, text):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    shutil.copy(finished / "dataset.json", workdir)
+    (workdir / "config.json").write_text(text)
+    before = snapshot(workdir)
+    assert main(f"--mode={mode}", f"--workdir={workdir}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {workdir / 'config.json'}: ")
+    assert error.count("\n") == 1
+    assert snapshot(workdir) == before
+
+
+def test_a_run_that_can_only_be_read_is_evaluated_and_predicted_with(
+    main, finished, tmp_path, monkeypatch, capsys
+):
+    """The permissions are acted, for root has all of them: nothing in the folder is touched."""
+    workdir, output, access = finished, tmp_path / "output", os.access
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images" / "digit.png")
+
+    def refused(path, mode, **how):
+        inside = Path(path).is_relative_to(workdir)
+        return access(path, mode, **how) and not (inside and mode & os.W_OK)
+
+    monkeypatch.setattr(os, "access", refused)
+    before = snapshot(workdir)
+    images = f"--images={tmp_path / 'images'}"
+    other = [f"--workdir={shutil.copytree(workdir, tmp_path / 'other')}", f"--baseline={workdir}"]
+    assert main("--mode=compare", *other, f"--output={output}", images) == 0
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # else the run's own is not used anyway
+    cache = jax.config.jax_compilation_cache_dir
+    there = [f"--workdir={workdir}", f"--output={output}"]
+    assert main("--mode=evaluate", *there) == 0
+    assert json.loads((output / "evaluation.json").read_text())["num_examples"] == 360
+    assert main("--mode=predict", *there, images) == 0
+    capsys.readouterr()
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 2, "but it is not trained"
+    assert "expected a folder that can be written, found" in capsys.readouterr().err
+    assert jax.config.jax_compilation_cache_dir == cache
+    assert snapshot(workdir) == before
+
+
+def test_a_failing_evaluation_loses_no_training(main, finished, tmp_path, monkeypatch):
+    """What it is of is saved; the next start catches up on it."""
+    workdir, real = tmp_path / "run", loop.evaluation.evaluate
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.evaluation, "evaluate", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            main(DIGITS, f"--workdir={workdir}", *SMALL)
+    assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == 8
+    assert loop.evaluation.evaluate is real
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    assert comparable(workdir) == comparable(finished)
+
+
+def test_a_mistake_in_the_evaluation_is_found_before_the_first_step(main, tmp_path, monkeypatch):
+    real = loop.make_predict
+
+    def broken(run):
+        predict = real(run)
+        return lambda variables, batch: predict(variables, batch) + jnp.zeros(3)
+
+    monkeypatch.setattr(loop, "make_predict", broken)
+    with pytest.raises((TypeError, ValueError), match=r"incompatible|broadcast|rank"):
+        main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_sampler_may_be_corrected_between_two_starts(main, finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    steps = ["--config.sampler.steps=3", "--config.evaluation.batch_size=64"]
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL, *steps) == 0
+    assert json.loads((workdir / "evaluation.json").read_text())["steps"] == 3
+    assert json.loads((workdir / "config.json").read_text())["sampler"]["steps"] == 3
+
+
+@pytest.mark.parametrize("batch", ["30", "4", "34 with mixup"])
+def test_the_batch_size_that_is_advised_is_accepted(main, tmp_path, capsys, monkeypatch, batch):
+    size, _, mixed = batch.partition(" with ")
+    settings = [*SMALL, *([f"--config.augment.{mixed}=0.2"] if mixed else [])]
+    monkeypatch.setattr(loop, "train", lambda run, folder, **_: loop.Outcome(None, 0, "nobody"))
+    given = [DIGITS, f"--workdir={tmp_path / 'run'}", *settings]
+    assert main(*given, f"--config.train.batch_size={size}") == 2
+    said = capsys.readouterr().err
+    advised = re.search(r"; try (\d+) in a new run", said)[1]
+    assert main(*given, f"--config.train.batch_size={advised}") == 0
+    if size == "30":
+        assert said.endswith("or 1 or 2 or 3 devices to go on with an old one\n")
 
 
 def test_an_unwritable_workdir_is_one_line(main, tmp_path, capsys):

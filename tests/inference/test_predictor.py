@@ -1,6 +1,5 @@
 """The predictor, on runs of small networks with random weights."""
 
-import json
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
 from didicm_jax.inference import posterior, predictor
-from didicm_jax.run import description, workdir
+from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
 from didicm_jax.training import plan, programs
 from tests.data.making import encode, make_tree
@@ -50,8 +49,7 @@ def make_run(folder, **changes):
     config = configuration.default().unlock()
     config.update_from_flattened_dict(SMALL | changes)
     run = plan.plan(config)
-    workdir.claim(folder, config)
-    description.write(folder, description.of(run.dataset))
+    RunFolder.claim(folder, config, Description.of(run.dataset))
     saved = Checkpoints(folder)
     for step, top1 in ((1, 0.9), (2, 0.1)):
         state = filled(run.abstract_state(), step)
@@ -251,15 +249,11 @@ def test_batches_can_be_spread_over_devices(digits, predict):
     np.testing.assert_allclose(spread(images).probs, predict(images).probs, rtol=1e-3)
 
 
-def test_a_run_of_before_takes_the_description_from_its_data(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(description, "_FILE", "nothing.json")
-    assert didicm_jax.Predictor.from_workdir(digits[0]).image_shape == (8, 8, 1)
-
-
 def test_mistakes_are_one_line(digits, predict, tmp_path):
     folder = digits[0]
     (tmp_path / "text.png").write_text("no image")
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    for name in ("config.json", "dataset.json"):
+        (tmp_path / name).write_text((folder / name).read_text())
     (tmp_path / "cut.png").write_bytes(encode(np.eye(99, dtype=np.uint8), "PNG")[:60])
     grey = np.zeros((8, 8), np.uint8)
     load = didicm_jax.Predictor.from_workdir
@@ -293,13 +287,6 @@ def test_mistakes_are_one_line(digits, predict, tmp_path):
         assert "\n" not in str(error.value)
         for part in parts:
             assert part in str(error.value)
-
-
-def test_a_damaged_description_is_named(tmp_path):
-    for text in ("{", json.dumps({"class_names": ["a"], "image_shape": [8, 8]})):
-        (tmp_path / "dataset.json").write_text(text)
-        with pytest.raises(UserError, match=r"dataset\.json"):
-            description.read(tmp_path)
 
 
 def test_the_package_stays_light():

@@ -6,7 +6,8 @@ from benchmarks import networks
 from flax import nnx
 
 from didicm_jax import models
-from didicm_jax.training import operations, state
+from didicm_jax.models.variables import split
+from didicm_jax.training import operations
 
 STEPS = 8
 
@@ -18,7 +19,7 @@ def passes(name, **options):
         rngs = nnx.Rngs(0)
         return models.create_model(name, num_classes=1000, image_size=224, rngs=rngs, **options)
 
-    return operations.of_passes(*jax.eval_shape(lambda: state.split(make())), (224, 224, 3))
+    return operations.of_passes(*jax.eval_shape(lambda: split(make())), (224, 224, 3))
 
 
 @pytest.mark.parametrize("family", ["didivit_s16", "didirn50"])

@@ -12,8 +12,8 @@ from scipy.stats import norm
 from didicm_jax import diffusion, models
 from didicm_jax.errors import UserError
 from didicm_jax.models import vit_layers
+from didicm_jax.models.variables import split
 from didicm_jax.pytorch import interop
-from didicm_jax.training import state as training
 
 
 @functools.cache
@@ -81,10 +81,10 @@ def test_logits_are_timms(golden_weights, pool):
         )
     )
     model.eval()
-    entries = interop._entries(model)
+    entries = interop.entries_of(model)
     shapes = [str(entry.torch_shape) for entry in entries.values()]
     weights = golden_weights(np.array(list(entries)), np.array(shapes))
-    positions = interop._family(model).constants(model)
+    positions = interop.family_of(model).constants(model)
     interop.load_torch_state_dict(model, weights | positions)
     image = np.random.default_rng(0).standard_normal((1, 8, 12, 3)).astype(np.float32)
     np.testing.assert_allclose(jax.jit(model)(image)[0], TIMM_LOGITS[pool], atol=2e-5)
@@ -199,7 +199,7 @@ def test_names_options_and_kinds():
 @pytest.mark.parametrize("kind", [models.ViT, models.DiDiViT])
 def test_state_without_batch_statistics_splits_and_merges(make, kind):
     model = make(kind, depth=1)
-    graphdef, variables = training.split(model)
+    graphdef, variables = split(model)
     assert variables.stats == {}
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     merged = nnx.merge(graphdef, *variables)

@@ -5,11 +5,13 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh
 
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
+from didicm_jax.run import integrity
 from didicm_jax.run.checkpoints import Checkpoints
 
 
@@ -58,7 +60,7 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path, mesh):
             state = step(state)
         jax.block_until_ready(state)
     with opened(tmp_path) as checkpoints:
-        found = checkpoints.restore(1, shapes)
+        found = checkpoints.restore_part(1, shapes)
     np.testing.assert_array_equal(found["x"], 1.0)
     assert found["n"] == 1
     assert found["x"].sharding.is_equivalent_to(parallel.replicated(mesh), 2)
@@ -69,7 +71,7 @@ def test_a_step_is_saved_once(tmp_path, mesh):
         checkpoints.save(1, {"x": jnp.zeros(2)})
         checkpoints.save(1, {"x": jnp.ones(2)})
     with opened(tmp_path) as checkpoints:
-        found = checkpoints.restore(1, like({"x": jnp.zeros(2)}, mesh))
+        found = checkpoints.restore_part(1, like({"x": jnp.zeros(2)}, mesh))
     np.testing.assert_array_equal(found["x"], 0.0)
 
 
@@ -107,7 +109,7 @@ def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_read(tmp_path, 
     )
     with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
         with pytest.raises(UserError, match="expected a whole checkpoint, found") as error:
-            checkpoints.restore(2, shapes)
+            checkpoints.restore_part(2, shapes)
         assert "\n" not in str(error.value)
         step, state = checkpoints.restore_latest(shapes)
         assert step == 1
@@ -158,6 +160,77 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, mesh, other, messa
         checkpoints.save(1, {"a": jnp.zeros((3, 4)), "b": {"c": jnp.zeros(2)}})
     with opened(tmp_path) as checkpoints, pytest.raises(UserError, match=message):
         checkpoints.restore_latest(like(other, mesh))
+
+
+def test_of_a_part_only_its_own_arrays_are_read(tmp_path, mesh):
+    """The sizes of the others are not even known to who asks."""
+    state = {"weights": {"a": jnp.arange(3.0)}, "moments": {"a": jnp.zeros((2, 3))}}
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        found = checkpoints.restore_part(1, like({"weights": {"a": jnp.zeros(3)}}, mesh))
+        assert jax.tree.map(np.asarray, found).keys() == {"weights"}
+        np.testing.assert_array_equal(found["weights"]["a"], [0, 1, 2])
+        for other, words in (
+            ({"weights": {"a": jnp.zeros(4)}}, r"expected weights\.a to be 4, .*found 3"),
+            ({"weights": {}}, r"expected weights\.a to be no such array"),
+            ({"average": {"a": jnp.zeros(3)}}, r"expected average\.a to be 3, .*no such array"),
+        ):
+            with pytest.raises(UserError, match=words):
+                checkpoints.restore_part(1, like(other, mesh))
+
+
+def test_a_checkpoint_of_orbax_standard_handler_is_read(tmp_path, mesh):
+    """As it was written before parts of one could be read."""
+    state = {"weights": {"a": jnp.arange(3.0)}, "step": jnp.int32(7)}
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics["top1"], save_root_metadata=False
+    )
+    manager = ocp.CheckpointManager(
+        tmp_path / "checkpoints", item_handlers=ocp.StandardCheckpointHandler(), options=options
+    )
+    manager.save(1, args=ocp.args.StandardSave(state), metrics={"top1": 0.5})
+    manager.close()
+    integrity.seal(tmp_path / "checkpoints" / "1")
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.best() == 1
+        step, whole = checkpoints.restore_latest(like(state, mesh))
+        part = checkpoints.restore_part(1, like({"weights": state["weights"]}, mesh))
+    assert (step, whole["step"]) == (1, 7)
+    for found in (whole, part):
+        np.testing.assert_array_equal(found["weights"]["a"], [0, 1, 2])
+
+
+def test_a_part_of_a_damaged_checkpoint_is_refused(tmp_path, mesh):
+    """Wherever the damage is."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"a": jnp.zeros(3), "b": jax.random.normal(jax.random.key(0), (5000,))})
+    newest = tmp_path / "checkpoints" / "1"
+    flip(max(newest.rglob("*"), key=lambda path: path.stat().st_size))
+    with (
+        contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints,
+        pytest.raises(UserError, match="has changed since it was written"),
+    ):
+        checkpoints.restore_part(1, like({"a": jnp.zeros(3)}, mesh))
+
+
+def test_reading_writes_nothing_and_needs_no_metrics(tmp_path, mesh):
+    said = []
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        checkpoints.save(2, {"x": jnp.ones(3)}, top1=0.7)
+    cut(tmp_path / "checkpoints" / "2" / "metrics" / "metrics")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    reading = Checkpoints(tmp_path, read_only=True, say=said.append)
+    with contextlib.closing(reading) as checkpoints:
+        assert (checkpoints.latest(), checkpoints.best()) == (2, 1)
+        checkpoints.restore_part(2, like({"x": jnp.zeros(3)}, mesh))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert len(said) == 1
+    assert "counts as not evaluated" in said[0]
+    with contextlib.closing(Checkpoints(tmp_path / "no", read_only=True)) as checkpoints:
+        assert (checkpoints.latest(), checkpoints.best()) == (None, None)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_checkpoint_moves_to_another_number_of_devices(tmp_path):

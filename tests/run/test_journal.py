@@ -74,6 +74,41 @@ def test_records_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path):
     assert [p.name for p in tmp_path.glob("*.partial")] == []
 
 
+def test_a_bad_byte_costs_one_line_and_not_the_run(tmp_path, capsys):
+    """Nor does a line of another type; what is dropped is said, and the rest stays as it is."""
+    with opened(tmp_path) as reporter:
+        for step in (10, 20, 30):
+            reporter.train(step, record(0.5))
+        reporter.evaluation(30, METRICS)
+    path = tmp_path / "metrics.jsonl"
+    first, second, *others = path.read_bytes().splitlines(keepends=True)
+    bad = [second.replace(b"0.5", b"\xff"), b"[1]\n", b"3\n", b'{"step": "x"}\n', b'{"a": 1}\n']
+    path.write_bytes(b"".join([first, *bad, *others]))
+    capsys.readouterr()
+    with opened(tmp_path, step=30) as reporter:
+        said = capsys.readouterr().out
+        assert f"{path}: dropped what cannot be read: line 2, 3, 4, 5, 6\n" in said
+        assert (reporter.has_evaluation(30), reporter.has_evaluation(10)) == (True, False)
+        reporter.train(40, record(0.75))
+    assert [r["step"] for r in lines(tmp_path)] == [10, 30, 30, 40]
+    assert path.read_bytes().startswith(first + b"".join(others))
+
+
+def test_an_evaluation_after_the_checkpoint_does_not_count(tmp_path):
+    with opened(tmp_path) as reporter:
+        reporter.evaluation(20, METRICS)
+        assert reporter.has_evaluation(20)
+    with opened(tmp_path, step=10) as reporter:
+        assert not reporter.has_evaluation(20)
+
+
+def test_a_whole_last_line_without_an_end_is_kept(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}')
+    with opened(tmp_path, step=1) as reporter:
+        reporter.train(2, record(0.5))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
 def test_what_a_full_disk_refuses_is_written_later(tmp_path, capsys):
     """A limit on the size of files stands in for the disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -9,6 +9,7 @@ from flax import nnx
 
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
+from didicm_jax.models.variables import split
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.step import make_local_gradients
@@ -33,7 +34,7 @@ def prepared(images, offset):
     """A local step, the state before it and a batch; image 255 becomes a NaN."""
     model = Root()
     model.offset[...] = jnp.asarray(offset)
-    graphdef, variables = state.split(model)
+    graphdef, variables = split(model)
     mesh = parallel.make_mesh()
     current = jax.device_put(
         state.create(variables, optax.sgd(0.1), ema=False), parallel.replicated(mesh)

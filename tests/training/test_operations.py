@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from didicm_jax import models
-from didicm_jax.training import operations, plan, state
+from didicm_jax.training import operations, plan
 
 
 def passes(name, size, **options):
@@ -15,7 +15,7 @@ def passes(name, size, **options):
         rngs = nnx.Rngs(0)
         return models.create_model(name, num_classes=1000, image_size=size, rngs=rngs, **options)
 
-    graphdef, variables = jax.eval_shape(lambda: state.split(make()))
+    graphdef, variables = jax.eval_shape(lambda: split(make()))
     return operations.of_passes(graphdef, variables, (size, size, 3))
 
 

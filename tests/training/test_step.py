@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from didicm_jax import augment, data, diffusion, parallel
+from didicm_jax.models.variables import split
 from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
@@ -66,7 +67,7 @@ def batch():
 
 
 def start(mesh, *, norm=True, ema=False, optimizer=None):
-    graphdef, variables = state.split(Score(norm=norm, rngs=nnx.Rngs(0)))
+    graphdef, variables = split(Score(norm=norm, rngs=nnx.Rngs(0)))
     # Not Adam: it blows up the rounding of gradients that are 0, like those before a BatchNorm.
     optimizer = optimizer or optax.sgd(0.05, momentum=0.9)
     first = state.create(variables, optimizer, ema=ema)
@@ -181,7 +182,7 @@ def test_the_gradient_is_that_of_the_loss_over_the_whole_batch(batch, draws):
     before = jax.device_get(first.variables.params)
     after, metrics = step(first, placed(batch, mesh_of(4)))
 
-    graphdef, variables = state.split(Score(norm=False, rngs=nnx.Rngs(0)))
+    graphdef, variables = split(Score(norm=False, rngs=nnx.Rngs(0)))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0), 3)
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     augment_keys, noise_keys = (fold_in(key, jnp.arange(BATCH)) for key in keys[:2])

@@ -1,0 +1,66 @@
+"""A trained network, read from the folder of its run."""
+
+import contextlib
+from typing import NamedTuple
+
+import jax
+import ml_collections
+from flax import nnx
+from jax.sharding import Mesh
+
+from didicm_jax import parallel
+from didicm_jax.config import build
+from didicm_jax.errors import UserError
+from didicm_jax.models.variables import Variables, split
+from didicm_jax.run import Description, RunFolder
+from didicm_jax.run.checkpoints import Checkpoints
+
+
+class Network(NamedTuple):
+    """What a run has learned, and how it sees the world."""
+
+    config: ml_collections.ConfigDict
+    description: Description  # of its data set
+    graphdef: nnx.GraphDef
+    variables: Variables  # to predict with: the averages, where the run keeps them
+    step: int  # of the checkpoint
+
+
+def load(
+    folder: RunFolder,
+    which: str,
+    mesh: Mesh,
+    config: ml_collections.ConfigDict | None = None,
+) -> Network:
+    """Reads the weights of a checkpoint, and nothing else of it. Nothing is written.
+
+    Args:
+      folder: of the run.
+      which: the `latest` or the `best` checkpoint.
+      mesh: the devices that get the variables.
+      config: the run's with other settings for evaluation; None for the run's own.
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or it is of another network.
+    """
+    if which not in ("latest", "best"):
+        raise UserError(f"checkpoint: expected 'latest' or 'best', found {which!r}; choose one")
+    config = folder.config if config is None else config
+    graphdef, shapes = jax.eval_shape(
+        lambda: split(build.model(config, folder.description, nnx.Rngs(0)))
+    )
+    # The fields of `training.state.TrainState`.
+    field = "ema" if config.train.ema_decay > 0 else "variables"
+    everywhere = parallel.replicated(mesh)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), {field: shapes}
+    )
+    with contextlib.closing(Checkpoints(folder.path, read_only=True)) as checkpoints:
+        step = checkpoints.best() if which == "best" else checkpoints.latest()
+        if step is None:
+            raise UserError(
+                f"checkpoint: expected a {which} checkpoint in {folder.path}, found none; train "
+                "the run first"
+            )
+        variables = checkpoints.restore_part(step, like)[field]
+    return Network(config, folder.description, graphdef, variables, step)

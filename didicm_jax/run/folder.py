@@ -1,0 +1,275 @@
+"""A run's folder: what it holds, where, and who may write to it. Nothing else knows its files.
+
+Of several processes the first one writes, and all must see the same folder.
+"""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ml_collections
+
+from didicm_jax import config as configuration
+from didicm_jax import files, parallel
+from didicm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from didicm_jax import data
+
+
+@dataclass(frozen=True)
+class Description:
+    """The classes and the images of a data set, so that prediction does not need the data."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # height, width and channels that the network takes
+
+    @classmethod
+    def of(cls, dataset: "data.Dataset") -> "Description":
+        """The description of a data set."""
+        return cls(dataset.class_names, dataset.image_shape)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes K."""
+        return len(self.class_names)
+
+    def mismatch(self, found: "Description") -> str:
+        """What data should be like this, and are not, as "expected …, found …"; "" if they are."""
+        if self.image_shape != found.image_shape:
+            shapes = ["x".join(map(str, each.image_shape)) for each in (self, found)]
+            return f"expected images of {shapes[0]}, found {shapes[1]}"
+        if self.num_classes != found.num_classes:
+            return f"expected {self.num_classes} classes, found {found.num_classes}"
+        pairs = zip(self.class_names, found.class_names, strict=True)
+        for place, (ours, theirs) in enumerate(pairs):
+            if ours != theirs:
+                return f"expected class {place} to be {ours!r}, found {theirs!r}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of a run are."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The settings; written after all that a run cannot be without."""
+        return self.path / "config.json"
+
+    @property
+    def description_file(self) -> Path:
+        """`class_names` and `image_shape`."""
+        return self.path / "dataset.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """What training reports, a record a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The same, as TensorBoard reads it."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder for each step that is kept."""
+        return self.path / "checkpoints"
+
+    @property
+    def damaged(self) -> Path:
+        """Where checkpoints are put that turned out to be damaged."""
+        return self.path / "damaged"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """What the network is worth, written when training ends and by evaluations."""
+        return self.path / "evaluation.json"
+
+    @property
+    def compilation_cache(self) -> Path:
+        """Compiled programs, so that a restart need not compile."""
+        return self.path / "compilation_cache"
+
+
+@dataclass(frozen=True)
+class RunFolder(Places):
+    """A run that there is: `open` only reads it, `claim` takes it to be trained."""
+
+    config: ml_collections.ConfigDict
+    description: Description
+
+    @classmethod
+    def find(cls, path: str | os.PathLike) -> "RunFolder | None":
+        """The run in a folder, or None where there is none. Nothing is written.
+
+        Raises:
+          UserError: the folder cannot be read, or its files are damaged or not valid.
+        """
+        places = Places(_local(path))
+        try:
+            if not places.config_file.exists():
+                return None
+        except OSError as error:
+            raise UserError(
+                f"run folder: expected a folder that can be read, found {error}; choose another"
+            ) from error
+        return cls(
+            places.path, _read_config(places.config_file), _describe(places.description_file)
+        )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "RunFolder":
+        """The run in a folder, which need not be writable. Nothing is written.
+
+        Raises:
+          UserError: there is none, or its files are damaged or not valid.
+        """
+        found = cls.find(path)
+        if found is None:
+            raise UserError(
+                f"run folder: expected a run in {path}, found no config.json; train it first"
+            )
+        return found
+
+    def changed(self, config: ml_collections.ConfigDict, *, evaluates: bool) -> "RunFolder":
+        """This run with other settings, of those that do not say what was trained.
+
+        Args:
+          config: a valid one, to use in place of the stored one.
+          evaluates: the trained network is only looked at, so more may change.
+
+        Raises:
+          UserError: it is the config of another run.
+        """
+        changed = {
+            key: values
+            for key, values in configuration.differences(config, self.config).items()
+            if not configuration.may_change(key, evaluates=evaluates)
+        }
+        if changed:
+            pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
+            raise UserError(
+                f"run folder: expected the run that {self.path} holds, found another config "
+                f"({pairs}); use another folder, or the old values"
+            )
+        return replace(self, config=config)
+
+    @classmethod
+    def claim(
+        cls,
+        path: str | os.PathLike,
+        config: ml_collections.ConfigDict,
+        description: Description,
+    ) -> "RunFolder":
+        """Takes a folder to train in: makes it, or goes on with the run that it holds.
+
+        Nothing is written before everything that may refuse has been asked.
+
+        Args:
+          path: of the folder.
+          config: valid; where there is a run, its own but for what may change between two starts.
+          description: of the data to train on; where there is a run, its own.
+
+        Raises:
+          UserError: the folder holds another run, cannot be written, or is not the same one on all
+            processes.
+        """
+        wanted, found = cls(_local(path), config, description), None
+        refusal: UserError | None = None
+        try:
+            found = cls.find(path)
+            wanted._check(found)
+        except UserError as error:
+            refusal = error
+        if parallel.any_process(refusal is not None):
+            raise refusal or UserError(
+                f"run folder: expected {path} to suit all processes, found that another one "
+                "refuses it; see what it says"
+            )
+        fault = None
+        if parallel.is_main():
+            try:
+                wanted._write(found)
+            except OSError as error:
+                fault = error
+        if parallel.any_process(fault is not None):
+            raise UserError(
+                "run folder: expected a folder that can be written, found "
+                f"{fault or 'that process 0 cannot'}; choose another"
+            ) from fault
+        if parallel.any_process(not wanted.config_file.exists()):
+            raise UserError(
+                "run folder: expected a folder that all processes share, found that they do not "
+                f"share {path}; use a network folder"
+            )
+        return wanted
+
+    def _check(self, found: "RunFolder | None") -> None:
+        """Refuses to go on with the run that the folder holds, if it is another."""
+        if found is not None:
+            found.changed(self.config, evaluates=False)
+            mismatch = found.description.mismatch(self.description)
+            if mismatch:
+                raise UserError(
+                    f"run folder: expected the data that the run in {self.path} was trained on, "
+                    f"found others ({mismatch}); use the old data, or another folder"
+                )
+        if self.path.is_dir() and not os.access(self.path, os.W_OK):
+            raise UserError(
+                f"run folder: expected a folder that can be written, found {self.path} read-only; "
+                "change its permissions or choose another"
+            )
+
+    def _write(self, found: "RunFolder | None") -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        if found is None:
+            files.write_json(self.description_file, asdict(self.description))
+        if found is None or configuration.differences(self.config, found.config):
+            files.write_json(self.config_file, json.loads(self.config.to_json()))
+
+
+def _local(path: str | os.PathLike) -> Path:
+    # `Path` makes one slash of two.
+    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
+        raise UserError(
+            f"run folder: expected a folder, found {path}, in a store of objects, where no file "
+            "can be appended to; mount the bucket (gcsfuse --rename-dir-limit=100000) and name the "
+            "folder that it is mounted on"
+        )
+    return Path(path)
+
+
+def _read_config(path: Path) -> ml_collections.ConfigDict:
+    values = files.read_json(path)
+    try:
+        config = configuration.from_json(values)
+        configuration.validate(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # of odd keys and sections
+        found = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{path}: expected the settings of a run, found others ({found}); restore it from a "
+            "copy"
+        ) from error
+    return config
+
+
+def _describe(path: Path) -> Description:
+    values = files.read_json(path)
+    try:
+        height, width, channels = (int(side) for side in values["image_shape"])
+        names = tuple(str(name) for name in values["class_names"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: expected class_names and an image_shape of three numbers, found "
+            f"{str(values)[:100]}; restore it from a copy"
+        ) from error
+    return Description(names, (height, width, channels))

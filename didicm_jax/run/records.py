@@ -1,0 +1,80 @@
+"""The records of a run: what `metrics.jsonl` holds, and which steps have evaluations."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from didicm_jax import files
+
+# Before the key of every number of an evaluation.
+EVALUATION = "eval/"
+
+
+class Records(NamedTuple):
+    """What a `metrics.jsonl` holds."""
+
+    records: list[dict[str, Any]]  # each with a number `step`
+    lines: list[bytes]  # of the records, as they stand in the file
+    unreadable: list[int]  # lines that are no record, counted from 1
+    cut: bool  # the last line has no end, as a kill leaves it
+
+
+def read(path: Path) -> Records:
+    """Reads the records of training and evaluation.
+
+    Raises:
+      OSError: the file is not there or cannot be read.
+    """
+    # By line feeds alone: a byte that is no text is one line's fault.
+    *lines, rest = path.read_bytes().split(b"\n")
+    found = Records([], [], [], cut=rest != b"")
+    for number, line in enumerate([*lines, rest], 1):
+        record = _record(line)
+        if record is not None:
+            found.records.append(record)
+            found.lines.append(line + b"\n")
+        elif number <= len(lines):
+            found.unreadable.append(number)
+    return found
+
+
+def is_evaluation(record: dict[str, Any]) -> bool:
+    """Whether a record is one of an evaluation."""
+    return f"{EVALUATION}top1" in record
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """What a line holds, if it can be read."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    # A bool is an int to Python.
+    numbered = isinstance(record, dict) and type(record.get("step")) in (int, float)
+    return record if numbered else None
+
+
+def drop_after(path: Path, step: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Removes the records of steps after `step`, and what is none; returns those that stay.
+
+    Args:
+      path: the file, if there is one.
+      step: the last to keep.
+      say: told of lines that cannot be read.
+    """
+    if not path.exists():
+        return []
+    found = read(path)
+    if found.unreadable:
+        places = ", ".join(map(str, found.unreadable[:5]))
+        more = len(found.unreadable) - 5
+        say(
+            f"{path}: dropped what cannot be read: line {places}"
+            f"{f' and {more} more' if more > 0 else ''}"
+        )
+    pairs = zip(found.records, found.lines, strict=True)
+    kept = [(record, line) for record, line in pairs if record["step"] <= step]
+    if len(kept) < len(found.lines) or found.unreadable or found.cut:
+        files.write_whole(path, lambda file: file.write(b"".join(line for _, line in kept)))
+    return [record for record, _ in kept]

@@ -1,0 +1,189 @@
+"""The owner of a run's folder: what it reads, refuses, and writes."""
+
+import copy
+import json
+import os
+
+import pytest
+
+from didicm_jax import config as configuration
+from didicm_jax import parallel
+from didicm_jax.errors import UserError
+from didicm_jax.run import Description, RunFolder
+
+DIGITS = Description(("zero", "one", "two"), (8, 8, 1))
+
+
+def changed(**values):
+    config = configuration.default().unlock()
+    config.update_from_flattened_dict({key.replace("__", "."): x for key, x in values.items()})
+    return config.lock()
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.claim(tmp_path / "run", configuration.default(), DIGITS)
+
+
+def contents(folder):
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def one_line(call, *parts):
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_run_is_opened_as_it_was_claimed(run):
+    found = RunFolder.open(str(run.path))
+    assert (found.config, found.description) == (configuration.default(), DIGITS)
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "dataset.json"}
+    assert json.loads(run.description_file.read_text())["class_names"] == ["zero", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        (Description(("zero", "two", "one"), (8, 8, 1)), "class 1 to be 'one', found 'two'"),
+        (Description(("zero", "one"), (8, 8, 1)), "expected 3 classes, found 2"),
+        (Description(DIGITS.class_names, (28, 28, 1)), "images of 8x8x1, found 28x28x1"),
+    ],
+)
+def test_data_of_other_classes_do_not_relabel_a_run(run, description, words):
+    before = contents(run.path)
+    config = changed(data__data_dir="elsewhere", train__log_every="3 steps")  # which may change
+    one_line(lambda: RunFolder.claim(run.path, config, description), words, "use the old data")
+    assert contents(run.path) == before
+
+
+def test_another_config_is_refused_and_changes_nothing(run):
+    before = contents(run.path)
+    one_line(
+        lambda: RunFolder.claim(run.path, changed(seed=4, train__log_every="3 steps"), DIGITS),
+        "found another config (seed is 4, was 0)",
+    )
+    assert contents(run.path) == before
+
+
+def test_what_may_change_between_two_starts_is_written_and_nothing_else(run):
+    before = contents(run.path)
+    RunFolder.claim(run.path, configuration.default(), DIGITS)
+    assert contents(run.path) == before, "nothing has changed, so nothing is written"
+    RunFolder.claim(run.path, changed(train__log_every="3 steps"), DIGITS)
+    assert RunFolder.open(run.path).config.train.log_every == "3 steps"
+    assert contents(run.path)[run.description_file] == before[run.description_file]
+
+
+def test_the_settings_that_errors_advise_to_change_may_change(tmp_path):
+    """A run that stopped for broken images, non-finite steps or a sampler can go on."""
+    RunFolder.claim(tmp_path, changed(data__name="photos"), DIGITS)
+    config = changed(
+        data__name="photos",
+        data__max_broken_share=0.1,
+        train__max_skipped=99,
+        sampler__tolerance=0.1,
+        evaluation__batch_size=32,
+    )
+    assert RunFolder.claim(tmp_path, config, DIGITS).config == config
+    assert RunFolder.open(tmp_path).config == config
+
+
+def test_a_key_younger_than_the_run_does_not_rewrite_its_config(run):
+    values = json.loads(run.config_file.read_text())
+    del values["sampler"]["tolerance"]
+    run.config_file.write_text(json.dumps(values))
+    before = contents(run.path)
+    RunFolder.claim(run.path, configuration.default(), DIGITS)
+    assert contents(run.path) == before
+
+
+def test_evaluation_may_look_at_another_split_and_training_may_not(run):
+    config = changed(data__eval_split="test")
+    assert run.changed(config, evaluates=True).config == config
+    one_line(lambda: run.changed(config, evaluates=False), "data.eval_split is 'test', was ''")
+
+
+def with_value(key, value):
+    def edit(values):
+        values = copy.deepcopy(values)
+        *sections, name = key.split(".")
+        inner = values
+        for section in sections:
+            inner = inner[section]
+        inner[name] = value
+        return json.dumps(values)
+
+    return edit
+
+
+CONFIGS = {
+    "a list": (lambda _: "[1, 2]", "expected a JSON file with an object, found '[1, 2]'"),
+    "not JSON": (lambda _: "{", "expected a JSON file, found"),
+    "not UTF-8": (lambda values: json.dumps(values) + "\udcff", "expected a JSON file, found"),
+    "brackets": (lambda _: "[" * 100_000, "expected a JSON file, found"),
+    "a word": (with_value("sampler.steps", "eight"), "config.sampler.steps: expected int"),
+    "out of range": (with_value("sampler.steps", 0), "config.sampler.steps: expected a number"),
+    "unknown key": (with_value("sampler.stepz", 3), "unknown keys sampler.stepz"),
+    "a section that is none": (with_value("sampler", 3), "expected"),
+    "a key that is a section": (with_value("seed", {"a": 1}), "seed"),
+    "a key with a point": (with_value("sampler", {"a.b": 1}), "a.b"),
+    "nothing": (with_value("data", None), "expected"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_stored_config_is_checked_when_it_is_read(run, case):
+    edit, words = CONFIGS[case]
+    text = edit(json.loads(run.config_file.read_text()))
+    run.config_file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = contents(run.path)
+    for call in (
+        lambda: RunFolder.open(run.path),
+        lambda: RunFolder.claim(run.path, configuration.default(), DIGITS),
+    ):
+        one_line(call, str(run.config_file), words)
+    assert contents(run.path) == before
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "[]", '{"class_names": ["a"], "image_shape": [8, 8]}', '{"class_names": 3}']
+)
+def test_a_damaged_or_missing_description_is_named(run, text):
+    run.description_file.unlink() if text is None else run.description_file.write_text(text)
+    one_line(lambda: RunFolder.open(run.path), str(run.description_file), "restore it")
+
+
+def test_a_store_of_objects_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: RunFolder.open("gs://bucket/run"),
+        lambda: RunFolder.claim("gs://bucket/run", configuration.default(), DIGITS),
+    ):
+        one_line(call, "found gs://bucket/run", "mount the bucket")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_refuses_is_not_written(tmp_path, monkeypatch):
+    """Its data may be others than those of this one."""
+    monkeypatch.setattr(parallel, "any_process", lambda value: True)
+    one_line(
+        lambda: RunFolder.claim(tmp_path / "run", configuration.default(), DIGITS),
+        "another one refuses it",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_can_only_be_read_is_opened_and_not_claimed(run, monkeypatch):
+    writable = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **how: mode != os.W_OK and writable(path, mode, **how)
+    )
+    assert RunFolder.open(run.path).description == DIGITS
+    one_line(
+        lambda: RunFolder.claim(run.path, configuration.default(), DIGITS),
+        "expected a folder that can be written",
+        "read-only",
+    )
