@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from didicm_jax import files, parallel
+from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
-from didicm_jax.inference import posterior
+from didicm_jax.evaluation import record
+from didicm_jax.inference.program import Program
 from didicm_jax.run import checkpoints, journal
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
@@ -87,30 +88,30 @@ class _Training:
         if start:
             done = start >= total
             self._say(f"{'finished at' if done else 'continuing from'} step {start}")
-        metrics = None
+        found = None
         if start and self._evaluates_at(start):
-            metrics = self._catch_up(reporter, start, current)
-            if metrics is None and self._asked_to_stop():
+            found = self._catch_up(reporter, start, current)
+            if found is None and self._asked_to_stop():
                 return self._stopped(start)
         if start < total:
-            start, metrics = self._steps(reporter, start, current)
+            start, found = self._steps(reporter, start, current)
         parallel.any_process(False)  # all have come this far
         self.watch.rest()
         self.checkpoints.finish()
         reporter.finish()
-        if metrics is None:
+        if found is None:
             return self._stopped(start)
-        return Outcome(_conclude(self.plan, self.workdir, metrics, total), total, "")
+        return Outcome(_conclude(self.plan, self.workdir, found, total), total, "")
 
     def _steps(
         self, reporter: journal.Reporter, start: int, current: state.TrainState
-    ) -> tuple[int, dict[str, float] | None]:
+    ) -> tuple[int, evaluation.Evaluation | None]:
         """From step `start` to the end: the last step done, and its evaluation unless stopped."""
         config, total = self.plan.config, self.durations.total
         feed = self.stack.enter_context(contextlib.closing(_feed(self.plan, start)))
         step_fn = make_step(self.plan, donate=not self.debug_nans)
         pace = Pace(feed, config.train.batch_size)
-        batch, previous, metrics = feed.take(), None, None
+        batch, previous, found = feed.take(), None, None
         for step in range(start + 1, total + 1):
             before = current if self.debug_nans else None
             batch |= self._host_words(feed)
@@ -130,14 +131,14 @@ class _Training:
             pace.steps += 1
             if last or step % self.durations.log == 0:
                 self._report(reporter, step, results, pace)
-            metrics, top1 = None, None
+            found, top1 = None, None
             if self._evaluates_at(step) and not (stopping and not last):
-                metrics = self._evaluate(current)
-                if metrics is None:
+                found = self._evaluate(current)
+                if found is None:
                     stopping = True
                 else:
-                    reporter.evaluation(step, metrics)
-                    top1 = metrics["top1"]
+                    reporter.evaluation(step, found.metrics)
+                    top1 = found.metrics["top1"]
                 pace.restart()
             if stopping or self._evaluates_at(step) or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
@@ -150,12 +151,12 @@ class _Training:
                 pace.saved(time.monotonic() - saving)
             self.checkpoints.check()
             if stopping:
-                return step, metrics if last else None
-        return total, metrics
+                return step, found if last else None
+        return total, found
 
     def _catch_up(
         self, reporter: journal.Reporter, step: int, current: state.TrainState
-    ) -> dict[str, float] | None:
+    ) -> evaluation.Evaluation | None:
         """The evaluation of a restored step, where it was interrupted or is the last."""
         last = step == self.durations.total
         known = parallel.any_process(
@@ -163,21 +164,21 @@ class _Training:
         )
         if known and not last:
             return None
-        metrics = self._evaluate(current)
-        if metrics is None:
+        found = self._evaluate(current)
+        if found is None:
             return None
         if known:
-            self._say(journal.summary(metrics))
+            self._say(journal.summary(found.metrics))
         else:
-            reporter.evaluation(step, metrics)
-            self.checkpoints.save(step, current, top1=metrics["top1"])
-        return metrics
+            reporter.evaluation(step, found.metrics)
+            self.checkpoints.save(step, current, top1=found.metrics["top1"])
+        return found
 
     def _evaluates_at(self, step: int) -> bool:
         return step == self.durations.total or step % self.durations.evaluate == 0
 
-    def _evaluate(self, current: state.TrainState) -> dict[str, float] | None:
-        """The metrics, or None if a stop came in between."""
+    def _evaluate(self, current: state.TrainState) -> evaluation.Evaluation | None:
+        """None if a stop came in between."""
 
         def proceed() -> bool:
             self.watch.beat()
@@ -247,21 +248,25 @@ def _feed(run: Run, step: int) -> Feed:
 
 
 def _evaluate(
-    run: Run, predict: evaluation.Predict, current: state.TrainState, proceed: Callable[[], bool]
-) -> dict[str, float] | None:
+    run: Run, predict: Program, current: state.TrainState, proceed: Callable[[], bool]
+) -> evaluation.Evaluation | None:
     return evaluation.evaluate(
         predict,
         current.averaged,
         run.dataset.test,
-        run.mesh,
-        # Padding is masked, so any number of devices will do.
-        batch_size=parallel.round_up(run.config.evaluation.batch_size, run.mesh.size),
+        batch_size=run.config.evaluation.batch_size,
         proceed=proceed,
     )
 
 
-def _conclude(run: Run, workdir: Path, metrics: dict[str, float], step: int) -> dict[str, Any]:
-    result = metrics | posterior.describe(run.config) | {"step": step}
+def _conclude(run: Run, workdir: Path, found: evaluation.Evaluation, step: int) -> dict[str, Any]:
+    result = record.of(
+        [record.of_sampler(run.config, found.scores)],
+        found,
+        step=step,
+        dataset=run.config.data.name,
+        class_names=run.dataset.class_names,
+    )
     if parallel.is_main():
-        files.write_json(workdir / "evaluation.json", result)
+        record.write(workdir, result)
     return result
