@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     try:
         return _dispatch(values, argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {'--' if error.about else ''}{error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in _DISK_FAULTS:

@@ -45,7 +45,7 @@ class Predictions:
                     self._files[name] = self._open.enter_context(
                         tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
                     )
-                    self._rows[name] = values[:0]
+                    self._rows[name] = values[:0].copy()
                 self._files[name].write(np.ascontiguousarray(values).data)
 
     def write(self, path: Path, **arrays: np.ndarray) -> None:
@@ -54,8 +54,8 @@ class Predictions:
         files.write_whole(path, lambda file: self._write(file, arrays))
 
     def _write(self, file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
-        # The quickest level: zeros, of which clipped posteriors are full, go at any.
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        # Stored as they are: compressing posteriors takes ten times as long and saves little.
+        with zipfile.ZipFile(file, "w") as archive:
             for name, content in self._files.items():
                 like = self._rows[name]
                 header = {

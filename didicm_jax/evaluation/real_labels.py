@@ -29,14 +29,15 @@ def read(path: Path, source: data.Source) -> list[frozenset[int]]:
         match = re.search(r"ILSVRC2012_val_(\d{8})", name)
         if match is None or not 1 <= int(match[1]) <= len(lists):
             raise UserError(
-                f"real_labels: expected ImageNet's validation images, one list each, found an "
-                f"image called {name} and {len(lists)} lists; leave it out for other data"
+                f"expected ImageNet's validation images, one list each, found an image called "
+                f"{name} and {len(lists)} lists; leave it out for other data",
+                about="real_labels",
             )
         labels.append(frozenset(lists[int(match[1]) - 1]))
     if not any(labels):
         raise UserError(
-            f"real_labels: expected labels for some of the {len(labels)} images, found none; "
-            "evaluate on more images"
+            f"expected labels for some of the {len(labels)} images, found none; evaluate on more",
+            about="real_labels",
         )
     return labels
 
@@ -56,7 +57,7 @@ def _lists(path: Path) -> list[list[int]]:
             raise ValueError("entries that are no lists of labels")
     except (OSError, TypeError, ValueError) as error:
         raise UserError(
-            f"real_labels: expected the file real.json, lists of labels, found {error}; check the "
-            "path"
+            f"expected the file real.json, lists of labels, found {error}; check the path",
+            about="real_labels",
         ) from error
     return lists

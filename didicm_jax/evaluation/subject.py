@@ -117,6 +117,27 @@ class Subject(NamedTuple):
         )
 
 
+def side_by_side(
+    subjects: tuple[Subject, Subject],
+    programs: tuple[Program, Program],
+    *,
+    waiting: loop.Waiting = contextlib.nullcontext,
+) -> Iterator[tuple[loop.Rows, loop.Rows]]:
+    """What two networks say of the same examples, batch after batch: no more is in memory.
+
+    Args:
+      subjects: the two, of the same examples (`check_comparable`).
+      programs: of each.
+      waiting: surrounds each wait for the other processes.
+    """
+    batch_size = subjects[0].network.config.evaluation.batch_size
+    streams = [
+        subject.batches(chosen, lambda rows: rows, batch_size=batch_size, waiting=waiting)
+        for subject, chosen in zip(subjects, programs, strict=True)
+    ]
+    return zip(*streams, strict=True)
+
+
 def open_subject(
     folder: Path,
     config: ml_collections.ConfigDict,
@@ -145,9 +166,9 @@ def open_subject(
     return Subject(folder, network, mesh, source, shown.data.name, dataset.class_names)
 
 
-def same_examples(ours: Subject, theirs: Subject) -> bool:
-    """Whether both see the same examples in the same order, at whatever resolution."""
-    sources: list[Any] = [ours.source, theirs.source]
+def same_examples(ours: data.Source, theirs: data.Source) -> bool:
+    """Whether two sources hold the same examples in the same order, at whatever resolution."""
+    sources: list[Any] = [ours, theirs]
     return sources[0].digest() == sources[1].digest()
 
 
@@ -158,11 +179,12 @@ def check_comparable(ours: Subject, theirs: Subject) -> None:
       UserError: their classes or their examples differ.
     """
     check_classes(ours.class_names, theirs.class_names)
-    if not same_examples(ours, theirs):
+    if not same_examples(ours.source, theirs.source):
         raise UserError(
-            f"baseline: expected a run on the same images, found {len(theirs.source):,} of "
-            f"{theirs.dataset_name} against {len(ours.source):,} of {ours.dataset_name}, other "
-            "ones or in another order; evaluate both on one data set"
+            f"expected a run that is judged on the same images, found {len(theirs.source):,} of "
+            f"{theirs.dataset_name} that are not the {len(ours.source):,} of {ours.dataset_name}, "
+            "or in another order; evaluate both on one data set",
+            about="baseline",
         )
 
 
@@ -174,8 +196,9 @@ def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...]) -> None:
     """
     if tuple(ours) != tuple(theirs):
         raise UserError(
-            f"baseline: expected a run with the same {len(ours)} classes, found {len(theirs)} "
-            f"({', '.join(list(theirs)[:3])}, ...); compare runs on one data set"
+            f"expected a run with the same {len(ours)} classes, found {len(theirs)} "
+            f"({', '.join(list(theirs)[:3])}, ...); compare runs on one data set",
+            about="baseline",
         )
 
 
@@ -207,18 +230,20 @@ def _check_same(described: description.Description, dataset: data.Dataset, name:
     if described.image_shape != dataset.image_shape:
         shapes = ["x".join(map(str, shape)) for shape in (wanted[1], found[1])]
         raise UserError(
-            f"dataset: expected images of {shapes[0]}, as the run was trained with, found "
-            f"{shapes[1]} in {name}; use another data set"
+            f"expected images of {shapes[0]}, as the run was trained with, found {shapes[1]} in "
+            f"{name}; use another data set",
+            about="dataset",
         )
     ours, theirs = described.class_names, dataset.class_names
     if len(ours) != len(theirs):
         raise UserError(
-            f"dataset: expected the {len(ours)} classes of the run, found {len(theirs)} in "
-            f"{name}; use a data set with the same classes"
+            f"expected the {len(ours)} classes of the run, found {len(theirs)} in {name}; use a "
+            "data set with the same classes",
+            about="dataset",
         )
     place = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
     raise UserError(
-        f"dataset: expected the classes of the run, found class {place} to be "
-        f"{theirs[place]!r} in {name} and {ours[place]!r} in the run; use a data set with the same "
-        "classes in the same order"
+        f"expected the classes of the run, found class {place} to be {theirs[place]!r} in {name} "
+        f"and {ours[place]!r} in the run; use a data set with the same classes in the same order",
+        about="dataset",
     )

@@ -42,7 +42,7 @@ def test_other_images_with_the_same_labels_are_refused(images):
     """They were paired, and McNemar's test said which of two runs is better at what."""
     for others in (255 - images, images[[2, 1, 0, 3, 4, 5]], images[:4]):
         with pytest.raises(
-            UserError, match=r"^baseline: expected a run on the same images"
+            UserError, match=r"^baseline: expected a run that is judged on the same images"
         ) as said:
             check_comparable(subject(images), subject(others))
         assert "\n" not in str(said.value)
@@ -57,7 +57,9 @@ def test_an_mce_against_a_run_of_other_classes_is_refused(images, names):
 
 def test_an_mce_against_a_run_on_other_images_is_refused(images):
     ours, theirs = subject(images), subject(255 - images)
-    with pytest.raises(UserError, match=r"^baseline: expected a run on the same images"):
+    with pytest.raises(
+        UserError, match=r"^baseline: expected a run that is judged on the same images"
+    ):
         corruptions.evaluate(ours, ours.network.config, theirs, ["contrast"], [1])
 
 
