@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from didicm_jax import data, parallel
+from didicm_jax.errors import UserError
 from didicm_jax.evaluation import scores
 from didicm_jax.evaluation.metrics import summarize
 from didicm_jax.evaluation.scores import Scores
@@ -120,6 +121,9 @@ def batches(
         and is dropped.
       proceed: asked before each batch, with the same answer on every process; False ends it.
       waiting: surrounds each wait for the other processes.
+
+    Raises:
+      UserError: `reduce` raised one, on this process or on another.
     """
     loaded = data.eval_batches(
         source,
@@ -131,8 +135,18 @@ def batches(
     def finish(answer: Posterior, batch: data.Batch, waiting: Waiting) -> Columns:
         replaced = batch.get("replaced", np.zeros_like(batch["valid"]))
         rows = Rows(batch["label"], replaced, jax.tree.map(parallel.to_host, answer))
-        reduced = reduce(rows)
+        fault = None
+        try:
+            reduced = reduce(rows)
+        except UserError as error:
+            fault = error
         with waiting():
+            # Or the others would wait for this process in vain.
+            if parallel.any_process(fault is not None):
+                raise fault or UserError(
+                    "expected posteriors that can be scored, found some on another process that "
+                    "cannot; see its message"
+                )
             valid, columns = _gather((batch["valid"], reduced))
         return jax.tree.map(lambda column: column[valid], columns)
 

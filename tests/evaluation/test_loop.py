@@ -12,6 +12,7 @@ from flax import nnx
 
 from didicm_jax import config as configuration
 from didicm_jax import data, parallel
+from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop, metrics, scores
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.inference import posterior
@@ -122,6 +123,16 @@ def test_only_what_waits_for_others_counts_as_waiting(logits, monkeypatch):
     for _ in loop.batches(program(), VARIABLES, source, reduce, batch_size=4, waiting=waiting):
         assert not inside()
     assert gathered == [False, True, True]
+
+
+def test_posteriors_that_cannot_be_scored_end_every_process(logits, monkeypatch):
+    """With NaN in the share of one process alone, the others waited for it in vain."""
+    broken = program(lambda model, images, keys: Posterior(model(images) * jnp.nan))
+    with pytest.raises(UserError, match="found NaN or infinity"):
+        loop.evaluate(broken, VARIABLES, source_of(logits), batch_size=8)
+    monkeypatch.setattr(parallel, "any_process", lambda flag: True)
+    with pytest.raises(UserError, match="on another process"):
+        loop.evaluate(program(), VARIABLES, source_of(logits), batch_size=8)
 
 
 def test_an_evaluation_holds_no_posteriors():
