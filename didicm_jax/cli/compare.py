@@ -8,12 +8,10 @@ import ml_collections
 import numpy as np
 from tabulate import tabulate
 
-from didicm_jax import evaluation, files, plots
+from didicm_jax import evaluation, files, parallel, plots
 from didicm_jax.cli import pictures
-from didicm_jax.cli.subject import Subject, is_main
-from didicm_jax.errors import UserError
-from didicm_jax.evaluation import comparison
-from didicm_jax.evaluation.loop import Predictions
+from didicm_jax.evaluation import comparison, loop, scores
+from didicm_jax.evaluation.subject import Subject, check_classes, check_comparable
 from didicm_jax.inference import posterior
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.plots import prediction as figures
@@ -40,26 +38,21 @@ class _Disputed(NamedTuple):
     class_names: Sequence[str]
 
 
-def labelled(pair: Pair, sheet: int, output: Path, proceed: Callable[[], bool]) -> None:
+def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> None:
     """Compares on a labelled data set, and says which of the two is better.
 
     Raises:
       UserError: the two data sets hold other images.
     """
     ours, theirs = pair.subjects
-    check_classes(ours.class_names, theirs.class_names)
-    if not np.array_equal(ours.source.labels, theirs.source.labels):
-        raise UserError(
-            f"--baseline: expected a run on the same images, found {len(theirs.source):,} of "
-            f"{theirs.dataset_name} against {len(ours.source):,} of {ours.dataset_name}, or other "
-            "labels; name the images with --dataset"
-        )
-    found: list[Predictions] = []
+    check_comparable(ours, theirs)
+    found: list[loop.Rows] = []
     for subject, config in zip(*pair, strict=True):
-        found.append(subject.ask(config, proceed)(subject.source))
-    if not is_main():
+        rows = subject.batches(subject.program(config), lambda rows: rows, waiting=waiting)
+        found.append(scores.join(rows))
+    if not parallel.is_main():
         return
-    results = [evaluation.outcomes(each.answer.probs, each.labels) for each in found]
+    results = [evaluation.outcomes(each.posterior.probs, each.labels) for each in found]
     differences = comparison.differences(*results)
     test = comparison.mcnemar(*results)
     summaries = [evaluation.summarize(each) for each in results]
@@ -84,7 +77,7 @@ def labelled(pair: Pair, sheet: int, output: Path, proceed: Callable[[], bool]) 
     disputed = _Disputed(
         # Read where they are shown: a name may cost a record.
         _Names(ours),
-        (found[0].answer.probs, found[1].answer.probs),
+        (found[0].posterior.probs, found[1].posterior.probs),
         found[0].labels,
         lambda indices: larger.source.batch(indices)["image"],
         ours.class_names,
@@ -112,19 +105,6 @@ def unlabelled(
         predictors[0].class_names,
     )
     _write(disputed, {}, sheet, output)
-
-
-def check_classes(ours: Sequence[str], theirs: Sequence[str]) -> None:
-    """Refuses runs that cannot be compared.
-
-    Raises:
-      UserError: their classes differ.
-    """
-    if tuple(ours) != tuple(theirs):
-        raise UserError(
-            f"--baseline: expected a run with the same {len(ours)} classes, found {len(theirs)} "
-            f"({', '.join(list(theirs)[:3])}, ...); compare runs on one data set"
-        )
 
 
 class _Names(Sequence[str]):

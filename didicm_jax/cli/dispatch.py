@@ -1,7 +1,6 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import ml_collections
@@ -9,8 +8,8 @@ from absl import flags
 
 from didicm_jax import parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
-from didicm_jax.cli.subject import Subject, open_subject
 from didicm_jax.errors import UserError
+from didicm_jax.evaluation.subject import Subject, open_subject
 from didicm_jax.inference import network, sweep
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.parallel import make_mesh
@@ -39,7 +38,7 @@ def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
         values.trajectories,
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        evaluate.run(subject, configs, requests, _output(values, folder.path), _proceed(watch))
+        evaluate.run(subject, configs, requests, _output(values, folder.path), watch.waiting)
 
 
 def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
@@ -61,7 +60,7 @@ def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
         (_subject(values, ours, folder), _subject(values, theirs, other)), (ours, theirs)
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        compare.labelled(pair, values.sheet, output, _proceed(watch))
+        compare.labelled(pair, values.sheet, output, watch.waiting)
 
 
 def _predict(values: flags.FlagValues, folder: RunFolder) -> None:
@@ -133,14 +132,6 @@ def _output(values: flags.FlagValues, default: Path) -> Path:
             f"--output: expected a folder that can be written, found {error}; name another"
         ) from error
     return output
-
-
-def _proceed(watch: parallel.Watch) -> Callable[[], bool]:
-    def proceed() -> bool:
-        watch.beat()
-        return True
-
-    return proceed
 
 
 def _only_one_process() -> None:

@@ -1,10 +1,13 @@
 """The flags of `main.py` that say what to look at, and which mode reads which."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from didicm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from didicm_jax.evaluation.subject import OtherData
 
 MODES = ("train", "evaluate", "compare", "predict", "report")
 
@@ -35,15 +38,6 @@ _READS = {
     | {"checkpoint", "output", "images", "gif", "max_figures"},
     "report": {"workdir", "output"},
 }
-
-
-class OtherData(NamedTuple):
-    """Images to evaluate on instead of the run's own."""
-
-    dataset: str | None
-    data_dir: str | None
-    split: str | None
-    examples: int | None  # at most so many, the same share of each class
 
 
 def define(values: flags.FlagValues) -> None:
@@ -156,8 +150,10 @@ def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
     return names, severities
 
 
-def other_data(values: flags.FlagValues) -> OtherData:
+def other_data(values: flags.FlagValues) -> "OtherData":
     """What to evaluate on."""
+    from didicm_jax.evaluation.subject import OtherData  # which imports jax
+
     return OtherData(values.dataset, values.data_dir, values.split, values.examples)
 
 

@@ -1,11 +1,16 @@
 """What posteriors say class by class, and which classes they take for one another, in NumPy.
 
-Shapes: N examples, K classes.
+Nothing here is of K² numbers: pairs of classes are held only where an example links them.
+
+Shapes: N examples, K classes, P pairs of them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
+
+from didicm_jax.evaluation.scores import Scores
 
 
 class PerClass(NamedTuple):
@@ -24,15 +29,9 @@ class PerClass(NamedTuple):
     0 the model favours it. Over the classes it sums to 0."""
 
 
-def per_class(probs: np.ndarray, labels: np.ndarray) -> PerClass:
-    """Accuracy, confidence and bias of each class.
-
-    Args:
-      probs: posteriors f32[N,K].
-      labels: true classes i32[N].
-    """
-    total, num_classes = probs.shape
-    predicted = np.argmax(probs, axis=1)
+def per_class(scores: Scores, num_classes: int) -> PerClass:
+    """Accuracy, confidence and bias of each class."""
+    labels = scores.labels
     count = np.bincount(labels, minlength=num_classes)
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -41,10 +40,10 @@ def per_class(probs: np.ndarray, labels: np.ndarray) -> PerClass:
 
     return PerClass(
         examples=count,
-        accuracy=mean((predicted == labels).astype(np.float64)),
-        confidence=mean(np.max(probs, axis=1).astype(np.float64)),
-        mass=mean(probs[np.arange(total), labels].astype(np.float64)),
-        bias=(np.bincount(predicted, minlength=num_classes) - count) / total,
+        accuracy=mean(scores.outcomes.correct1.astype(np.float64)),
+        confidence=mean(scores.outcomes.confidence),
+        mass=mean(scores.mass.astype(np.float64)),
+        bias=(np.bincount(scores.predicted, minlength=num_classes) - count) / len(labels),
     )
 
 
@@ -58,28 +57,94 @@ class Confusions(NamedTuple):
     mass: np.ndarray
     """f64[P]: the posterior mass that they exchange, Σ p(b) over examples of a plus Σ p(a) over
     those of b, as a share of the examples of both: where it is large and the posteriors are
-    calibrated, the classes overlap."""
+    calibrated, the classes overlap. Of each posterior the `scores.LIKELY` most probable classes
+    count."""
 
 
-def confusions(probs: np.ndarray, labels: np.ndarray, *, top: int) -> Confusions:
+def confusions(scores: Scores, num_classes: int, *, top: int) -> Confusions:
     """The pairs with the most errors, among equals those that exchange the most mass.
 
     Args:
-      probs: posteriors f32[N,K].
-      labels: true classes i32[N].
+      scores: of all examples.
+      num_classes: K.
       top: how many pairs to give at most; only those that exchange anything.
     """
-    num_classes = probs.shape[1]
-    predicted = np.argmax(probs, axis=1)
-    count = np.bincount(labels, minlength=num_classes)
-    counted = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counted, (labels, predicted), 1)
-    given = np.zeros((num_classes, num_classes))
-    np.add.at(given, labels, probs.astype(np.float64))
-    first, second = np.triu_indices(num_classes, 1)
-    errors = (counted + counted.T)[first, second]
-    both = np.maximum(count[first] + count[second], 1)
-    mass = (given + given.T)[first, second] / both
-    order = np.lexsort((-mass, -errors))[:top]
-    order = order[(errors[order] > 0) | (mass[order] > 0)]
-    return Confusions(np.stack([first, second], axis=1)[order], errors[order], mass[order])
+    count = np.bincount(scores.labels, minlength=num_classes)
+    kept = scores.likely.shape[1]
+    mass = _exchanged(
+        np.repeat(scores.labels, kept),
+        scores.likely.ravel(),
+        scores.likely_mass.ravel().astype(np.float64),
+        num_classes,
+    )
+    errors = _exchanged(scores.labels, scores.predicted, np.ones(len(scores.labels)), num_classes)
+    # A class that is predicted is among the likely ones, or its posterior is a tie of more than
+    # those: then the sum has the pair all the same.
+    linked = (mass + errors).tocoo()
+    first, second = linked.row.astype(np.int64), linked.col.astype(np.int64)
+    wrong = _at(errors, first, second).astype(np.int64)
+    share = _at(mass, first, second) / np.maximum(count[first] + count[second], 1)
+    order = np.lexsort((second, first, -share, -wrong))[:top]
+    order = order[(wrong[order] > 0) | (share[order] > 0)]
+    return Confusions(np.stack([first, second], axis=1)[order], wrong[order], share[order])
+
+
+def _exchanged(
+    labels: np.ndarray, others: np.ndarray, weights: np.ndarray, num_classes: int
+) -> sparse.csr_matrix:
+    """Sums of the weights [M] for each pair of different classes, whichever is the label's."""
+    different = labels != others
+    labels, others = labels[different], others[different]
+    pairs = np.minimum(labels, others), np.maximum(labels, others)
+    return sparse.csr_matrix((weights[different], pairs), shape=(num_classes, num_classes))
+
+
+def _at(matrix: sparse.csr_matrix, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Its entries [M]."""
+    return np.asarray(matrix[rows, columns]).reshape(-1) if len(rows) else np.zeros(0)
+
+
+def summary(scores: Scores, names: tuple[str, ...], *, top: int) -> dict[str, Any]:
+    """Best, worst and most confused classes, for a report.
+
+    Args:
+      scores: of all examples.
+      names: of the K classes.
+      top: how many of the worst, and of the most confused pairs.
+    """
+    found = per_class(scores, len(names))
+    order = [int(k) for k in np.argsort(found.accuracy, kind="stable") if found.examples[k]]
+    confused = confusions(scores, len(names), top=top)
+    return {
+        "accuracy_of_best": float(found.accuracy[order[-1]]),
+        "accuracy_of_worst": float(found.accuracy[order[0]]),
+        "worst": [
+            {
+                "class": names[k],
+                "count": int(found.examples[k]),
+                "accuracy": float(found.accuracy[k]),
+                "confidence": float(found.confidence[k]),
+                "bias": float(found.bias[k]),
+            }
+            for k in order[:top]
+        ],
+        "most_confused": [
+            {"classes": [names[a], names[b]], "errors": int(errors), "mass": float(mass)}
+            for (a, b), errors, mass in zip(*confused, strict=True)
+        ],
+    }
+
+
+def tables(scores: Scores, names: tuple[str, ...], *, pairs: int) -> dict[str, list[list[Any]]]:
+    """`classes.csv` and `confusions.csv`: their rows, the names of the columns first."""
+    found = per_class(scores, len(names))
+    confused = confusions(scores, len(names), top=pairs)
+    of_classes: list[list[Any]] = [["class", *found._fields]]
+    of_classes += [
+        [name, *values] for name, values in zip(names, zip(*found, strict=True), strict=True)
+    ]
+    of_pairs: list[list[Any]] = [["class", "other", "errors", "mass"]]
+    of_pairs += [
+        [names[a], names[b], errors, mass] for (a, b), errors, mass in zip(*confused, strict=True)
+    ]
+    return {"classes.csv": of_classes, "confusions.csv": of_pairs}

@@ -1,77 +1,70 @@
 """Runs a network over a data set, every example exactly once, on all devices.
 
-Shapes: `B` global evaluation batch, `K` classes.
+Shapes: `N` examples of a source, `n` of them in a batch, on all processes; `K` classes.
 """
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import chex
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
 
 from didicm_jax import data, parallel
-from didicm_jax.evaluation.metrics import Outcomes, outcomes, summarize
-from didicm_jax.inference.posterior import Posterior, Traced, TracedPosterior
-from didicm_jax.parallel import AXIS, shard, to_host
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import scores
+from didicm_jax.evaluation.metrics import summarize
+from didicm_jax.evaluation.scores import Scores
+from didicm_jax.inference.posterior import Posterior
+from didicm_jax.inference.program import Program
 
-# (params, stats), {image u8[B,H,W,C], index i32[B]} -> probabilities f32[B,K], or `Traced`
-Predict = Callable[[chex.ArrayTree, dict[str, jax.Array]], Any]
+Columns = TypeVar("Columns")  # a tree of arrays [n, ...]
+# What surrounds each wait for the other processes: `Watch.waiting`, say. Only there does a process
+# depend on the others, so only that time may count against them.
+Waiting = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
-def make_predict(
-    graphdef: nnx.GraphDef,
-    posterior: Posterior | TracedPosterior,
-    normalize: Callable[[chex.Array], chex.Array],
-    mesh: Mesh,
-    *,
-    seed: int,
-) -> Predict:
-    """Builds the jitted map from bytes to posteriors, each device taking its share of a batch.
+class Rows(NamedTuple):
+    """Neighbouring examples of a source, and what a network says of them."""
 
-    Args:
-      graphdef: structure of the model.
-      posterior: from `posterior.create`.
-      normalize: `images u8[B,H,W,C] -> f32[B,H,W,C]`.
-      mesh: one axis, `data`.
-      seed: of samplers that draw; an example's key is a function of it and the example's index.
-    """
+    labels: np.ndarray  # i32[n]
+    replaced: np.ndarray  # bool[n]: could not be decoded, so the network saw another example
+    posterior: Posterior  # NumPy arrays [n, ...]
 
-    def per_device(variables: chex.ArrayTree, batch: dict[str, chex.Array]) -> Any:
-        model = nnx.merge(graphdef, *variables)
-        model.eval()
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), batch["index"])
-        return posterior(model, normalize(batch["image"]), keys)
 
-    specs = (PartitionSpec(), PartitionSpec(AXIS))
-    mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS))
-    return jax.jit(mapped)
+class Evaluation(NamedTuple):
+    """A network's scores on a whole source."""
+
+    scores: Scores
+    replaced: int  # images that could not be decoded, in whose place others were scored
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of `metrics.summarize`, and `replaced_images`."""
+        return summarize(self.scores.outcomes) | {"replaced_images": self.replaced}
 
 
 def evaluate(
-    predict: Predict,
+    program: Program,
     variables: chex.ArrayTree,
     source: data.Source,
-    mesh: Mesh,
     *,
     batch_size: int,
     proceed: Callable[[], bool] = lambda: True,
-) -> dict[str, float] | None:
-    """The metrics of `metrics.summarize` over all of `source`, and `replaced_images`.
-
-    The latter counts the images that could not be decoded, in whose place others were scored. Every
-    process scores its share; all return the same, whatever their number.
+    waiting: Waiting = contextlib.nullcontext,
+    keep: Callable[[Posterior], None] | None = None,
+) -> Evaluation | None:
+    """Scores all of `source`; the same on every process, whatever their number.
 
     Args:
-      predict: from `make_predict`.
+      program: of the network and the sampler.
       variables: `(params, stats)`.
       source: the examples.
-      mesh: the devices.
-      batch_size: global; the last batch is padded, and the padding left out.
-      proceed: asked before each batch, with the same answer on every process.
+      batch_size: as for `batches`.
+      proceed: as for `batches`.
+      waiting: as for `batches`.
+      keep: gets the posteriors too, batch after batch; given on all processes or on none.
 
     Returns:
       None if `proceed` said no.
@@ -80,94 +73,113 @@ def evaluate(
       UserError: the network's posteriors are not finite.
     """
 
-    def score(probs: np.ndarray, batch: data.Batch) -> tuple[Outcomes, np.ndarray]:
-        return outcomes(probs, batch["label"]), batch["replaced"]
+    def reduce(rows: Rows) -> tuple[Scores, np.ndarray, Posterior | None]:
+        found = scores.of(rows.posterior.probs, rows.labels, rows.posterior.steps_used)
+        return found, rows.replaced, None if keep is None else rows.posterior
 
-    scored = _over(predict, variables, source, mesh, score, batch_size, proceed)
-    if scored is None:
+    parts, replaced = [], 0
+    found = batches(
+        program,
+        variables,
+        source,
+        reduce,
+        batch_size=batch_size,
+        proceed=proceed,
+        waiting=waiting,
+    )
+    for part, others, answer in found:
+        parts.append(part)
+        replaced += int(others.sum())
+        if keep is not None and answer is not None:
+            keep(answer)
+    if sum(len(part.labels) for part in parts) < len(source):
         return None
-    results, replaced = scored
-    return summarize(results) | {"replaced_images": int(replaced.sum())}
+    return Evaluation(scores.join(parts), replaced)
 
 
-class Predictions(NamedTuple):
-    """The posteriors of all N examples of a source, in its order."""
-
-    labels: np.ndarray  # i32[N]
-    answer: Traced  # NumPy arrays
-    replaced: np.ndarray  # bool[N], whether another image was shown, as its own is broken
-
-
-def collect(
-    predict: Predict,
+def batches(
+    program: Program,
     variables: chex.ArrayTree,
     source: data.Source,
-    mesh: Mesh,
+    reduce: Callable[[Rows], Columns],
     *,
     batch_size: int,
     proceed: Callable[[], bool] = lambda: True,
-) -> Predictions | None:
-    """As `evaluate`, but the posteriors themselves, all of them on every process.
+    waiting: Waiting = contextlib.nullcontext,
+) -> Iterator[Columns]:
+    """What `reduce` makes of the posteriors, batch after batch, in the order of the source.
+
+    Each process works on its share of a batch, and all get the whole of it, without padding. So
+    the processes go in step, and none waits for another longer than a batch takes.
 
     Args:
-      predict: from `make_predict` with a `TracedPosterior`.
+      program: of the network and the sampler.
       variables: `(params, stats)`.
       source: the examples.
-      mesh: the devices.
-      batch_size: global.
-      proceed: asked before each batch, with the same answer on every process.
+      reduce: from a process's rows to as many rows of other columns: what the processes exchange.
+      batch_size: of all processes; rounded up to a multiple of the devices, for padding is harmless
+        and is dropped.
+      proceed: asked before each batch, with the same answer on every process; False ends it.
+      waiting: surrounds each wait for the other processes.
 
-    Returns:
-      None if `proceed` said no.
+    Raises:
+      UserError: `reduce` raised one, on this process or on another.
     """
-
-    def keep(answer: Traced, batch: data.Batch) -> Predictions:
-        return Predictions(batch["label"], answer, batch["replaced"])
-
-    return _over(predict, variables, source, mesh, keep, batch_size, proceed)
-
-
-def _over(
-    predict: Predict,
-    variables: chex.ArrayTree,
-    source: data.Source,
-    mesh: Mesh,
-    reduce: Callable[[Any, data.Batch], Any],
-    batch_size: int,
-    proceed: Callable[[], bool],
-) -> Any:
-    """What `reduce` makes of the posteriors of each batch, joined: each example once, in order.
-
-    So sums do not depend on who scored an example. Of the padding too, which repeats the last
-    example, and keeps the shapes of all processes equal until it is dropped.
-    """
-    parts: list[Any] = []
-    waiting: tuple[Any, data.Batch] | None = None
-    batches = data.eval_batches(
+    loaded = data.eval_batches(
         source,
-        batch_size=batch_size,
+        batch_size=parallel.round_up(batch_size, program.mesh.size),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
-    def finish(answer: Any, batch: data.Batch) -> None:
-        local = jax.tree.map(to_host, answer)
-        parts.append((batch["index"], batch["valid"], reduce(local, batch)))
+    def finish(answer: Posterior, batch: data.Batch, waiting: Waiting) -> Columns:
+        replaced = batch.get("replaced", np.zeros_like(batch["valid"]))
+        rows = Rows(batch["label"], replaced, jax.tree.map(parallel.to_host, answer))
+        fault = None
+        try:
+            reduced = reduce(rows)
+        except UserError as error:
+            fault = error
+        with waiting():
+            # Or the others would wait for this process in vain.
+            if parallel.any_process(fault is not None):
+                raise fault or UserError(
+                    "expected posteriors that can be scored, found some on another process that "
+                    "cannot; see its message"
+                )
+            valid, columns = _gather((batch["valid"], reduced))
+        return jax.tree.map(lambda column: column[valid], columns)
 
-    with contextlib.closing(batches):
-        for batch in batches:
+    previous: tuple[Posterior, data.Batch] | None = None
+    # Of the first batch nobody counts: a process may compile longer than the others.
+    patience: Waiting = contextlib.nullcontext
+    with contextlib.closing(loaded):
+        for batch in loaded:
             if not proceed():
-                return None
-            inputs = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
-            answer = predict(variables, shard(inputs, mesh))
+                return
+            answer = program(variables, batch)
             # The devices work on this batch while the host takes the one before.
-            if waiting is not None:
-                finish(*waiting)
-            waiting = answer, batch
-    assert waiting is not None
-    finish(*waiting)
-    joined = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
-    index, valid, results = jax.tree.map(parallel.gather, joined)
-    rows = np.flatnonzero(valid)
-    rows = rows[np.argsort(index[rows], kind="stable")]
-    return jax.tree.map(lambda column: column[rows], results)
+            if previous is not None:
+                yield finish(*previous, patience)
+                patience = waiting
+            previous = answer, batch
+    if previous is not None:
+        yield finish(*previous, patience)
+
+
+def _gather(columns: Columns) -> Columns:
+    """A tree of columns [b, ...] of each process as one of [P·b, ...], in one exchange."""
+    if jax.process_count() == 1:
+        return columns
+    leaves, structure = jax.tree.flatten(columns)
+    raw = [np.ascontiguousarray(leaf).reshape(len(leaf), -1).view(np.uint8) for leaf in leaves]
+    ends = np.cumsum([part.shape[1] for part in raw])
+    together = parallel.gather(np.concatenate(raw, axis=1))
+    parts = np.split(together, ends[:-1], axis=1)
+    return jax.tree.unflatten(
+        structure,
+        [
+            np.ascontiguousarray(part).view(leaf.dtype).reshape(-1, *leaf.shape[1:])
+            for part, leaf in zip(parts, leaves, strict=True)
+        ],
+    )

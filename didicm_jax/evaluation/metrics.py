@@ -6,6 +6,7 @@ reduces each posterior to six numbers, `summarize` averages those.
 Shapes: N examples, K classes.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ NLL_FLOOR = float(np.finfo(np.float32).eps)
 _SUM_TOLERANCE = 1e-3
 # Bins of the calibration errors (Guo et al. 2017).
 BINS = 15
+# Numbers that are worked on at a time: temporaries in float64 are as many, whatever N·K is.
+_CHUNK = 2**21
 
 
 class Outcomes(NamedTuple):
@@ -59,8 +62,23 @@ def outcomes(probs: np.ndarray, labels: np.ndarray) -> Outcomes:
         raise ValueError(
             f"expected probs [N,K] and labels [N], found {probs.shape}, {labels.shape}"
         )
-    probs = np.asarray(probs, np.float64)
     _check_values(probs, labels)
+    parts = [_outcomes(probs[rows], labels[rows]) for rows in chunks(probs)]
+    return Outcomes(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def chunks(probs: np.ndarray) -> Iterator[slice]:
+    """Neighbouring rows of [N,K], few enough that working on them costs little memory.
+
+    At least one slice, of no rows where there are none.
+    """
+    rows = max(1, _CHUNK // max(1, probs.shape[1]))
+    for start in range(0, max(1, len(probs)), rows):
+        yield slice(start, start + rows)
+
+
+def _outcomes(probs: np.ndarray, labels: np.ndarray) -> Outcomes:
+    probs = np.asarray(probs, np.float64)
     num_classes = probs.shape[1]
     of_label = np.take_along_axis(probs, labels[:, None], axis=1)
     tied_before = (probs == of_label) & (np.arange(num_classes) < labels[:, None])
@@ -211,20 +229,22 @@ def _calibration_error(results: Outcomes, inner_edges: np.ndarray) -> float:
 
 
 def _check_values(probs: np.ndarray, labels: np.ndarray) -> None:
-    finite = np.all(np.isfinite(probs), axis=1)
+    finite = np.concatenate([np.isfinite(probs[rows]).all(axis=1) for rows in chunks(probs)])
     if not np.all(finite):
         raise UserError(
             f"expected finite probabilities, found NaN or infinity in {np.sum(~finite)} of"
             f" {len(probs)} posteriors (the first at row {np.argmin(finite)}): the model has"
             " diverged; evaluate an earlier checkpoint or train with a lower learning rate"
         )
-    total = np.sum(probs, axis=1)
-    if len(probs) and (np.min(probs) < 0 or np.max(np.abs(total - 1)) > _SUM_TOLERANCE):
+    if not len(probs):
+        return
+    total = np.concatenate([probs[rows].sum(axis=1, dtype=np.float64) for rows in chunks(probs)])
+    if np.min(probs) < 0 or np.max(np.abs(total - 1)) > _SUM_TOLERANCE:
         raise ValueError(
             f"expected rows of probabilities ≥ 0 that sum to 1, found a smallest entry of"
             f" {np.min(probs):.3g} and sums from {np.min(total):.6g} to {np.max(total):.6g}"
         )
-    if len(labels) and (np.min(labels) < 0 or np.max(labels) >= probs.shape[1]):
+    if np.min(labels) < 0 or np.max(labels) >= probs.shape[1]:
         raise ValueError(
             f"expected labels in 0..{probs.shape[1] - 1}, found {np.min(labels)} to"
             f" {np.max(labels)}"

@@ -6,7 +6,7 @@ Shapes: N examples, K classes.
 import numpy as np
 from scipy import optimize, special
 
-from didicm_jax.evaluation.metrics import NLL_FLOOR
+from didicm_jax.evaluation.metrics import NLL_FLOOR, chunks
 
 _RANGE = (0.02, 50.0)
 _TINY = np.finfo(np.float32).tiny  # a probability of 0 has a logarithm
@@ -21,9 +21,11 @@ def fit(probs: np.ndarray, labels: np.ndarray) -> float:
     """
 
     def nll(log_temperature: float) -> float:
-        scaled = apply(probs, float(np.exp(log_temperature)))
-        at_label = scaled[np.arange(len(labels)), labels]
-        return -float(np.log(np.maximum(at_label, NLL_FLOOR)).mean())
+        at_label = []
+        for rows in chunks(probs):
+            scaled = apply(probs[rows], float(np.exp(log_temperature)))
+            at_label.append(np.take_along_axis(scaled, labels[rows][:, None], axis=1)[:, 0])
+        return -float(np.log(np.maximum(np.concatenate(at_label), NLL_FLOOR)).mean())
 
     found = optimize.minimize_scalar(nll, bounds=np.log(_RANGE), method="bounded")
     return float(np.exp(found.x))

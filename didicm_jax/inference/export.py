@@ -8,12 +8,11 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import export
 
-from didicm_jax.config import build
-from didicm_jax.inference import posterior
+from didicm_jax.inference import posterior, program
 from didicm_jax.inference.network import Network
+from didicm_jax.parallel import make_mesh
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -28,17 +27,13 @@ def serialize(run: Network) -> bytes:
     Args:
       run: with the sampler to use in its config.
     """
-    answer = posterior.create(run.config, run.description.num_classes)
-    normalize = build.policy(run.config).eval
-    seed = run.config.seed
+    mesh = make_mesh(jax.local_devices()[:1])
+    answer = program.create(run.config, run.graphdef, run.description.num_classes, mesh)
     variables = jax.device_get(run.variables)
 
     def posteriors(images: chex.Array) -> chex.Array:
-        model = nnx.merge(run.graphdef, *variables)
-        model.eval()
-        places = jnp.arange(images.shape[0], dtype=jnp.int32)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), places)
-        return answer(model, normalize(images), keys)
+        index = jnp.arange(images.shape[0], dtype=jnp.int32)
+        return answer.apply(variables, {"image": images, "index": index}).probs
 
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *run.description.image_shape), jnp.uint8)

@@ -15,13 +15,9 @@ from didicm_jax import config as configuration
 from didicm_jax import diffusion
 from didicm_jax.config import build
 
-# (model in evaluation mode, images f32[B,H,W,C], keys key[B]) -> probabilities f32[B,K]; the keys
-# are for samplers that draw. The model is a `models.ScoreModel` or a `models.Classifier`.
-Posterior = Callable[[Any, chex.Array, chex.PRNGKey], chex.Array]
 
-
-class Traced(NamedTuple):
-    """A posterior and the way there."""
+class Posterior(NamedTuple):
+    """What a network and its sampler say of a batch."""
 
     probs: chex.Array  # f32[B, K]
     # f32[B, S + 1, K], from the uniform start to `probs`; None for a sampler that diffuses no
@@ -30,55 +26,55 @@ class Traced(NamedTuple):
     steps_used: chex.Array | None = None  # i32[B], of samplers that may stop before S
 
 
-# As `Posterior`, with the way there.
-TracedPosterior = Callable[[Any, chex.Array, chex.PRNGKey], Traced]
+# (model in evaluation mode, images f32[B,H,W,C], keys key[B]) -> posteriors; the keys are for
+# samplers that draw. The model is a `models.ScoreModel` or a `models.Classifier`.
+Answer = Callable[[Any, chex.Array, chex.PRNGKey], Posterior]
 
 # (score function, key or None, B) -> posteriors
-Sampler = Callable[[diffusion.ScoreFn, chex.PRNGKey | None, int], Traced]
+Sampler = Callable[[diffusion.ScoreFn, chex.PRNGKey | None, int], Posterior]
 
 
-def create(config: ml_collections.ConfigDict, num_classes: int) -> Posterior:
-    """The posterior of `config.method`, by `config.sampler` where it is a diffusion."""
-    traced = create_traced(config, num_classes, return_trajectory=False)
-    return lambda model, images, keys: traced(model, images, keys).probs
+def create(
+    config: ml_collections.ConfigDict, num_classes: int, *, trajectory: bool = False
+) -> Answer:
+    """The posterior of `config.method`, by `config.sampler` where it is a diffusion.
 
-
-def create_traced(
-    config: ml_collections.ConfigDict, num_classes: int, *, return_trajectory: bool = True
-) -> TracedPosterior:
-    """As `create`, together with the steps that led to the posterior where there are any."""
+    Args:
+      config: of the run.
+      num_classes: K.
+      trajectory: also give the way to each posterior, where the sampler has one.
+    """
     if config.method == "cross_entropy":
-        return lambda model, images, keys: Traced(softmax(model, images, keys))
+        return softmax
     if config.method == "binary_cross_entropy":
-        return lambda model, images, keys: Traced(normalized_sigmoid(model, images, keys))
+        return normalized_sigmoid
     settings = config.sampler
     schedule = build.noise_schedule(config)
-    if settings.name == "one_shot":
-        return _together(
-            lambda score_fn, key, size: Traced(
-                diffusion.one_shot(
-                    score_fn, schedule, batch_size=size, num_classes=num_classes, time=settings.time
-                )
-            )
-        )
-    if settings.name == "cl":
-        return _one_by_one(
-            lambda score_fn, key, size: Traced(
-                diffusion.sample_cl(
-                    key,
-                    score_fn,
-                    schedule,
-                    batch_size=size,
-                    num_classes=num_classes,
-                    steps=settings.steps,
-                    chains=settings.chains,
-                    grid=build.grid(config),
-                    min_time=settings.min_time,
-                ).probs
+
+    def one_shot(score_fn: diffusion.ScoreFn, key: chex.PRNGKey | None, size: int) -> Posterior:
+        return Posterior(
+            diffusion.one_shot(
+                score_fn, schedule, batch_size=size, num_classes=num_classes, time=settings.time
             )
         )
 
-    def diffuse(score_fn: diffusion.ScoreFn, key: chex.PRNGKey | None, size: int) -> Traced:
+    def labels(score_fn: diffusion.ScoreFn, key: chex.PRNGKey | None, size: int) -> Posterior:
+        sample = diffusion.sample_cl(
+            key,
+            score_fn,
+            schedule,
+            batch_size=size,
+            num_classes=num_classes,
+            steps=settings.steps,
+            chains=settings.chains,
+            grid=build.grid(config),
+            min_time=settings.min_time,
+        )
+        return Posterior(sample.probs)
+
+    def probabilities(
+        score_fn: diffusion.ScoreFn, key: chex.PRNGKey | None, size: int
+    ) -> Posterior:
         sample = diffusion.sample_cp(
             score_fn,
             schedule,
@@ -91,11 +87,15 @@ def create_traced(
             min_time=settings.min_time,
             tolerance=settings.tolerance,
             key=key,
-            return_trajectory=return_trajectory,
+            return_trajectory=trajectory,
         )
-        return Traced(sample.probs, sample.trajectory, sample.steps_used)
+        return Posterior(sample.probs, sample.trajectory, sample.steps_used)
 
-    return _one_by_one(diffuse) if settings.query == "random" else _together(diffuse)
+    if settings.name == "one_shot":
+        return _together(one_shot)
+    if settings.name == "cl":
+        return _one_by_one(labels)
+    return _one_by_one(probabilities) if settings.query == "random" else _together(probabilities)
 
 
 def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
@@ -110,34 +110,34 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     return {"sampler": config.sampler.name, "steps": 1} | settings
 
 
-def softmax(model: Any, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
-    """The posterior of a classifier trained with softmax cross-entropy, f32[B,K]."""
-    return jax.nn.softmax(model(images))
+def softmax(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
+    """The posterior of a classifier trained with softmax cross-entropy."""
+    return Posterior(jax.nn.softmax(model(images)))
 
 
-def normalized_sigmoid(model: Any, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
-    """One sigmoid per class, normalised (binary cross-entropy gives no joint), f32[B,K]."""
+def normalized_sigmoid(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
+    """One sigmoid per class, normalised: binary cross-entropy gives no joint distribution."""
     # In log space: with thousands of classes every sigmoid of a blank image can underflow.
-    return jax.nn.softmax(jax.nn.log_sigmoid(model(images)))
+    return Posterior(jax.nn.softmax(jax.nn.log_sigmoid(model(images))))
 
 
-def _together(sampler: Sampler) -> TracedPosterior:
+def _together(sampler: Sampler) -> Answer:
     """A sampler that draws nothing: the whole batch at once."""
 
-    def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Traced:
+    def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
         return sampler(partial(model.score, model.encode(images)), None, images.shape[0])
 
     return posterior
 
 
-def _one_by_one(sampler: Sampler) -> TracedPosterior:
+def _one_by_one(sampler: Sampler) -> Answer:
     """A sampler that draws: mapped over images, each with a key of its own.
 
     So a posterior does not depend on the batch, or the device, that its image fell into.
     """
 
-    def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Traced:
-        def one(key: chex.PRNGKey, features: chex.ArrayTree) -> Traced:
+    def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
+        def one(key: chex.PRNGKey, features: chex.ArrayTree) -> Posterior:
             features = jax.tree.map(lambda x: x[None], features)
             return jax.tree.map(lambda x: x[0], sampler(partial(model.score, features), key, 1))
 

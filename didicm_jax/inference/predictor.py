@@ -14,13 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from didicm_jax import data
-from didicm_jax.config import build
 from didicm_jax.data import inputs
 from didicm_jax.data.options import cores
 from didicm_jax.errors import UserError
-from didicm_jax.evaluation.loop import make_predict
-from didicm_jax.inference import network, posterior, sweep
-from didicm_jax.parallel import make_mesh, replicated, round_up, shard
+from didicm_jax.inference import network, program, sweep
+from didicm_jax.inference.posterior import Posterior
+from didicm_jax.parallel import make_mesh, replicated, round_up
 from didicm_jax.run import RunFolder
 
 BUCKETS = (1, 8, 64)
@@ -33,7 +32,7 @@ class Prediction:
     classes: tuple[str, ...]
     """The name of the most probable class of each."""
     labels: np.ndarray
-    """i32[N], its number; of equals the first."""
+    """i32[N], its number; the lowest where several classes are equally probable."""
     probs: np.ndarray
     """f32[N, K], the posterior."""
     trajectory: np.ndarray | None
@@ -82,15 +81,8 @@ class Predictor:
         whole = data.shows_whole(config.data.name)
         self._eval_crop = None if whole else config.data.eval_crop
         self._max_pixels = config.data.max_pixels
-        traced = posterior.create_traced(
-            config, self._described.num_classes, return_trajectory=trajectory
-        )
-        self._predict = make_predict(
-            run.graphdef,
-            traced,
-            build.policy(config).eval,
-            self._mesh,
-            seed=config.seed,
+        self._program = program.create(
+            config, run.graphdef, run.description.num_classes, self._mesh, trajectory=trajectory
         )
         self._variables = jax.device_put(run.variables, replicated(self._mesh))
 
@@ -206,20 +198,26 @@ class Predictor:
             found = enumerate(pool.map(one, range(len(images))))
             return pixels, {row: fault for row, fault in found if fault is not None}
 
-    def predict(self, pixels: np.ndarray) -> Prediction:
+    def predict(self, pixels: np.ndarray, *, first: int = 0) -> Prediction:
         """Predicts images that are as the network takes them.
 
         Args:
           pixels: u8[N, H, W, C], from `load`.
+          first: the number of the first image. What a sampler draws for an image is a function of
+            its number, so who asks for a long row of images in parts numbers them through, and gets
+            what one call for all of them gives.
         """
         parts = batches(len(pixels), self._buckets)
         read = lambda part: pixels[part.start : part.start + part.images]  # noqa: E731
-        return self._prediction(list(self._answers(parts, read)))
+        return self._prediction(list(self._answers(parts, read, first)))
 
     def _answers(
-        self, parts: Iterable["Part"], read: Callable[["Part"], np.ndarray | None]
-    ) -> Iterator[posterior.Traced]:
-        """The answers to each part; none to one that is not there."""
+        self,
+        parts: Iterable["Part"],
+        read: Callable[["Part"], np.ndarray | None],
+        first: int = 0,
+    ) -> Iterator[Posterior]:
+        """The answers to each part, numbered from `first`; none to one that is not there."""
         waiting: tuple[Any, int] | None = None
         for part in parts:
             pixels = read(part)
@@ -227,9 +225,8 @@ class Predictor:
                 continue
             padded = np.zeros((part.size, *self.image_shape), np.uint8)
             padded[: part.images] = pixels
-            index = np.arange(part.start, part.start + part.size, dtype=np.int32)
-            batch = shard({"image": padded, "index": index}, self._mesh)
-            running = self._predict(self._variables, batch)
+            index = first + part.start + np.arange(part.size)
+            running = self._program(self._variables, {"image": padded, "index": index})
             # The device works on this batch while the host fetches the last and reads the next.
             if waiting is not None:
                 yield _fetch(*waiting)
@@ -237,7 +234,7 @@ class Predictor:
         if waiting is not None:
             yield _fetch(*waiting)
 
-    def _prediction(self, answers: Sequence[posterior.Traced]) -> Prediction:
+    def _prediction(self, answers: Sequence[Posterior]) -> Prediction:
         answer = jax.tree.map(lambda *parts: np.concatenate(parts), *answers)
         finite = np.isfinite(answer.probs).all(-1)
         if not finite.all():
@@ -261,9 +258,10 @@ class Part(NamedTuple):
 def batches(total: int, buckets: Sequence[int]) -> Iterator[Part]:
     """Cuts `total` images into batches of the sizes in `buckets`, which ascend.
 
-    The rest that fills no bucket is padded to the smallest that holds it if that is half full at
-    least, so padding at most doubles the work; but for less than half of the smallest bucket. None
-    at all are one empty batch, which says what shape nothing has.
+    A rest that fills no bucket is padded to the smallest bucket that holds it, if that one is then
+    at least half full: padding never more than doubles the work, except for a rest below half of
+    the smallest bucket. No images at all still make one batch of padding, whose results have the
+    right shapes without any row.
     """
     start = 0
     while start < max(total, 1):
@@ -278,6 +276,6 @@ def batches(total: int, buckets: Sequence[int]) -> Iterator[Part]:
         start += max(images, 1)
 
 
-def _fetch(running: Any, count: int) -> posterior.Traced:
+def _fetch(running: Any, count: int) -> Posterior:
     """The first `count` rows of a batch, on the host."""
     return jax.tree.map(lambda x: np.asarray(x)[:count], running)

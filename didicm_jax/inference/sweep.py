@@ -31,15 +31,17 @@ def variations(
         return [config]
     if config.method != "didicm":
         raise UserError(
-            f"--{_flag(next(iter(choices)))}: expected a run of method didicm, found "
-            f"{config.method}, which has no sampler; leave it out"
+            f"expected a run of method didicm, found {config.method}, which has no sampler; leave "
+            "it out",
+            about=_name(next(iter(choices))),
         )
     names = choices.get("name", [config.sampler.name])
     for key in choices:
         if key != "name" and not any(key in configuration.sampler_reads(name) for name in names):
             raise UserError(
-                f"--{_flag(key)}: expected a sampler that reads it, found "
-                f"{', '.join(map(str, names))}; leave it out or add another to --sampler"
+                f"expected a sampler that reads it, found {', '.join(map(str, names))}; leave it "
+                "out or add another sampler",
+                about=_name(key),
             )
     result = []
     for name in names:
@@ -92,6 +94,6 @@ def changed(
     return result
 
 
-def _flag(key: str) -> str:
-    """The flag of `launch/main.py` for a key of `config.sampler`."""
+def _name(key: str) -> str:
+    """What a choice of a key of `config.sampler` is called."""
     return "sampler" if key == "name" else key

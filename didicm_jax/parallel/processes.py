@@ -4,11 +4,13 @@ Every process runs the same code on its own devices and its own share of the dat
 writes reports. With one process everything here is free.
 """
 
+import contextlib
 import faulthandler
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -142,6 +144,15 @@ class Watch:
     def rest(self) -> None:
         """Stops counting until the next `beat`, for what waits for more than the others."""
         self._last = None
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts within alone: a wait for nothing but the others."""
+        self.beat()
+        try:
+            yield
+        finally:
+            self.rest()
 
     def __enter__(self) -> Self:
         if jax.process_count() > 1:

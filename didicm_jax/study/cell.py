@@ -11,9 +11,8 @@ import ml_collections
 import numpy as np
 
 from didicm_jax import evaluation
-from didicm_jax.cli.options import OtherData
-from didicm_jax.cli.subject import open_subject
-from didicm_jax.evaluation import report, temperature
+from didicm_jax.evaluation import report, scores, temperature
+from didicm_jax.evaluation.subject import open_subject
 from didicm_jax.inference import posterior, sweep
 from didicm_jax.run import Description, RunFolder
 from didicm_jax.study import methods
@@ -74,19 +73,22 @@ def _samplers(
     config = folder.config
     shown = copy.deepcopy(config)
     shown.data.eval_split = cell.test_split
-    own = OtherData(None, None, None, None)
-    held_out = open_subject(folder, config, "latest", own)
-    test = open_subject(folder, shown, "latest", own)
+    held_out = open_subject(folder, config, "latest")
+    test = open_subject(folder, shown, "latest")
     records = []
     for chosen in _sampling(config, cell.values.get(METHOD)):
-        answer = held_out.ask(chosen, lambda: True)
-        found = {"validation": answer(held_out.source), "test": answer(test.source)}
+        answer = held_out.program(chosen)
+        found = {
+            split: scores.join(each.batches(answer, lambda rows: rows))
+            for split, each in (("validation", held_out), ("test", test))
+        }
         described = posterior.describe(chosen)
         cost = passes.of(int(str(described["steps"])))
         validation = found["validation"]
-        scale = temperature.fit(validation.answer.probs, validation.labels)
+        scale = temperature.fit(validation.posterior.probs, validation.labels)
         metrics = {
-            split: _metrics(each.answer.probs, each.labels, scale) for split, each in found.items()
+            split: _metrics(each.posterior.probs, each.labels, scale)
+            for split, each in found.items()
         }
         records.append(
             {"label": sweep.label(chosen), **described, "temperature": scale}

@@ -5,12 +5,12 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from didicm_jax import files, parallel
+from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
-from didicm_jax.inference import posterior
+from didicm_jax.evaluation import record
+from didicm_jax.inference.program import Program
 from didicm_jax.run import RunFolder, checkpoints, journal
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
@@ -86,30 +86,30 @@ class _Training:
         if start:
             done = start >= total
             self._say(f"{'finished at' if done else 'continuing from'} step {start}")
-        metrics = None
+        found = None
         if start and self._evaluates_at(start):
-            metrics = self._catch_up(reporter, start, current)
-            if metrics is None and self._asked_to_stop():
+            found = self._catch_up(reporter, start, current)
+            if found is None and self._asked_to_stop():
                 return self._stopped(start)
         if start < total:
-            start, metrics = self._steps(reporter, start, current)
+            start, found = self._steps(reporter, start, current)
         parallel.any_process(False)  # all have come this far
         self.watch.rest()
         self.checkpoints.finish()
         reporter.finish()
-        if metrics is None:
+        if found is None:
             return self._stopped(start)
-        return Outcome(_conclude(self.plan, self.folder, metrics, total), total, "")
+        return Outcome(_conclude(self.plan, self.folder, found, total), total, "")
 
     def _steps(
         self, reporter: journal.Reporter, start: int, current: state.TrainState
-    ) -> tuple[int, dict[str, float] | None]:
+    ) -> tuple[int, evaluation.Evaluation | None]:
         """From step `start` to the end: the last step done, and its evaluation unless stopped."""
         config, total = self.plan.config, self.durations.total
         feed = self.stack.enter_context(contextlib.closing(_feed(self.plan, start)))
         step_fn = make_step(self.plan, donate=not self.debug_nans)
         pace = Pace(feed, config.train.batch_size)
-        batch, previous, metrics = feed.take(), None, None
+        batch, previous, found = feed.take(), None, None
         for step in range(start + 1, total + 1):
             before = current if self.debug_nans else None
             batch |= self._host_words(feed)
@@ -129,19 +129,19 @@ class _Training:
             pace.steps += 1
             if last or step % self.durations.log == 0:
                 self._report(reporter, step, results, pace)
-            metrics = None
+            found = None
             if stopping or self._evaluates_at(step) or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
                 self._save(reporter, step, current)
                 pace.saved(time.monotonic() - saving)
             if self._evaluates_at(step) and not (stopping and not last):
-                metrics = self._evaluate(reporter, step, current)
-                stopping = stopping or metrics is None
+                found = self._evaluate(reporter, step, current)
+                stopping = stopping or found is None
                 pace.restart()
             self.checkpoints.check()
             if stopping:
-                return step, metrics if last else None
-        return total, metrics
+                return step, found if last else None
+        return total, found
 
     def _save(
         self,
@@ -159,7 +159,7 @@ class _Training:
 
     def _catch_up(
         self, reporter: journal.Reporter, step: int, current: state.TrainState
-    ) -> dict[str, float] | None:
+    ) -> evaluation.Evaluation | None:
         """The evaluation of a restored step, where it was interrupted or is the last."""
         last = step == self.durations.total
         known = parallel.any_process(reporter.has_evaluation(step))
@@ -167,27 +167,27 @@ class _Training:
             return None
         if not known:
             return self._evaluate(reporter, step, current)
-        metrics = self._measure(current)
-        if metrics is not None:
-            self._say(journal.summary(metrics))
-        return metrics
+        found = self._measure(current)
+        if found is not None:
+            self._say(journal.summary(found.metrics))
+        return found
 
     def _evaluates_at(self, step: int) -> bool:
         return step == self.durations.total or step % self.durations.evaluate == 0
 
     def _evaluate(
         self, reporter: journal.Reporter, step: int, current: state.TrainState
-    ) -> dict[str, float] | None:
+    ) -> evaluation.Evaluation | None:
         """Evaluates a step that is saved, and says so; None if a stop came in between."""
-        metrics = self._measure(current)
-        if metrics is not None:
+        found = self._measure(current)
+        if found is not None:
             # The record last: where it is missing, the next start evaluates again.
-            self._save(reporter, step, current, metrics["top1"])
-            reporter.evaluation(step, metrics)
-        return metrics
+            self._save(reporter, step, current, found.metrics["top1"])
+            reporter.evaluation(step, found.metrics)
+        return found
 
-    def _measure(self, current: state.TrainState) -> dict[str, float] | None:
-        """The metrics, or None if a stop came in between."""
+    def _measure(self, current: state.TrainState) -> evaluation.Evaluation | None:
+        """The scores, or None if a stop came in between."""
 
         def proceed() -> bool:
             self.watch.beat()
@@ -197,8 +197,7 @@ class _Training:
             self.predict,
             current.averaged,
             self.plan.dataset.test,
-            self.plan.mesh,
-            batch_size=_evaluation_batch(self.plan),
+            batch_size=self.plan.config.evaluation.batch_size,
             proceed=proceed,
         )
 
@@ -235,14 +234,14 @@ class _Training:
         """Logs a step, which waits for it."""
         results = jax.device_get(results)
         applied = step - int(results.skipped)
-        record = {
+        logged = {
             "loss": float(results.loss),
             "learning_rate": float(self.plan.learning_rate(max(applied - 1, 0))),
             "grad_norm": float(results.grad_norm),
             "skipped_steps": int(results.skipped),
             "replaced_images": int(results.replaced),
         }
-        reporter.train(step, record | pace.record())
+        reporter.train(step, logged | pace.record())
 
     def _say(self, text: str) -> None:
         if self.reporter is not None:  # which has the live line to keep
@@ -265,24 +264,25 @@ def _feed(run: Run, step: int) -> Feed:
     )
 
 
-def _evaluation_batch(run: Run) -> int:
-    # Padding is masked, so any number of devices will do.
-    return parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
-
-
-def _evaluation_program(run: Run) -> evaluation.Predict:
+def _evaluation_program(run: Run) -> Program:
     """The program of the evaluations, traced: a mistake in it costs no training."""
-    predict, size = make_predict(run), _evaluation_batch(run)
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *run.dataset.image_shape), jnp.uint8),
-        "index": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
-    jax.eval_shape(predict, run.abstract, batch)
-    return predict
+    program = make_predict(run)
+    # Padding is masked, so any number of devices will do.
+    batch_size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
+    program.trace(run.abstract, run.dataset.image_shape, batch_size)
+    return program
 
 
-def _conclude(run: Run, folder: RunFolder, metrics: dict[str, float], step: int) -> dict[str, Any]:
-    result = metrics | posterior.describe(run.config) | {"step": step}
+def _conclude(
+    run: Run, folder: RunFolder, found: evaluation.Evaluation, step: int
+) -> dict[str, Any]:
+    result = record.of(
+        [record.of_sampler(run.config, found.scores)],
+        found,
+        step=step,
+        dataset=run.config.data.name,
+        class_names=run.dataset.class_names,
+    )
     if parallel.is_main():
-        files.write_json(folder.evaluation_file, result)
+        record.write(folder.path, result)
     return result

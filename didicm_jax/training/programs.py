@@ -1,7 +1,6 @@
 """The compiled programs of a run."""
 
-from didicm_jax.evaluation import loop as evaluation
-from didicm_jax.inference import posterior
+from didicm_jax.inference import program
 from didicm_jax.training import objectives
 from didicm_jax.training.plan import Run
 from didicm_jax.training.step import (
@@ -42,12 +41,6 @@ def make_step(run: Run, *, donate: bool = True) -> TrainStep:
     )
 
 
-def make_predict(run: Run) -> evaluation.Predict:
-    """The jitted map from bytes to posteriors of a run's network and sampler."""
-    return evaluation.make_predict(
-        run.graphdef,
-        posterior.create(run.config, run.dataset.num_classes),
-        run.policy.eval,
-        run.mesh,
-        seed=run.config.seed,
-    )
+def make_predict(run: Run) -> program.Program:
+    """The map from bytes to posteriors of a run's network and sampler."""
+    return program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)

@@ -17,9 +17,8 @@ from flax import nnx
 
 from didicm_jax import config as configuration
 from didicm_jax import data
-from didicm_jax.config import build
 from didicm_jax.evaluation import loop
-from didicm_jax.inference import posterior
+from didicm_jax.inference import program
 from didicm_jax.parallel import make_mesh, replicated
 
 _RESOLUTION, _CLASSES, _STEPS = 28, 10, 8
@@ -43,9 +42,7 @@ def run(images: int = 10_000, batch: int = 500, repeats: int = 3) -> Iterator[di
     source = data.ArraySource(pixels, random.integers(0, _CLASSES, images))
     config = configuration.default()
     config.sampler.steps = _STEPS
-    predict = loop.make_predict(
-        graphdef, posterior.create(config, _CLASSES), build.policy(config).eval, mesh, seed=0
-    )
+    predict = program.create(config, graphdef, _CLASSES, mesh)
     resident = jnp.zeros((batch, _RESOLUTION, _RESOLUTION, 1))
     labels, sigma = jnp.zeros(batch, jnp.int32), jnp.ones(batch)
 
@@ -60,7 +57,7 @@ def run(images: int = 10_000, batch: int = 500, repeats: int = 3) -> Iterator[di
             one_pass(variables, resident).block_until_ready()
 
     def evaluate() -> None:
-        loop.evaluate(predict, variables, source, mesh, batch_size=batch)
+        loop.evaluate(predict, variables, source, batch_size=batch)
 
     rounds = in_turns({"evaluate": evaluate, "passes": passes}, repeats=repeats)
     yield {

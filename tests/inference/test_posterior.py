@@ -1,4 +1,4 @@
-"""Posteriors and the evaluation loop around a network with a known answer."""
+"""Posteriors of a network with a known answer."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from flax import nnx
 from didicm_jax import config as configuration
 from didicm_jax import data, parallel
 from didicm_jax.config import build
-from didicm_jax.evaluation import loop, metrics
 from didicm_jax.inference import posterior
+from didicm_jax.inference.program import Program
 
 CLASSES = 6
 
@@ -52,21 +52,18 @@ def predict_all(logits, config, batch_size=8):
     """Through the mapped prediction over four devices, padded like an evaluation."""
     mesh = parallel.make_mesh()
     graphdef, params, stats = nnx.split(Exact(), nnx.Param, nnx.BatchStat)
-    predict = loop.make_predict(
+    program = Program(
         graphdef,
         posterior.create(config, CLASSES),
         lambda images: images.astype(jnp.float32),
         mesh,
         seed=3,
     )
+    variables = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
     source = data.ArraySource(logits[:, None, :, None], np.zeros(len(logits), np.int32))
     rows = []
     for batch in data.eval_batches(source, batch_size=batch_size):
-        inputs = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
-        probs = predict(
-            (nnx.to_pure_dict(params), nnx.to_pure_dict(stats)), parallel.shard(inputs, mesh)
-        )
-        rows.append(np.asarray(probs)[batch["valid"]])
+        rows.append(np.asarray(program(variables, batch).probs)[batch["valid"]])
     return np.concatenate(rows)
 
 
@@ -112,41 +109,6 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
         predict_all(logits, config, batch_size=12),
         rtol=1e-3,
     )
-
-
-def test_an_evaluation_counts_every_example_once(logits):
-    labels = np.arange(11, dtype=np.int32) % CLASSES
-    mesh = parallel.make_mesh()
-    graphdef, params, stats = nnx.split(Exact(), nnx.Param, nnx.BatchStat)
-    predict = loop.make_predict(
-        graphdef, posterior.softmax, lambda images: images.astype(jnp.float32), mesh, seed=0
-    )
-    source = data.ArraySource(logits[:, None, :, None], labels)
-    variables = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
-    found = loop.evaluate(predict, variables, source, mesh, batch_size=8)
-    expected = metrics.summarize(metrics.outcomes(softmax(logits), labels))
-    assert found["num_examples"] == 11
-    assert found.pop("replaced_images") == 0
-    assert found == pytest.approx(expected, rel=1e-5)
-
-
-def test_an_evaluation_counts_every_replaced_image_once_in_each_pass(logits):
-    """The last one is also what the last batch is filled up with."""
-
-    class Broken(data.ArraySource):
-        def broken(self):
-            return np.array([10])
-
-    mesh = parallel.make_mesh()
-    graphdef, params, stats = nnx.split(Exact(), nnx.Param, nnx.BatchStat)
-    variables = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
-    predict = loop.make_predict(
-        graphdef, posterior.softmax, lambda images: images.astype(jnp.float32), mesh, seed=0
-    )
-    source = Broken(logits[:, None, :, None], np.arange(11, dtype=np.int32) % CLASSES)
-    for _ in range(2):
-        found = loop.evaluate(predict, variables, source, mesh, batch_size=8)
-        assert found["replaced_images"] == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from sklearn import datasets
 
 import didicm_jax
 from didicm_jax import config as configuration
-from didicm_jax import data, parallel
+from didicm_jax import data
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
@@ -74,8 +74,7 @@ def evaluated(run, state):
     """The posteriors of the evaluation, on four devices."""
     program, rows = programs.make_predict(run), []
     for batch in data.eval_batches(run.dataset.test, batch_size=120):
-        inputs = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
-        rows.append(np.asarray(program(state.averaged, parallel.shard(inputs, run.mesh))))
+        rows.append(np.asarray(program(state.averaged, batch).probs))
     return np.concatenate(rows)
 
 
@@ -109,6 +108,18 @@ def test_samplers_can_be_changed(digits, name):
     assert found(images).steps_used is None
 
 
+@pytest.mark.parametrize("sampler", [{"name": "cl", "steps": 2}, {"query": "random"}], ids=str)
+def test_parts_of_a_long_row_of_images_draw_other_numbers(digits, sampler):
+    """Equal images: with the numbers of the first part drawn again, the second would repeat it."""
+    predict = didicm_jax.Predictor.from_workdir(digits[0], sampler=sampler, buckets=[4, 16])
+    image = digits[1].dataset.test.batch(np.arange(1))["image"]
+    images = np.repeat(image, 32, axis=0)
+    first, second = predict.predict(images[:16]), predict.predict(images[16:], first=16)
+    assert np.abs(first.probs - second.probs).max() > 0.01
+    whole = predict.predict(images)
+    np.testing.assert_array_equal(np.concatenate([first.probs, second.probs]), whole.probs)
+
+
 def test_images_are_decided_early_with_a_tolerance(digits):
     predict = didicm_jax.Predictor.from_workdir(digits[0], sampler={"tolerance": 0.3}, buckets=[32])
     found = predict(digits[1].dataset.test.batch(np.arange(32))["image"])
@@ -138,13 +149,13 @@ def test_a_classifier_with_running_statistics_has_no_trajectory(tmp_path):
 
 def test_programs_are_compiled_once_for_each_bucket(digits, monkeypatch):
     traces = []
-    real = posterior.create_traced
+    real = posterior.create
 
     def counting(*args, **kwargs):
-        traced = real(*args, **kwargs)
-        return lambda model, images, keys: traces.append(len(images)) or traced(model, images, keys)
+        answer = real(*args, **kwargs)
+        return lambda model, images, keys: traces.append(len(images)) or answer(model, images, keys)
 
-    monkeypatch.setattr(posterior, "create_traced", counting)
+    monkeypatch.setattr(posterior, "create", counting)
     predict = didicm_jax.Predictor.from_workdir(digits[0], buckets=[4, 1])
     images = np.zeros((11, 8, 8, 1), np.uint8)
     for count in (11, 1, 3, 0, 8, 2, 11):

@@ -54,11 +54,11 @@ def test_another_sampler_forgets_what_it_does_not_read():
 @pytest.mark.parametrize(
     ("changes", "choices", "message"),
     [
-        ({}, {"chains": [2]}, "--chains: expected a sampler that reads it, found cp"),
+        ({}, {"chains": [2]}, "^chains: expected a sampler that reads it, found cp"),
         ({}, {"name": ["ddim"]}, r"config.sampler.name: expected one of cp, cl, one_shot"),
         ({}, {"steps": [0]}, r"config.sampler.steps: expected a number at least 1, found 0"),
         ({}, {"integrator": ["rk4"]}, "expected one of euler, exact, heun"),
-        ({"method": "cross_entropy"}, {"steps": [2]}, "--steps: expected a run of method didicm"),
+        ({"method": "cross_entropy"}, {"steps": [2]}, "^steps: expected a run of method didicm"),
     ],
 )
 def test_mistakes_are_one_line(changes, choices, message):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from didicm_jax import evaluation, plots
-from didicm_jax.evaluation import classes
+from didicm_jax.evaluation import classes, scores
 from didicm_jax.plots import evaluation as figures
 from didicm_jax.plots import style
 
@@ -70,7 +70,7 @@ def test_selective_is_thinned_but_keeps_its_ends():
 @pytest.mark.parametrize("num_classes", [10, 100])
 def test_classes_go_from_the_worst_to_the_best(num_classes):
     probs, labels, _ = scored(2000, num_classes)
-    found = classes.per_class(probs, labels)
+    found = classes.per_class(scores.of(probs, labels), num_classes)
     names = [f"class ${k}" for k in range(num_classes)]  # a dollar is no mathematics here
     figure = figures.classes(found, names)
     (axes,) = figure.axes

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from didicm_jax import models
+from didicm_jax.models.variables import split
 from didicm_jax.training import operations, plan
 
 

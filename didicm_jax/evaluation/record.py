@@ -1,0 +1,91 @@
+"""`evaluation.json`: one record of an evaluation, written at the end of training and by
+`--mode=evaluate` alike."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from didicm_jax import files
+from didicm_jax.evaluation import classes, metrics, real_labels
+from didicm_jax.evaluation.loop import Evaluation
+from didicm_jax.evaluation.scores import Scores
+from didicm_jax.inference import posterior
+
+FILE = "evaluation.json"
+# Coverages at which the selective accuracy is given as a number.
+_COVERAGES = (0.5, 0.8, 0.9)
+_LISTED = 5  # classes, and pairs of them
+
+
+def of_sampler(
+    config: ml_collections.ConfigDict,
+    scores: Scores,
+    real: Sequence[frozenset[int]] | None = None,
+) -> dict[str, Any]:
+    """What one sampler reached.
+
+    Args:
+      config: of the run, with this sampler.
+      scores: on all examples.
+      real: from `real_labels.read`; None without.
+
+    Returns:
+      The metrics of `metrics.summarize`, `sampler` and the settings that it reads, `intervals`
+      (95 %), `selective_accuracy` at some coverages, `mean_steps_used` of samplers that may stop
+      early, and `top1_real` and `num_examples_real` with ReaL labels.
+    """
+    results = scores.outcomes
+    curve = metrics.selective(results)
+    total = len(scores.labels)
+    record: dict[str, Any] = metrics.summarize(results) | posterior.describe(config)
+    record["intervals"] = {key: list(ends) for key, ends in metrics.intervals(results).items()}
+    record["selective_accuracy"] = {
+        str(share): float(curve.accuracy[max(1, round(share * total)) - 1]) for share in _COVERAGES
+    }
+    if scores.steps_used is not None:
+        record["mean_steps_used"] = float(np.mean(scores.steps_used))
+    if real is not None:
+        record |= real_labels.accuracy(scores.predicted, real)
+    return record
+
+
+def of(
+    samplers: Sequence[dict[str, Any]],
+    last: Evaluation,
+    *,
+    step: int,
+    dataset: str,
+    class_names: tuple[str, ...],
+    corruptions: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The whole record: that of the last sampler, and what is said of it alone.
+
+    Args:
+      samplers: from `of_sampler`, in the order of their evaluation.
+      last: what the last of them gave.
+      step: of the checkpoint.
+      dataset: the name of the data.
+      class_names: of the K classes.
+      corruptions: from `corruptions.evaluate`; None without.
+
+    Returns:
+      The last of `samplers`, with `step`, `dataset`, `replaced_images`, all of `samplers`,
+      `classes` (the best, the worst and the most confused), and `corruptions` where there are any.
+    """
+    record = samplers[-1] | {
+        "step": step,
+        "dataset": dataset,
+        "replaced_images": last.replaced,
+        "samplers": list(samplers),
+        "classes": classes.summary(last.scores, class_names, top=_LISTED),
+    }
+    return record if corruptions is None else record | {"corruptions": corruptions}
+
+
+def write(folder: Path, record: dict[str, Any]) -> Path:
+    """Writes `evaluation.json` into a folder that exists, and returns its path."""
+    files.write_json(folder / FILE, record)
+    return folder / FILE

@@ -1,0 +1,226 @@
+"""A trained network and the examples that it is asked about."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import ml_collections
+from jax.sharding import Mesh
+
+from didicm_jax import config as configuration
+from didicm_jax import data, parallel
+from didicm_jax.config import build
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import loop
+from didicm_jax.inference import network as networks
+from didicm_jax.inference import program
+from didicm_jax.inference.posterior import Posterior
+from didicm_jax.inference.program import Program
+from didicm_jax.run import Description, RunFolder
+
+Columns = TypeVar("Columns")  # a tree of arrays [n, ...]
+
+
+class OtherData(NamedTuple):
+    """Examples to evaluate on instead of the run's own."""
+
+    dataset: str | None = None
+    data_dir: str | None = None
+    split: str | None = None
+    examples: int | None = None  # at most so many, the same share of each class
+
+
+class Subject(NamedTuple):
+    """A network, where it runs, and N examples."""
+
+    folder: Path
+    network: networks.Network
+    mesh: Mesh
+    source: data.Source
+    dataset_name: str
+    class_names: tuple[str, ...]
+
+    def program(self, config: ml_collections.ConfigDict, *, trajectory: bool = False) -> Program:
+        """The network with the sampler of `config`, to be compiled once for all of its examples.
+
+        Args:
+          config: of the run, with this sampler.
+          trajectory: also give the way to each posterior.
+        """
+        return program.create(
+            config,
+            self.network.graphdef,
+            len(self.class_names),
+            self.mesh,
+            trajectory=trajectory,
+        )
+
+    def evaluate(
+        self,
+        chosen: Program,
+        source: data.Source | None = None,
+        *,
+        waiting: loop.Waiting = contextlib.nullcontext,
+        keep: Callable[[Posterior], None] | None = None,
+    ) -> loop.Evaluation:
+        """The scores of a program of this network on its own examples, or on those of `source`.
+
+        Args:
+          chosen: from `program`.
+          source: other examples of the same classes.
+          waiting: surrounds each wait for the other processes.
+          keep: gets the posteriors too, batch after batch; given on all processes or on none.
+
+        Raises:
+          UserError: the network's posteriors are not finite.
+        """
+        found = loop.evaluate(
+            chosen,
+            self.network.variables,
+            self.source if source is None else source,
+            batch_size=self.network.config.evaluation.batch_size,
+            waiting=waiting,
+            keep=keep,
+        )
+        assert found is not None
+        return found
+
+    def batches(
+        self,
+        chosen: Program,
+        reduce: Callable[[loop.Rows], Columns],
+        *,
+        batch_size: int | None = None,
+        waiting: loop.Waiting = contextlib.nullcontext,
+    ) -> Iterator[Columns]:
+        """What `reduce` makes of the posteriors of its examples, batch after batch, in order.
+
+        Args:
+          chosen: from `program`.
+          reduce: as for `loop.batches`.
+          batch_size: of all processes; None for that of the run's config.
+          waiting: surrounds each wait for the other processes.
+        """
+        return loop.batches(
+            chosen,
+            self.network.variables,
+            self.source,
+            reduce,
+            batch_size=batch_size or self.network.config.evaluation.batch_size,
+            waiting=waiting,
+        )
+
+
+def side_by_side(
+    subjects: tuple[Subject, Subject],
+    programs: tuple[Program, Program],
+    *,
+    waiting: loop.Waiting = contextlib.nullcontext,
+) -> Iterator[tuple[loop.Rows, loop.Rows]]:
+    """What two networks say of the same examples, batch after batch: no more is in memory.
+
+    Args:
+      subjects: the two, of the same examples (`check_comparable`).
+      programs: of each.
+      waiting: surrounds each wait for the other processes.
+    """
+    batch_size = subjects[0].network.config.evaluation.batch_size
+    streams = [
+        subject.batches(chosen, lambda rows: rows, batch_size=batch_size, waiting=waiting)
+        for subject, chosen in zip(subjects, programs, strict=True)
+    ]
+    return zip(*streams, strict=True)
+
+
+def open_subject(
+    folder: RunFolder,
+    config: ml_collections.ConfigDict,
+    checkpoint: str,
+    other: OtherData = OtherData(),  # noqa: B008 (a tuple)
+) -> Subject:
+    """Reads a run's network, and the data to evaluate it on.
+
+    Args:
+      folder: of the run.
+      config: the run's, or with other settings for evaluation.
+      checkpoint: `latest` or `best`.
+      other: what to evaluate on instead of the run's own test examples.
+
+    Raises:
+      UserError: there is no such checkpoint, or the data are not there or have other classes.
+    """
+    shown = _on_other_data(config, folder.description, other)
+    dataset = build.dataset(shown)
+    mesh = parallel.make_mesh()
+    network = networks.load(folder, checkpoint, mesh, config)
+    _check_same(network.description, dataset, shown.data.name)
+    source = dataset.test
+    if other.examples is not None:
+        source = data.fixed_subset(source, min(other.examples, len(source)))
+    return Subject(folder.path, network, mesh, source, shown.data.name, dataset.class_names)
+
+
+def same_examples(ours: data.Source, theirs: data.Source) -> bool:
+    """Whether two sources hold the same examples in the same order, at whatever resolution."""
+    return ours.digest() == theirs.digest()
+
+
+def check_comparable(ours: Subject, theirs: Subject) -> None:
+    """Refuses two networks whose figures on their examples must not be held against each other.
+
+    Raises:
+      UserError: their classes or their examples differ.
+    """
+    check_classes(ours.class_names, theirs.class_names)
+    if not same_examples(ours.source, theirs.source):
+        raise UserError(
+            f"expected a run that is judged on the same images, found {len(theirs.source):,} of "
+            f"{theirs.dataset_name} that are not the {len(ours.source):,} of {ours.dataset_name}, "
+            "or in another order; evaluate both on one data set",
+            about="baseline",
+        )
+
+
+def check_classes(ours: tuple[str, ...], theirs: tuple[str, ...]) -> None:
+    """Refuses two networks that name other classes.
+
+    Raises:
+      UserError: they do.
+    """
+    if tuple(ours) != tuple(theirs):
+        raise UserError(
+            f"expected a run with the same {len(ours)} classes, found {len(theirs)} "
+            f"({', '.join(list(theirs)[:3])}, ...); compare runs on one data set",
+            about="baseline",
+        )
+
+
+def _on_other_data(
+    config: ml_collections.ConfigDict, described: Description, other: OtherData
+) -> ml_collections.ConfigDict:
+    """The config with another part of its data, or other data at the size of the training."""
+    result = copy.deepcopy(config)
+    if other.dataset is None:
+        result.data.eval_split = other.split or config.data.eval_split
+        return result
+    defaults = configuration.default().data
+    with result.unlocked():
+        for key in ("train_examples", "data_ratio", "train_split"):
+            result.data[key] = defaults[key]
+        result.data.name = other.dataset
+        result.data.data_dir = other.data_dir or ""
+        result.data.eval_split = other.split or ""
+        result.data.resolution = described.image_shape[0]
+    return result
+
+
+def _check_same(described: Description, dataset: data.Dataset, name: str) -> None:
+    """Refuses data that the network was not made for."""
+    mismatch = described.mismatch(Description.of(dataset))
+    if mismatch:
+        raise UserError(
+            f"{mismatch} in {name}; use a data set with the images and the classes of the run",
+            about="dataset",
+        )

@@ -1,0 +1,118 @@
+"""One program from the bytes of images to posteriors, for whoever asks a network.
+
+Shapes: `B` images of `[H, W, C]` in a batch over all processes, `b` of them on this one, `K`
+classes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
+
+from didicm_jax.config import build
+from didicm_jax.inference import posterior
+from didicm_jax.inference.posterior import Answer, Posterior
+from didicm_jax.parallel import AXIS, shard
+
+
+class Program:
+    """The map from bytes to posteriors of one network and one sampler, over the devices of a mesh.
+
+    Compiled once for each batch size. What a sampler draws for an example is a function of the seed
+    and of the example's index, and not of the batch or the device that the example falls into.
+    """
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        answer: Answer,
+        normalize: Callable[[chex.Array], chex.Array],
+        mesh: Mesh,
+        *,
+        seed: int,
+    ) -> None:
+        """Takes the parts; `create` takes them from a config.
+
+        Args:
+          graphdef: structure of the network.
+          answer: from `posterior.create`.
+          normalize: `images u8[B,H,W,C] -> f32[B,H,W,C]`.
+          mesh: one axis, `data`; each device takes its share of a batch.
+          seed: of samplers that draw.
+        """
+        self.mesh = mesh
+        self._graphdef, self._answer, self._normalize = graphdef, answer, normalize
+        self._seed = seed
+        specs = (PartitionSpec(), PartitionSpec(AXIS))
+        self._mapped = jax.jit(
+            jax.shard_map(self.apply, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS))
+        )
+
+    def __call__(self, variables: chex.ArrayTree, batch: Mapping[str, np.ndarray]) -> Posterior:
+        """Starts the work on a batch; the result is on the devices.
+
+        Args:
+          variables: `(params, stats)` on every device of the mesh.
+          batch: this process's rows: `image` u8[b,H,W,C] and `index` [b], the number of each.
+        """
+        given = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
+        return self._mapped(variables, shard(given, self.mesh))
+
+    def trace(
+        self, variables: chex.ArrayTree, image_shape: tuple[int, int, int], batch_size: int
+    ) -> Posterior:
+        """Shapes and types of the posteriors of a batch, with nothing computed or compiled.
+
+        Whatever the network or the sampler refuses, it refuses here: call it before a step is paid
+        for.
+
+        Args:
+          variables: `(params, stats)`, or `jax.ShapeDtypeStruct`s of them.
+          image_shape: height, width and channels.
+          batch_size: B, a multiple of the devices of the mesh.
+        """
+        batch = {
+            "image": jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8),
+            "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        }
+        return jax.eval_shape(self._mapped, variables, batch)
+
+    def apply(self, variables: chex.ArrayTree, batch: Mapping[str, chex.Array]) -> Posterior:
+        """The map itself, of `image` u8[B,H,W,C] and `index` i32[B]; jit or export it."""
+        model: Any = nnx.merge(self._graphdef, *variables)
+        model.eval()
+        key = jax.random.key(self._seed)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        return self._answer(model, self._normalize(batch["image"]), keys)
+
+
+def create(
+    config: ml_collections.ConfigDict,
+    graphdef: nnx.GraphDef,
+    num_classes: int,
+    mesh: Mesh,
+    *,
+    trajectory: bool = False,
+) -> Program:
+    """The program of a run's network with the sampler of its config.
+
+    Args:
+      config: of the run.
+      graphdef: structure of its network.
+      num_classes: K.
+      mesh: the devices.
+      trajectory: also give the way to each posterior, where the sampler has one.
+    """
+    return Program(
+        graphdef,
+        posterior.create(config, num_classes, trajectory=trajectory),
+        build.policy(config).eval,
+        mesh,
+        seed=config.seed,
+    )

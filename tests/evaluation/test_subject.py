@@ -1,0 +1,70 @@
+"""Whether the figures of two networks may be held against each other."""
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from didicm_jax import config as configuration
+from didicm_jax import data, parallel
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import corruptions
+from didicm_jax.evaluation.subject import Subject, check_comparable
+
+
+class Identified(data.ArraySource):
+    """A source that says what its examples are."""
+
+    def digest(self, indices=None):
+        rows = np.arange(len(self)) if indices is None else indices
+        return hashlib.sha256(self.batch(rows)["image"].tobytes()).hexdigest()
+
+
+def subject(images, names=("cat", "dog"), name="pets"):
+    """Whose network must not be asked."""
+    source = Identified(images, np.arange(len(images)) % len(names))
+    network = SimpleNamespace(config=configuration.default())
+    return Subject(Path("run"), network, parallel.make_mesh(), source, name, tuple(names))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
+
+
+def test_the_same_images_can_be_compared(images):
+    check_comparable(subject(images), subject(images.copy()))
+
+
+def test_other_images_with_the_same_labels_are_refused(images):
+    """They were paired, and McNemar's test said which of two runs is better at what."""
+    for others in (255 - images, images[[2, 1, 0, 3, 4, 5]], images[:4]):
+        with pytest.raises(
+            UserError, match=r"^baseline: expected a run that is judged on the same images"
+        ) as said:
+            check_comparable(subject(images), subject(others))
+        assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("names", [("cat", "cow"), ("a", "b", "c", "d", "e")])
+def test_an_mce_against_a_run_of_other_classes_is_refused(images, names):
+    ours, theirs = subject(images), subject(images, names)
+    with pytest.raises(UserError, match=r"^baseline: expected a run with the same 2 classes"):
+        corruptions.evaluate(ours, ours.network.config, theirs, ["contrast"], [1])
+
+
+def test_an_mce_against_a_run_on_other_images_is_refused(images):
+    ours, theirs = subject(images), subject(255 - images)
+    with pytest.raises(
+        UserError, match=r"^baseline: expected a run that is judged on the same images"
+    ):
+        corruptions.evaluate(ours, ours.network.config, theirs, ["contrast"], [1])
+
+
+def test_the_mean_corruption_error_by_hand():
+    errors = {"fog": 0.2, "snow": 0.6}
+    found = corruptions.mean_corruption_error(errors, {"fog": 0.4, "snow": 0.6, "frost": 0.0})
+    assert found == pytest.approx((0.5 + 1) / 2)
+    assert corruptions.mean_corruption_error(errors, {"fog": 0.0, "snow": 0.6}) is None
