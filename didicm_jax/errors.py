@@ -4,7 +4,16 @@
 class UserError(ValueError):
     """A mistake in what the user gave: a config value, a file, a folder, a flag.
 
-    Its message is a single line that says what was expected, what was found and what to do.
-    `launch/` prints that line and exits non-zero; a caller of the library can catch it as a
+    Its message is a single line that says what was expected, what was found and what to do. A
+    command prints that line and exits non-zero; a caller of the library can catch it as a
     `ValueError`.
     """
+
+    def __init__(self, message: str, *, about: str = "") -> None:
+        """Takes the message, and the name of the thing or the argument that it is `about`.
+
+        The name stands before the message. It is kept apart because a command line puts the flag in
+        its place (`cli.command_line.flagged`).
+        """
+        super().__init__(f"{about}: {message}" if about else message)
+        self.message, self.about = message, about

@@ -1,7 +1,10 @@
 """Command lines with a config file in them, and one line for each mistake."""
 
+import contextlib
 import difflib
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import ml_collections
 from absl import flags
@@ -31,7 +34,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
             )
         if match and match[1] not in defaults:
             close = difflib.get_close_matches(match[1], defaults, n=1)
-            hint = f"did you mean {close[0]}?" if close else "didicm_jax/config.py lists them"
+            hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists them"
             raise UserError(f"config.{match[1]}: expected a key of the config, found none; {hint}")
     try:
         rest = values(argv)
@@ -61,3 +64,44 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
     if rest[1:]:
         raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
     return config
+
+
+@contextlib.contextmanager
+def flagged(flag: str = "") -> Iterator[None]:
+    """What the library says of a thing, the command line says of the flag that named the thing.
+
+    Args:
+      flag: the one that everything within follows from; by default the argument that an error is
+        about has a flag of the same name.
+
+    Raises:
+      UserError: one was raised within.
+    """
+    try:
+        yield
+    except UserError as error:
+        name = flag or error.about
+        raise UserError(error.message, about=f"--{name}" if name else "") from error
+
+
+def paths(words: list[str]) -> list[Path]:
+    """The paths of a flag that takes several, `A,B`; a word that is there as it stands is one."""
+    return [
+        Path(part)
+        for word in words
+        for part in ([word] if Path(word).exists() else word.split(","))
+        if part
+    ]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `1,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """A text as it can be printed and stored as UTF-8: other bytes and control codes are escaped.
+
+    Names of files may hold any bytes.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

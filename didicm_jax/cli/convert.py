@@ -12,7 +12,6 @@ evaluated, predicted with, or trained on by launch/main.py. The third and fourth
 averaged weights.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from didicm_jax.cli import options
+from didicm_jax.cli import entry, options
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
 
@@ -29,30 +28,21 @@ _RECIPE = Path(__file__).parents[2] / "configs" / "imagenet.py"
 
 
 def main(argv: list[str]) -> int:
-    """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
+    """Parses and dispatches; returns the exit status."""
     argv = config_first(argv)
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
-        print(f"{__doc__}\n{values.get_help()}")
-        return 0
-    try:
-        config = parse(values, argv)
-        _check(values, config)
-        if values.torch:
-            _import(values, config)
-        else:
-            _export(values)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: expected files that can be read and written, found {error}; check the paths "
-            "and the room",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
+        return entry.show(f"{__doc__}\n{values.get_help()}")
+    return entry.guarded(lambda: _convert(values, argv), advice="start the same command again")
+
+
+def _convert(values: flags.FlagValues, argv: list[str]) -> None:
+    config = parse(values, argv)
+    _check(values, config)
+    if values.torch:
+        _import(values, config)
+    else:
+        _export(values)
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from didicm_jax import config as configuration
 from didicm_jax import files
+from didicm_jax.cli import entry
 from didicm_jax.cli.command_line import config_first, parse
 from didicm_jax.errors import UserError
 from didicm_jax.run import workdir
@@ -31,20 +32,8 @@ def main(argv: list[str]) -> int:
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
         titles = "\n".join(f"  {name}: {each.title}" for name, each in methods.METHODS.items())
-        print(f"{__doc__}\nMethods:\n{titles}\n{values.get_help()}")
-        return 0
-    try:
-        return _run(values, argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: --workdir: expected a disk with room that can be written, found {error}; the "
-            "same command goes on",
-            file=sys.stderr,
-        )
-        return 2
+        return entry.show(f"{__doc__}\nMethods:\n{titles}\n{values.get_help()}")
+    return entry.guarded(lambda: _run(values, argv), advice="start the same command again")
 
 
 def _run(values: flags.FlagValues, argv: list[str]) -> int:
