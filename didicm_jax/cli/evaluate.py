@@ -10,9 +10,10 @@ import ml_collections
 import numpy as np
 from tabulate import tabulate
 
-from didicm_jax import evaluation, files, plots
+from didicm_jax import evaluation, files, parallel, plots
 from didicm_jax.cli import corrupted
-from didicm_jax.cli.subject import Subject, is_main
+from didicm_jax.cli.command_line import counted
+from didicm_jax.cli.subject import Subject
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import classes
 from didicm_jax.evaluation.loop import Predictions
@@ -65,10 +66,11 @@ def run(
     for number, config in enumerate(configs):
         keep = requests.trajectories and number == len(configs) - 1
         predictions = subject.ask(config, proceed, trajectory=keep)(subject.source)
-        if is_main():
-            scored.append(_score(config, predictions, real))
-            if len(configs) > 1:  # a whole list may take long
-                print(f"{_name(scored[-1])}: {journal.summary(scored[-1].record)}", flush=True)
+        with parallel.alone() as mine:
+            if mine:
+                scored.append(_score(config, predictions, real))
+                if len(configs) > 1:  # a whole list may take long
+                    print(f"{_name(scored[-1])}: {journal.summary(scored[-1].record)}", flush=True)
     corruptions = corrupted.evaluate(
         subject,
         configs[-1],
@@ -77,8 +79,18 @@ def run(
         requests.severities,
         proceed,
     )
-    if not is_main():
-        return
+    with parallel.alone() as mine:
+        if mine:
+            _report(subject, scored, corruptions, replaced, output)
+
+
+def _report(
+    subject: Subject,
+    scored: Sequence[Scored],
+    corruptions: corrupted.Found | None,
+    replaced: int,
+    output: Path,
+) -> None:
     last = scored[-1]
     result = last.record | {
         "step": subject.network.step,
@@ -100,8 +112,7 @@ def run(
 
 
 def _name(scored: Scored) -> str:
-    steps = scored.record["steps"]
-    return f"{sweep.label(scored.config)}, {steps} step{'' if steps == 1 else 's'}"
+    return f"{sweep.label(scored.config)}, {counted(scored.record['steps'], 'step')}"
 
 
 def _score(

@@ -71,7 +71,7 @@ def evaluate(
       source: the examples.
       mesh: the devices.
       batch_size: global; the last batch is padded, and the padding left out.
-      proceed: asked before each batch, with the same answer on every process.
+      proceed: asked before each batch and at the end, with the same answer on every process.
 
     Returns:
       None if `proceed` said no.
@@ -116,7 +116,7 @@ def collect(
       source: the examples.
       mesh: the devices.
       batch_size: global.
-      proceed: asked before each batch, with the same answer on every process.
+      proceed: asked before each batch and at the end, with the same answer on every process.
 
     Returns:
       None if `proceed` said no.
@@ -161,12 +161,16 @@ def _over(
                 return None
             inputs = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
             answer = predict(variables, shard(inputs, mesh))
+            if waiting is None:
+                parallel.barrier()  # for whoever compiles longest
             # The devices work on this batch while the host takes the one before.
             if waiting is not None:
                 finish(*waiting)
             waiting = answer, batch
     assert waiting is not None
     finish(*waiting)
+    if not proceed():
+        return None
     joined = jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
     index, valid, results = jax.tree.map(parallel.gather, joined)
     rows = np.flatnonzero(valid)

@@ -185,7 +185,7 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         if parallel.is_main():
             self._mend_metrics()
-        parallel.any_process(False)  # until they are whole
+        parallel.barrier()  # until they are whole
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.BestN(get_metric_fn=_top1, n=1)]
@@ -220,7 +220,7 @@ class Checkpoints:
             path = self._folder / str(step) / "metrics" / "metrics"
             if _top1(json.loads(path.read_text())) == _NOT_EVALUATED:
                 files.write_json(path, {"top1": top1})
-        parallel.any_process(False)  # until it is written
+        parallel.barrier()  # until it is written
         self._manager.reload()
 
     def _mend_metrics(self) -> None:
@@ -305,7 +305,7 @@ class Checkpoints:
                 f"of step {good}"
             )
         if damaged:
-            parallel.any_process(False)  # until they are moved
+            parallel.barrier()  # until they are moved
             self._manager.reload()
 
 
