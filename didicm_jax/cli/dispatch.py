@@ -1,5 +1,6 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from absl import flags
 
 from didicm_jax import parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
+from didicm_jax.cli.command_line import flagged
 from didicm_jax.cli.subject import Subject, open_subject
 from didicm_jax.errors import UserError
 from didicm_jax.inference import sweep, trained
@@ -28,53 +30,50 @@ def run(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Pat
 
 
 def _evaluate(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
+    output = _output(values, folder)
     names, severities = options.chosen_corruptions(values)
     configs = sweep.variations(config, options.sampler_choices(values))
     subject = _subject(values, config, folder)
     requests = evaluate.Requests(
         names,
         severities,
-        _subject(values, *_baseline(values)) if values.baseline else None,
+        _baseline_subject(values, *_baseline(values)) if values.baseline else None,
         Path(values.real_labels) if values.real_labels else None,
         values.trajectories,
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        evaluate.run(subject, configs, requests, _output(values, folder), _proceed(watch))
+        evaluate.run(subject, configs, requests, output, _proceed(watch))
 
 
 def _compare(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
     if not values.baseline:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
+    output = _output(values, folder / "comparison")
     other, other_folder = _baseline(values)
     ours, theirs = (_chosen(values, each) for each in (config, other))
-    output = _output(values, folder / "comparison")
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
-        predictors = (
-            _predictor(values, ours, folder),
-            _predictor(values, theirs, other_folder),
-        )
-        compare.unlabelled(predictors, paths, values.sheet, output)
+        first = _predictor(values, ours, folder, trajectory=False)
+        with flagged("baseline"):
+            second = _predictor(values, theirs, other_folder, trajectory=False)
+        compare.unlabelled((first, second), paths, values.sheet, output)
         return
-    pair = compare.Pair(
-        (_subject(values, ours, folder), _subject(values, theirs, other_folder)), (ours, theirs)
+    subjects = (
+        _subject(values, ours, folder),
+        _baseline_subject(values, theirs, other_folder),
     )
+    pair = compare.Pair(subjects, (ours, theirs))
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, _proceed(watch))
 
 
 def _predict(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> None:
     _only_one_process()
+    output = _output(values, folder / "predictions")
     paths = pictures.find(values.images or [])
-    chosen = _chosen(values, config)
-    predict.run(
-        _predictor(values, chosen, folder),
-        paths,
-        _output(values, folder / "predictions"),
-        gif=values.gif,
-        max_figures=values.max_figures,
-    )
+    predictor = _predictor(values, _chosen(values, config), folder)
+    predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
 
 def _chosen(
@@ -99,44 +98,63 @@ def _chosen(
 
 def _baseline(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, Path]:
     folder = Path(values.baseline)
-    try:
+    with flagged("baseline"):
         return workdir.config_of(None, folder, evaluates=True), folder
-    except UserError as error:
-        raise UserError(str(error).replace("--workdir", "--baseline")) from error
 
 
 def _subject(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> Subject:
     return open_subject(folder, config, values.checkpoint, options.other_data(values))
 
 
-def _predictor(
+def _baseline_subject(
     values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path
+) -> Subject:
+    with flagged("baseline"):
+        return _subject(values, config, folder)
+
+
+def _predictor(
+    values: flags.FlagValues,
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    *,
+    trajectory: bool = True,
 ) -> Predictor:
     import jax
 
     mesh = make_mesh(jax.local_devices()[:1])
-    return Predictor(trained.restore(folder, values.checkpoint, config, mesh), mesh=mesh)
+    network = trained.restore(folder, values.checkpoint, config, mesh)
+    return Predictor(network, mesh=mesh, trajectory=trajectory)
 
 
 def _output(values: flags.FlagValues, default: Path) -> Path:
-    """The folder to write to.
+    """The folder to write to, which is made when there is something to write.
 
     Raises:
-      UserError: it is a file, or cannot be made.
+      UserError: it is a file, or cannot be made or written to.
     """
     output = Path(values.output) if values.output else default
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        nearest = next(each for each in (output, *output.absolute().parents) if each.exists())
+        found = "" if nearest.is_dir() else f"the file {nearest}"
+        if not found and not os.access(nearest, os.W_OK | os.X_OK):
+            found = f"{nearest} read-only"
     except OSError as error:
+        found = str(error)
+    if found:
         raise UserError(
-            f"--output: expected a folder that can be written, found {error}; name another"
-        ) from error
+            f"--output: expected a folder that can be written, found {found}; name another with "
+            "--output=DIR"
+        )
     return output
 
 
 def _proceed(watch: parallel.Watch) -> Callable[[], bool]:
+    """Lets no process get ahead of the others, so that a wait for them is short or in vain."""
+
     def proceed() -> bool:
-        watch.beat()
+        with watch.waiting():
+            parallel.barrier()
         return True
 
     return proceed
@@ -147,5 +165,6 @@ def _only_one_process() -> None:
 
     if jax.process_count() > 1:
         raise UserError(
-            f"--images: expected one process, found {jax.process_count()}; start it on one host"
+            f"--images: expected one process, found {jax.process_count()}; start it on one host "
+            "alone, with --num_processes=1"
         )

@@ -81,8 +81,9 @@ def read(workdir: Path) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise UserError(
-            f"--workdir: expected a run with metrics.jsonl in {workdir}, found none "
-            f"({error.strerror}); train it first"
+            f"expected a run with metrics.jsonl in {workdir}, found none ({error.strerror}); train "
+            "it first",
+            about="run folder",
         ) from error
     records = [record for line in lines if (record := _record(line)) is not None]
     if not records:
@@ -106,7 +107,7 @@ def _names(workdirs: Sequence[Path]) -> list[str]:
     """
     paths = [path.resolve() for path in workdirs]
     if len(set(paths)) < len(paths):
-        raise UserError("--workdir: expected different runs, found one twice; name each once")
+        raise UserError("expected different runs, found one twice; name each once")
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):

@@ -197,18 +197,22 @@ class Predictor:
             found = enumerate(pool.map(one, range(len(images))))
             return pixels, {row: fault for row, fault in found if fault is not None}
 
-    def predict(self, pixels: np.ndarray) -> Prediction:
+    def predict(self, pixels: np.ndarray, *, first: int = 0) -> Prediction:
         """Predicts images that are as the network takes them.
 
         Args:
           pixels: u8[N, H, W, C], from `load`.
+          first: the number of the first image, of which what a sampler draws is a function.
         """
         parts = batches(len(pixels), self._buckets)
         read = lambda part: pixels[part.start : part.start + part.images]  # noqa: E731
-        return self._prediction(list(self._answers(parts, read)))
+        return self._prediction(list(self._answers(parts, read, first)))
 
     def _answers(
-        self, parts: Iterable["Part"], read: Callable[["Part"], np.ndarray | None]
+        self,
+        parts: Iterable["Part"],
+        read: Callable[["Part"], np.ndarray | None],
+        first: int = 0,
     ) -> Iterator[posterior.Traced]:
         """The answers to each part; none to one that is not there."""
         waiting: tuple[Any, int] | None = None
@@ -218,7 +222,7 @@ class Predictor:
                 continue
             padded = np.zeros((part.size, *self.image_shape), np.uint8)
             padded[: part.images] = pixels
-            index = np.arange(part.start, part.start + part.size, dtype=np.int32)
+            index = first + part.start + np.arange(part.size, dtype=np.int32)
             batch = shard({"image": padded, "index": index}, self._mesh)
             running = self._predict(self._variables, batch)
             # The device works on this batch while the host fetches the last and reads the next.

@@ -41,9 +41,11 @@ def config_of(
     path = workdir / "config.json"
     if given is not None:
         configuration.validate(given)
-    if not _exists(path):
+    if not _exists(path, reads_only=evaluates):
         if evaluates:
-            raise UserError(f"--workdir: expected a run in {workdir}, found none; train it first")
+            raise UserError(
+                f"expected a run in {workdir}, found none; train it first", about="--workdir"
+            )
         if given is None:
             raise UserError("--config: expected a config file, found none; try configs/digits.py")
         return given
@@ -65,7 +67,7 @@ def config_of(
     return given
 
 
-def _exists(path: Path) -> bool:
+def _exists(path: Path, *, reads_only: bool) -> bool:
     """Whether the file is there.
 
     Raises:
@@ -78,7 +80,7 @@ def _exists(path: Path) -> bool:
         raise UserError(
             f"--workdir: expected a folder that can be read, found {error}; choose another"
         ) from error
-    if not os.access(path.parent, os.W_OK):
+    if not reads_only and not os.access(path.parent, os.W_OK):
         raise UserError(
             f"--workdir: expected a folder that can be written, found {path.parent} read-only; "
             "change its permissions or choose another"
