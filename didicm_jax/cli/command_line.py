@@ -70,9 +70,11 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
 def flagged(flag: str = "") -> Iterator[None]:
     """What the library says of a thing, the command line says of the flag that named the thing.
 
+    An error that names a flag already keeps it: of flags within flags the inner one knows better.
+
     Args:
-      flag: the one that everything within follows from; by default the argument that an error is
-        about has a flag of the same name.
+      flag: the one that everything within follows from; by default an argument that an error is
+        about has a flag of the same name, and what is no argument (`run folder`) stays as it is.
 
     Raises:
       UserError: one was raised within.
@@ -80,8 +82,10 @@ def flagged(flag: str = "") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        name = flag or error.about
-        raise UserError(error.message, about=f"--{name}" if name else "") from error
+        name = flag or (error.about if error.about.isidentifier() else "")
+        if error.about.startswith("--") or not name:
+            raise
+        raise UserError(error.message, about=f"--{name}") from error
 
 
 def paths(words: list[str]) -> list[Path]:

@@ -64,7 +64,7 @@ def _compare(values: flags.FlagValues, config: ml_collections.ConfigDict, folder
         _baseline_subject(values, theirs, other_folder),
     )
     pair = compare.Pair(subjects, (ours, theirs))
-    with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
+    with flagged(), parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, _proceed(watch))
 
 
@@ -103,7 +103,8 @@ def _baseline(values: flags.FlagValues) -> tuple[ml_collections.ConfigDict, Path
 
 
 def _subject(values: flags.FlagValues, config: ml_collections.ConfigDict, folder: Path) -> Subject:
-    return open_subject(folder, config, values.checkpoint, options.other_data(values))
+    with flagged():
+        return open_subject(folder, config, values.checkpoint, options.other_data(values))
 
 
 def _baseline_subject(

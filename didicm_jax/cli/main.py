@@ -42,7 +42,8 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
         report.run(values)
         return 0
     folder = workdir.check(values.workdir)
-    config = workdir.config_of(given, folder, evaluates=values.mode != "train")
+    with flagged():
+        config = workdir.config_of(given, folder, evaluates=values.mode != "train")
     # Only now: it starts jax, which takes seconds and claims the devices.
     import jax
 

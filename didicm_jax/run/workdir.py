@@ -44,7 +44,7 @@ def config_of(
     if not _exists(path, reads_only=evaluates):
         if evaluates:
             raise UserError(
-                f"expected a run in {workdir}, found none; train it first", about="--workdir"
+                f"expected a run in {workdir}, found none; train it first", about="workdir"
             )
         if given is None:
             raise UserError("--config: expected a config file, found none; try configs/digits.py")
