@@ -1,7 +1,10 @@
 """Command lines with a config file in them, and one line for each mistake."""
 
+import contextlib
 import difflib
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import ml_collections
 from absl import flags
@@ -61,3 +64,53 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
     if rest[1:]:
         raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
     return config
+
+
+# The flags that name what the library calls otherwise.
+_FLAG_OF = {"run folder": "workdir", "weights": "torch"}
+
+
+@contextlib.contextmanager
+def flagged(flag: str = "") -> Iterator[None]:
+    """What the library says of a thing, the command line says of the flag that named the thing.
+
+    An error that names a flag already keeps it: of flags within flags the inner one knows better.
+
+    Args:
+      flag: the one that everything within follows from; by default that of the thing that an error
+        is about. An error that is about nothing of the kind stays as it is.
+
+    Raises:
+      UserError: one was raised within.
+    """
+    try:
+        yield
+    except UserError as error:
+        own = error.about if error.about.isidentifier() else ""
+        name = flag or _FLAG_OF.get(error.about, own)
+        if error.about.startswith("--") or not name:
+            raise
+        raise UserError(error.message, about=f"--{name}") from error
+
+
+def paths(words: list[str]) -> list[Path]:
+    """The paths of a flag that takes several, `A,B`; a word that is there as it stands is one."""
+    return [
+        Path(part)
+        for word in words
+        for part in ([word] if Path(word).exists() else word.split(","))
+        if part
+    ]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `1,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """A text as it can be printed and stored as UTF-8: other bytes and control codes are escaped.
+
+    Names of files may hold any bytes.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

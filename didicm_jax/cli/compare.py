@@ -1,6 +1,7 @@
 """`--mode=compare`: two runs on the same images, paired, and the images that divide them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,15 +9,21 @@ import ml_collections
 import numpy as np
 from tabulate import tabulate
 
-from didicm_jax import evaluation, files, parallel, plots
+from didicm_jax import data, evaluation, files, parallel, plots
 from didicm_jax.cli import pictures
+from didicm_jax.cli.command_line import counted, printable
+from didicm_jax.cli.disputes import Disputes
 from didicm_jax.evaluation import comparison, loop, scores
-from didicm_jax.evaluation.subject import Subject, check_classes, check_comparable
+from didicm_jax.evaluation.subject import (
+    Subject,
+    check_classes,
+    check_comparable,
+    side_by_side,
+)
 from didicm_jax.inference import posterior
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.plots import prediction as figures
 
-_CLASSES_SHOWN = 3
 # In tables and pictures.
 _NAMES = ("run", "baseline")
 
@@ -28,16 +35,6 @@ class Pair(NamedTuple):
     configs: tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]
 
 
-class _Disputed(NamedTuple):
-    """N images that both runs have seen, and what each says."""
-
-    ids: Sequence[str]
-    probs: tuple[np.ndarray, np.ndarray]  # f32[N, K]
-    labels: np.ndarray | None  # i32[N]
-    pixels: Callable[[np.ndarray], np.ndarray]  # indices to u8[n, H, W, C]
-    class_names: Sequence[str]
-
-
 def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> None:
     """Compares on a labelled data set, and says which of the two is better.
 
@@ -46,13 +43,47 @@ def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> Non
     """
     ours, theirs = pair.subjects
     check_comparable(ours, theirs)
-    found: list[loop.Rows] = []
-    for subject, config in zip(*pair, strict=True):
-        rows = subject.batches(subject.program(config), lambda rows: rows, waiting=waiting)
-        found.append(scores.join(rows))
-    if not parallel.is_main():
-        return
-    results = [evaluation.outcomes(each.posterior.probs, each.labels) for each in found]
+    programs = ours.program(pair.configs[0]), theirs.program(pair.configs[1])
+    larger = max(pair.subjects, key=lambda subject: subject.network.description.image_shape[0])
+    disputes = Disputes(ours.class_names, sheet)
+    parts = []
+    for first, second in side_by_side(pair.subjects, programs, waiting=waiting):
+        probs = first.posterior.probs, second.posterior.probs
+        parts.append(tuple(evaluation.outcomes(each, first.labels) for each in probs))
+        if parallel.is_main():
+            start = disputes.total
+            name, image = partial(_name, ours.source, start), partial(_image, larger.source, start)
+            disputes.add(*probs, first.labels, name, image)
+    with parallel.alone() as mine:
+        if mine:
+            _judge(pair, scores.join(parts), disputes, output)
+
+
+def unlabelled(
+    predictors: tuple[Predictor, Predictor], paths: Sequence[Path], sheet: int, output: Path
+) -> None:
+    """Compares on images without labels: where the two disagree is shown, to judge by eye.
+
+    Raises:
+      UserError: no image can be used.
+    """
+    check_classes(predictors[0].class_names, predictors[1].class_names)
+    larger = int(np.argmax([each.image_shape[0] for each in predictors]))
+    found = Disputes(predictors[0].class_names, sheet)
+    for chunk in pictures.chunks(predictors, paths):
+        ours, theirs = (answer.probs for answer in chunk.answers)
+        names = [printable(str(path)) for path in chunk.paths]
+        found.add(ours, theirs, None, names.__getitem__, chunk.shown[larger].__getitem__)
+    _write(found, {}, output)
+
+
+def _judge(
+    pair: Pair,
+    results: tuple[evaluation.Outcomes, evaluation.Outcomes],
+    disputes: Disputes,
+    output: Path,
+) -> None:
+    """Tells which is better, and writes it with the images that divide the two."""
     differences = comparison.differences(*results)
     test = comparison.mcnemar(*results)
     summaries = [evaluation.summarize(each) for each in results]
@@ -73,51 +104,15 @@ def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> Non
         f"\nMcNemar: {test.only_ours} right by the run alone, {test.only_theirs} by the baseline "
         f"alone, p = {test.p_value:.3g}: {verdict} (at 5 %)\n"
     )
-    larger = max(pair.subjects, key=lambda subject: subject.network.description.image_shape[0])
-    disputed = _Disputed(
-        # Read where they are shown: a name may cost a record.
-        _Names(ours),
-        (found[0].posterior.probs, found[1].posterior.probs),
-        found[0].labels,
-        lambda indices: larger.source.batch(indices)["image"],
-        ours.class_names,
-    )
-    _write(disputed, record, sheet, output)
+    _write(disputes, record, output)
 
 
-def unlabelled(
-    predictors: tuple[Predictor, Predictor], paths: Sequence[Path], sheet: int, output: Path
-) -> None:
-    """Compares on images without labels: where the two disagree is shown, to judge by eye.
-
-    Raises:
-      UserError: no image can be used.
-    """
-    check_classes(predictors[0].class_names, predictors[1].class_names)
-    usable, shown, probs = pictures.predict_all(predictors, paths)
-    chosen = [int(p.image_shape[0]) for p in predictors]
-    pixels = shown[int(np.argmax(chosen))]
-    disputed = _Disputed(
-        [str(path) for path in usable],
-        (probs[0], probs[1]),
-        None,
-        lambda indices: pixels[indices],
-        predictors[0].class_names,
-    )
-    _write(disputed, {}, sheet, output)
+def _name(source: data.Source, start: int, row: int) -> str:
+    return source.name(start + row)
 
 
-class _Names(Sequence[str]):
-    """The names of a source's examples, read when asked for."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._source = subject.source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._source.name(int(index))
+def _image(source: data.Source, start: int, row: int) -> np.ndarray:
+    return source.batch(np.array([start + row]))["image"][0]
 
 
 def _table(summaries: Sequence[dict], differences: dict[str, comparison.Difference]) -> str:
@@ -136,50 +131,29 @@ def _table(summaries: Sequence[dict], differences: dict[str, comparison.Differen
     return tabulate(rows, ["", *_NAMES, "difference", "95 %"], disable_numparse=True)
 
 
-def _write(disputed: _Disputed, record: dict[str, Any], sheet: int, output: Path) -> None:
+def _write(found: Disputes, record: dict[str, Any], output: Path) -> None:
     """The table of the images on which the two disagree, and the sheet of the most disputed."""
-    distance = comparison.discrepancy(*disputed.probs)
-    predicted = [np.argmax(each, axis=1) for each in disputed.probs]
-    order = np.argsort(-distance, kind="stable")
-    differ = [int(i) for i in order if predicted[0][i] != predicted[1][i]]
-    names, labels = disputed.class_names, disputed.labels
-    header = ["id", "label", *_NAMES, "total_variation"]
-    rows = [
-        [
-            disputed.ids[i],
-            "" if labels is None else names[labels[i]],
-            *(names[each[i]] for each in predicted),
-            f"{distance[i]:.6f}",
-        ]
-        for i in differ
-    ]
     output.mkdir(parents=True, exist_ok=True)
     record |= {
-        "num_images": len(distance),
-        "num_disagreements": len(differ),
-        "mean_total_variation": float(distance.mean()),
+        "num_images": found.total,
+        "num_disagreements": found.differing,
+        "mean_total_variation": found.mean,
     }
-    files.write_csv(output / "disagreements.csv", [header, *rows])
-    chosen = order[:sheet]
-    cards = [
-        _card(disputed, int(i), pixels)
-        for i, pixels in zip(chosen, disputed.pixels(chosen), strict=True)
+    rows = [
+        [each.name, each.label or "", *each.classes, f"{each.distance:.6f}"]
+        for each in found.differ()
     ]
-    plots.save(figures.sheet(cards, _NAMES), output / "disagreements.png")
+    header = ["id", "label", *_NAMES, "total_variation"]
+    files.write_csv(output / "disagreements.csv", [header, *rows])
     files.write_json(output / "comparison.json", record)
     print(
-        f"the two name different classes for {len(differ):,} of {len(distance):,} images\n"
-        f"wrote comparison.json, disagreements.csv, disagreements.png in {output}"
+        f"the two name different classes for {found.differing:,} of {counted(found.total, 'image')}"
     )
-
-
-def _card(disputed: _Disputed, index: int, pixels: np.ndarray) -> figures.Card:
-    ours, theirs = (each[index] for each in disputed.probs)
-    top = np.argsort(-np.maximum(ours, theirs), kind="stable")[:_CLASSES_SHOWN]
-    label = None if disputed.labels is None else disputed.class_names[disputed.labels[index]]
-    return figures.Card(
-        title=Path(disputed.ids[index]).name,
-        image=pixels,
-        label=label,
-        bars=[(disputed.class_names[k], float(ours[k]), float(theirs[k])) for k in top],
+    cards = found.cards()
+    drawn = pictures.draw(
+        output / "disagreements.png", lambda path: plots.save(figures.sheet(cards, _NAMES), path)
+    )
+    print(
+        f"wrote comparison.json, disagreements.csv{', disagreements.png' if drawn else ''} in "
+        f"{printable(str(output))}"
     )

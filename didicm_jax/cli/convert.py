@@ -13,8 +13,6 @@ are those of the data set of --config, where that is here; else --class_names (o
 config.data.resolution say them. The third and fourth write a run's averaged weights.
 """
 
-import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +21,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from didicm_jax.cli import options
-from didicm_jax.cli.command_line import config_first, parse
+from didicm_jax.cli import entry, options
+from didicm_jax.cli.command_line import config_first, flagged, parse
 from didicm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,32 +30,22 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
+    """Parses and dispatches; returns the exit status."""
     argv = config_first(argv)
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
-        print(f"{__doc__}\n{values.get_help()}")
-        return 0
-    try:
-        config = parse(values, argv)
-        _check(values, config)
+        return entry.show(f"{__doc__}\n{values.get_help()}")
+    return entry.guarded(lambda: _convert(values, argv), advice="start the same command again")
+
+
+def _convert(values: flags.FlagValues, argv: list[str]) -> None:
+    config = parse(values, argv)
+    _check(values, config)
+    with flagged():
         if values.torch:
             _import(values, config)
         else:
             _export(values)
-    except UserError as error:
-        # What the library calls by its name is a flag here.
-        said = re.sub("^run folder:", "--workdir:", str(error))
-        print(f"error: {re.sub('^weights:', '--torch:', said)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: expected files that can be read and written, found {error}; check the paths "
-            "and the room",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:

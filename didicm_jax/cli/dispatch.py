@@ -1,6 +1,6 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
-import re
+import os
 from pathlib import Path
 
 import ml_collections
@@ -8,6 +8,7 @@ from absl import flags
 
 from didicm_jax import parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
+from didicm_jax.cli.command_line import flagged
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation.subject import Subject, open_subject
 from didicm_jax.inference import network, sweep
@@ -26,6 +27,7 @@ def run(values: flags.FlagValues, folder: RunFolder) -> None:
 
 
 def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
+    output = _output(values, folder.path)
     names, severities = options.chosen_corruptions(values)
     configs = sweep.variations(folder.config, options.sampler_choices(values))
     subject = _subject(values, folder.config, folder)
@@ -33,47 +35,43 @@ def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
     requests = evaluate.Requests(
         names,
         severities,
-        _subject(values, baseline.config, baseline) if baseline else None,
+        _baseline_subject(values, baseline.config, baseline) if baseline else None,
         Path(values.real_labels) if values.real_labels else None,
         values.trajectories,
     )
-    with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        evaluate.run(subject, configs, requests, _output(values, folder.path), watch.waiting)
+    with flagged(), parallel.Watch(values.peer_timeout, "start all of them again") as watch:
+        evaluate.run(subject, configs, requests, output, watch.waiting)
 
 
 def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
     if not values.baseline:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
+    output = _output(values, folder.path / "comparison")
     other = _baseline(values)
     ours, theirs = (_chosen(values, each.config) for each in (folder, other))
-    output = _output(values, folder.path / "comparison")
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
-        predictors = (
-            _predictor(values, ours, folder),
-            _predictor(values, theirs, other),
-        )
-        compare.unlabelled(predictors, paths, values.sheet, output)
+        first = _predictor(values, ours, folder, trajectory=False)
+        with flagged("baseline"):
+            second = _predictor(values, theirs, other, trajectory=False)
+        compare.unlabelled((first, second), paths, values.sheet, output)
         return
-    pair = compare.Pair(
-        (_subject(values, ours, folder), _subject(values, theirs, other)), (ours, theirs)
+    subjects = (
+        _subject(values, ours, folder),
+        _baseline_subject(values, theirs, other),
     )
-    with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
+    pair = compare.Pair(subjects, (ours, theirs))
+    with flagged(), parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, watch.waiting)
 
 
 def _predict(values: flags.FlagValues, folder: RunFolder) -> None:
     _only_one_process()
+    output = _output(values, folder.path / "predictions")
     paths = pictures.find(values.images or [])
-    chosen = _chosen(values, folder.config)
-    predict.run(
-        _predictor(values, chosen, folder),
-        paths,
-        _output(values, folder.path / "predictions"),
-        gif=values.gif,
-        max_figures=values.max_figures,
-    )
+    predictor = _predictor(values, _chosen(values, folder.config), folder)
+    predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
 
 def _chosen(
@@ -97,40 +95,57 @@ def _chosen(
 
 
 def _baseline(values: flags.FlagValues) -> RunFolder:
-    try:
+    with flagged("baseline"):
         return RunFolder.open(values.baseline)
-    except UserError as error:
-        raise UserError(re.sub("^run folder:", "--baseline:", str(error))) from error
 
 
 def _subject(
     values: flags.FlagValues, config: ml_collections.ConfigDict, folder: RunFolder
 ) -> Subject:
-    return open_subject(folder, config, values.checkpoint, options.other_data(values))
+    with flagged():
+        return open_subject(folder, config, values.checkpoint, options.other_data(values))
+
+
+def _baseline_subject(
+    values: flags.FlagValues, config: ml_collections.ConfigDict, folder: RunFolder
+) -> Subject:
+    with flagged("baseline"):
+        return _subject(values, config, folder)
 
 
 def _predictor(
-    values: flags.FlagValues, config: ml_collections.ConfigDict, folder: RunFolder
+    values: flags.FlagValues,
+    config: ml_collections.ConfigDict,
+    folder: RunFolder,
+    *,
+    trajectory: bool = True,
 ) -> Predictor:
     import jax
 
     mesh = make_mesh(jax.local_devices()[:1])
-    return Predictor(network.load(folder, values.checkpoint, mesh, config), mesh=mesh)
+    found = network.load(folder, values.checkpoint, mesh, config)
+    return Predictor(found, mesh=mesh, trajectory=trajectory)
 
 
 def _output(values: flags.FlagValues, default: Path) -> Path:
-    """The folder to write to.
+    """The folder to write to, which is made when there is something to write.
 
     Raises:
-      UserError: it is a file, or cannot be made.
+      UserError: it is a file, or cannot be made or written to.
     """
     output = Path(values.output) if values.output else default
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        nearest = next(each for each in (output, *output.absolute().parents) if each.exists())
+        found = "" if nearest.is_dir() else f"the file {nearest}"
+        if not found and not os.access(nearest, os.W_OK | os.X_OK):
+            found = f"{nearest} read-only"
     except OSError as error:
+        found = str(error)
+    if found:
         raise UserError(
-            f"--output: expected a folder that can be written, found {error}; name another"
-        ) from error
+            f"--output: expected a folder that can be written, found {found}; name another with "
+            "--output=DIR"
+        )
     return output
 
 
@@ -139,5 +154,6 @@ def _only_one_process() -> None:
 
     if jax.process_count() > 1:
         raise UserError(
-            f"--images: expected one process, found {jax.process_count()}; start it on one host"
+            f"--images: expected one process, found {jax.process_count()}; start it on one host "
+            "alone, with --num_processes=1"
         )

@@ -10,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from didicm_jax import data, evaluation, files, parallel, plots
+from didicm_jax.cli.command_line import counted
 from didicm_jax.evaluation import classes, corruptions, loop, real_labels, record
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
@@ -39,8 +40,8 @@ class Scored(NamedTuple):
     @property
     def name(self) -> str:
         """Of the sampler, with its steps."""
-        steps = posterior.describe(self.config)["steps"]
-        return f"{sweep.label(self.config)}, {steps} step{'' if steps == 1 else 's'}"
+        steps = int(str(posterior.describe(self.config)["steps"]))
+        return f"{sweep.label(self.config)}, {counted(steps, 'step')}"
 
 
 def run(
@@ -82,10 +83,10 @@ def run(
                 say=_say,
                 waiting=waiting,
             )
-        if kept is not None:
-            _report(subject, scored, corrupted, real, kept, output)
-    # The others wait here for as long as that takes.
-    parallel.any_process(False)
+        with parallel.alone() as mine:
+            if mine:
+                assert kept is not None
+                _report(subject, scored, corrupted, real, kept, output)
 
 
 def _report(

@@ -10,10 +10,7 @@ Any setting of the config can be given as `--config.section.key=value`; `docs/se
 lists them all. A second start with the same workdir goes on from the last checkpoint.
 """
 
-import errno
 import os
-import re
-import sys
 from pathlib import Path
 
 import ml_collections
@@ -21,39 +18,21 @@ from absl import flags
 from ml_collections import config_flags
 
 from didicm_jax import config as configuration
-from didicm_jax.cli import options
-from didicm_jax.cli.command_line import config_first, parse
+from didicm_jax.cli import entry, options
+from didicm_jax.cli.command_line import config_first, flagged, parse
 from didicm_jax.errors import UserError
 from didicm_jax.run import Description, Places, RunFolder
 
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+_ADVICE = "start the same command again: training goes on from its last checkpoint"
 
 
 def main(argv: list[str]) -> int:
-    """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
+    """Parses and dispatches; returns the exit status."""
     argv = config_first(argv)
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
-        print(f"{__doc__}\n{values.get_help()}\n{configuration.listing()}")
-        return 0
-    try:
-        return _dispatch(values, argv)
-    except UserError as error:
-        # What the library calls by its name is a flag here.
-        print(f"error: {re.sub('^run folder:', '--workdir:', str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in _DISK_FAULTS:
-            raise
-        print(
-            f"error: --workdir: expected a disk with room that can be written, found {error}; make "
-            "room, and the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return entry.show(f"{__doc__}\n{values.get_help()}\n{configuration.listing()}")
+    return entry.guarded(lambda: _dispatch(values, argv), advice=_ADVICE)
 
 
 def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
@@ -64,7 +43,8 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
 
         report.run(values)
         return 0
-    found = _find(values, given)
+    with flagged():
+        found = _find(values, given)
     config = given if found is None else found.config
     if config is None:
         raise UserError("--config: expected a config file, found none; try configs/digits.py")
@@ -76,12 +56,13 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache(values)):
         jax.config.update("jax_compilation_cache_dir", cache)
-    parallel.initialize(
-        values.coordinator_address,
-        values.num_processes,
-        values.process_id,
-        timeout=values.peer_timeout,
-    )
+    with flagged():
+        parallel.initialize(
+            values.coordinator_address,
+            values.num_processes,
+            values.process_id,
+            timeout=values.peer_timeout,
+        )
     try:
         if values.mode == "train":
             _train(values, config)
@@ -123,7 +104,8 @@ def _cache(values: flags.FlagValues) -> str | None:
     """The folder for compiled programs; by default none for a run that can only be read."""
     if values.compilation_cache:
         return None if values.compilation_cache == "none" else values.compilation_cache
-    places = Places(Path(values.workdir))
+    # A run that is looked at from elsewhere is left as it is.
+    places = Places(Path(values.output or values.workdir))
     writable = not places.path.exists() or os.access(places.path, os.W_OK)
     return str(places.compilation_cache) if writable else None
 
@@ -133,7 +115,8 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax.training import loop, plan
 
     run = plan.plan(config)
-    folder = RunFolder.claim(values.workdir, config, Description.of(run.dataset))
+    with flagged():
+        folder = RunFolder.claim(values.workdir, config, Description.of(run.dataset))
     if parallel.is_main():
         print(run.describe(), flush=True)
     outcome = loop.train(
@@ -153,41 +136,5 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     config_flags.DEFINE_config_file(
         "config", None, "Experiment: a file of configs/.", flag_values=values, sys_argv=argv
     )
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Folder of the run: reports and checkpoints; with --mode=report several, A,B.",
-        flag_values=values,
-    )
-    flags.DEFINE_enum("mode", "train", options.MODES, "What to do.", flag_values=values)
     options.define(values)
-    flags.DEFINE_boolean(
-        "debug_nans",
-        False,
-        "Look for the operation behind the first non-finite step (slower, more memory).",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "compilation_cache",
-        "",
-        "Folder for compiled programs, so that a restart need not compile; '': in the workdir, "
-        "'none': none.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "coordinator_address",
-        None,
-        "Of several processes: host:port of process 0. Found by itself on Cloud TPU, SLURM, Open "
-        "MPI and Kubernetes.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("num_processes", None, "How many there are.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", flag_values=values)
-    flags.DEFINE_float(
-        "peer_timeout",
-        600,
-        "Seconds without progress after which a process gives up waiting for the others.",
-        lower_bound=1,
-        flag_values=values,
-    )
     return values

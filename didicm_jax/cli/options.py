@@ -1,6 +1,8 @@
-"""The flags of `main.py` that say what to look at, and which mode reads which."""
+"""The flags of `main.py`: what they are, and which mode reads which."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
@@ -10,82 +12,93 @@ if TYPE_CHECKING:
     from didicm_jax.evaluation.subject import OtherData
 
 MODES = ("train", "evaluate", "compare", "predict", "report")
+_LOOK = ("evaluate", "compare", "predict")
+_JUDGE = ("evaluate", "compare")
+_STARTS = ("train", *_LOOK)  # those that start JAX
 
-# Flags that are lists, and the keys of `config.sampler` that they are values for.
+
+class _Flag(NamedTuple):
+    """A row of the table of flags."""
+
+    name: str
+    define: Callable[..., Any]  # of absl, which takes name, default, help and flag_values
+    default: Any
+    help: str
+    modes: tuple[str, ...]  # that read it: to others it must not be given
+
+
+_TEXT, _LIST, _SWITCH = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_boolean
+_COUNT = partial(flags.DEFINE_integer, lower_bound=1)
+_WHICH = partial(flags.DEFINE_enum, enum_values=["latest", "best"])
+# Each is a list, of values for a key of `config.sampler`.
 _SAMPLER_KEYS = {"sampler": "name"} | {
     key: key for key in ("integrator", "grid", "query", "chains", "steps")
 }
 SAMPLING = tuple(_SAMPLER_KEYS)
-_PROCESSES = {"coordinator_address", "num_processes", "process_id", "peer_timeout"}
-_OTHER_DATA = {"dataset", "data_dir", "split", "examples"}
-_COMPILING = {"workdir", "compilation_cache"}
-# A flag that a mode does not read must not be given to it.
-_READS = {
-    "train": _COMPILING | _PROCESSES | {"debug_nans"},
-    "evaluate": _COMPILING
-    | _PROCESSES
-    | set(SAMPLING)
-    | _OTHER_DATA
-    | {"checkpoint", "output", "baseline", "corruptions", "severities", "real_labels"}
-    | {"trajectories"},
-    "compare": _COMPILING
-    | _PROCESSES
-    | set(SAMPLING)
-    | _OTHER_DATA
-    | {"checkpoint", "output", "baseline", "images", "sheet"},
-    "predict": _COMPILING
-    | set(SAMPLING)
-    | {"checkpoint", "output", "images", "gif", "max_figures"},
-    "report": {"workdir", "output"},
-}
+_SAMPLER_FLAGS = tuple(
+    _Flag(flag, _LIST, None, f"One or several values of config.sampler.{key}, such as a,b.", _LOOK)
+    for flag, key in _SAMPLER_KEYS.items()
+)
+_FLAGS = (
+    _Flag("workdir", _TEXT, None, "Folder of the run; to report, one or several, A,B.", MODES),
+    _Flag("output", _TEXT, None, "Folder for what is written; default: in the workdir.",
+          (*_LOOK, "report")),
+    _Flag("checkpoint", _WHICH, "latest", "Which one to read.", _LOOK),
+    _Flag("baseline", _TEXT, None, "Workdir of a second run to hold against this one.", _JUDGE),
+    *_SAMPLER_FLAGS,
+    _Flag("dataset", _TEXT, None,
+          "Evaluate on this data set, with the same classes, and not the run's own.", _JUDGE),
+    _Flag("data_dir", _TEXT, None, "Folder of that data set.", _JUDGE),
+    _Flag("split", _TEXT, None,
+          "A part of it, or of the run's own data set, such as test or train[90%:].", _JUDGE),
+    _Flag("examples", _COUNT, None,
+          "Evaluate on so many examples, the same share of each class.", _JUDGE),
+    _Flag("corruptions", _LIST, None,
+          "Also evaluate on corrupted images: 'all', or some of ImageNet-C's 15.", ("evaluate",)),
+    _Flag("severities", _LIST, None, "Of the corruptions, 1 to 5; default: all.", ("evaluate",)),
+    _Flag("real_labels", _TEXT, None,
+          "File of the ReaL labels of ImageNet's validation images, real.json.", ("evaluate",)),
+    _Flag("trajectories", _SWITCH, False, "Keep the way to each posterior too.", ("evaluate",)),
+    _Flag("images", flags.DEFINE_multi_string, None,
+          "A file or a folder of images; several as A,B, or the flag again. A name with a comma is "
+          "taken whole if there is such a file.", ("compare", "predict")),
+    _Flag("sheet", _COUNT, 24, "How many images the sheet of disagreements shows.", ("compare",)),
+    _Flag("gif", _SWITCH, False, "Also an animation of each image.", ("predict",)),
+    _Flag("max_figures", partial(flags.DEFINE_integer, lower_bound=0), 100,
+          "Draw the first images, at most so many.", ("predict",)),
+    _Flag("debug_nans", _SWITCH, False,
+          "Look for the operation behind the first non-finite step (slower, more memory).",
+          ("train",)),
+    _Flag("compilation_cache", _TEXT, "",
+          "Folder for compiled programs, so that a restart need not compile; '': in the output or "
+          "the workdir, 'none': none.", _STARTS),
+    _Flag("coordinator_address", _TEXT, None,
+          "Of several processes: host:port of process 0. Found by itself on Cloud TPU, SLURM, Open "
+          "MPI and Kubernetes.", _STARTS),
+    _Flag("num_processes", flags.DEFINE_integer, None, "How many there are.", _STARTS),
+    _Flag("process_id", flags.DEFINE_integer, None, "Which of them this is, from 0.", _STARTS),
+    _Flag("peer_timeout", partial(flags.DEFINE_float, lower_bound=1), 600,
+          "Seconds of waiting for the other processes after which they are given up.", _STARTS),
+)  # fmt: skip
+_OTHER_DATA = ("dataset", "data_dir", "split", "examples")
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags, of one call of `main` alone."""
-
-    def text(name: str, words: str) -> None:
-        flags.DEFINE_string(name, None, words, flag_values=values)
-
-    def texts(name: str, words: str) -> None:
-        flags.DEFINE_list(name, None, words, flag_values=values)
-
-    flags.DEFINE_enum(
-        "checkpoint", "latest", ["latest", "best"], "Which one to read.", flag_values=values
-    )
-    text("output", "Folder for what the mode writes; default: in the workdir.")
-    text("baseline", "Workdir of a second run to hold against this one.")
-    define_sampler(values)
-    text("dataset", "Evaluate on this data set, with the same classes, and not the run's own.")
-    text("data_dir", "Its folder.")
-    text("split", "A part of it, or of the run's own data set, such as test or train[90%:].")
-    flags.DEFINE_integer(
-        "examples",
-        None,
-        "Evaluate on so many examples, the same share of each class.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    texts("corruptions", "Also evaluate on corrupted images: 'all', or some of ImageNet-C's 15.")
-    texts("severities", "Of the corruptions, 1 to 5; default: all.")
-    text("real_labels", "File of the ReaL labels of ImageNet's validation images, real.json.")
-    flags.DEFINE_boolean(
-        "trajectories", False, "Keep the way to each posterior too.", flag_values=values
-    )
-    texts("images", "Files or folders of images.")
-    flags.DEFINE_boolean("gif", False, "Also an animation of each image.", flag_values=values)
-    flags.DEFINE_integer(
-        "max_figures", 100, "At most so many figures.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "sheet", 24, "Images on the sheet of disagreements.", lower_bound=1, flag_values=values
-    )
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+    for row in _FLAGS:
+        readers = "" if row.modes == MODES else f" (--mode={', '.join(row.modes)})"
+        _define(row._replace(help=row.help + readers), values)
 
 
 def define_sampler(values: flags.FlagValues) -> None:
     """Defines the flags that choose a sampler."""
-    for flag, key in _SAMPLER_KEYS.items():
-        text = f"One or several values of config.sampler.{key}, such as a,b."
-        flags.DEFINE_list(flag, None, text, flag_values=values)
+    for row in _SAMPLER_FLAGS:
+        _define(row, values)
+
+
+def _define(row: _Flag, values: flags.FlagValues) -> None:
+    row.define(name=row.name, default=row.default, help=row.help, flag_values=values)
 
 
 def check(values: flags.FlagValues) -> None:
@@ -95,22 +108,29 @@ def check(values: flags.FlagValues) -> None:
       UserError: there is one.
     """
     mode = values.mode
-    known = set().union(*_READS.values())
-    for name in sorted(known - _READS[mode]):
-        if values[name].present:
-            readers = [other for other in MODES if name in _READS[other]]
+    for row in sorted(_FLAGS, key=lambda row: row.name):
+        if values[row.name].present and mode not in row.modes:
             raise UserError(
-                f"--{name}: expected with --mode={' or '.join(readers)}, found --mode={mode}; "
-                "leave it out"
+                f"--{row.name}: expected with --mode={' or '.join(row.modes)}, found "
+                f"--mode={mode}; leave it out"
             )
     if values.severities is not None and values.corruptions is None:
-        raise UserError("--severities: expected with --corruptions, found without; add it")
+        raise UserError(
+            "--severities: expected with --corruptions, found without; add --corruptions=all"
+        )
     if values.baseline is not None and mode == "evaluate" and values.corruptions is None:
         raise UserError(
-            "--baseline: expected with --corruptions or --mode=compare, found neither; add one"
+            "--baseline: expected with --corruptions or --mode=compare, found neither; add "
+            "--corruptions=all or use --mode=compare"
         )
     if values.data_dir is not None and values.dataset is None:
         raise UserError("--data_dir: expected with --dataset, found without; add --dataset=NAME")
+    for name in _OTHER_DATA:
+        if values.images and values[name].present:
+            raise UserError(
+                f"--{name}: expected without --images, which says what to compare on, found both; "
+                "leave one out"
+            )
 
 
 def sampler_choices(values: flags.FlagValues) -> dict[str, list[Any]]:
@@ -139,14 +159,11 @@ def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
     names = values.corruptions
     if names == ["all"]:
         names = list(corruptions.CORRUPTIONS)
+    for name in names:
+        corruptions.check(name)
     severities = _integers("severities", values.severities or ["1", "2", "3", "4", "5"])
-    try:
-        for name in names:
-            corruptions.check(name)
-        for severity in severities:
-            corruptions.check(names[0], severity)
-    except UserError as error:
-        raise UserError(f"--corruptions, --severities: {error}") from error
+    for severity in severities:
+        corruptions.check(names[0], severity)
     return names, severities
 
 

@@ -1,29 +1,38 @@
 """The images that a user names: found, read, and predicted by one network or two."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from didicm_jax.cli.command_line import counted, paths, printable
 from didicm_jax.errors import UserError
 from didicm_jax.inference.predictor import Prediction, Predictor
 
-# Images in memory at a time.
-_CHUNK = 256
+CHUNK = 256
+
+
+class Chunk(NamedTuple):
+    """Some of the images, n of them, that all networks can take."""
+
+    paths: list[Path]
+    shown: list[np.ndarray]  # for each network u8[n, H, W, C], at its own size
+    answers: list[Prediction]  # of each network
 
 
 def find(given: Sequence[str]) -> list[Path]:
     """The files that are named, and all files in the folders that are named, in order.
 
+    Args:
+      given: paths, or several with commas between them.
+
     Raises:
       UserError: one is not there, or there is no file.
     """
-    if not given:
-        raise UserError("--images: expected files or folders, found none; add --images=FOLDER")
     found: list[Path] = []
-    for word in given:
-        path = Path(word)
+    for path in paths(list(given)):
         if path.is_dir():
             found += sorted(
                 each
@@ -34,59 +43,56 @@ def find(given: Sequence[str]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise UserError(f"--images: expected a file or a folder, found no {path}; check it")
+            raise UserError(
+                f"--images: expected a file or a folder, found no {printable(str(path))}; check it"
+            )
     if not found:
+        where = printable(f" in {', '.join(given)}" if given else "")
         raise UserError(
-            f"--images: expected images in {', '.join(given)}, found no file; name another folder"
+            f"--images: expected files or folders of images, found no file{where}; name them with "
+            "--images=FOLDER"
         )
     return found
 
 
-def chunks(
-    predictor: Predictor, paths: Sequence[Path]
-) -> Iterator[tuple[list[Path], np.ndarray, Prediction]]:
-    """Some files at a time: those that can be read, what is shown of them u8[n,H,W,C], and answers.
+def chunks(predictors: Sequence[Predictor], files: Sequence[Path]) -> Iterator[Chunk]:
+    """The images and what the networks say of them, so many in memory at a time as is well.
 
-    Those that cannot are named on stderr and left out.
-    """
-    for start in range(0, len(paths), _CHUNK):
-        part = list(paths[start : start + _CHUNK])
-        pixels, faults = predictor.load(part)
-        for row, fault in faults.items():
-            print(f"skipped {part[row]}: {fault}", file=sys.stderr)
-        usable = [row for row in range(len(part)) if row not in faults]
-        if usable:
-            shown = pixels[usable]
-            yield [part[row] for row in usable], shown, predictor.predict(shown)
-
-
-def predict_all(
-    predictors: Sequence[Predictor], paths: Sequence[Path]
-) -> tuple[list[Path], list[np.ndarray], list[np.ndarray]]:
-    """The files that can be read; for each predictor what it is shown, and its posteriors f32[N,K].
+    Files that cannot be read are named on stderr and left out. What a sampler draws for an image is
+    a function of its place among the others.
 
     Raises:
       UserError: none can be read.
     """
-    usable: list[Path] = []
-    shown, probs = [], []
-    for number, predictor in enumerate(predictors):
-        parts = list(chunks(predictor, paths if number == 0 else usable))
-        check_any(len(parts), paths)
-        usable = [path for part in parts for path in part[0]]
-        shown.append(np.concatenate([part[1] for part in parts]))
-        probs.append(np.concatenate([part[2].probs for part in parts]))
-    return usable, shown, probs
-
-
-def check_any(count: int, paths: Sequence[Path]) -> None:
-    """Refuses a folder in which nothing is an image.
-
-    Raises:
-      UserError: `count` is 0.
-    """
-    if not count:
+    done = 0
+    for start in range(0, len(files), CHUNK):
+        part = files[start : start + CHUNK]
+        loaded = [each.load(part) for each in predictors]
+        faults = {row: fault for _, found in loaded for row, fault in found.items()}
+        for row in sorted(faults):
+            print(f"skipped {printable(str(part[row]))}: {faults[row]}", file=sys.stderr)
+        usable = [row for row in range(len(part)) if row not in faults]
+        if not usable:
+            continue
+        shown = [pixels[usable] for pixels, _ in loaded]
+        answers = [
+            each.predict(pixels, first=done) for each, pixels in zip(predictors, shown, strict=True)
+        ]
+        done += len(usable)
+        yield Chunk([part[row] for row in usable], shown, answers)
+    if not done:
         raise UserError(
-            f"--images: expected at least one image, found {len(paths)} files that cannot be read "
-            "as one; name other files"
+            f"--images: expected at least one image, found {counted(len(files), 'file')} that "
+            "cannot be read as one; name others"
         )
+
+
+def draw(path: Path, write: Callable[[Path], None]) -> bool:
+    """Writes a figure; one that fails is told on stderr and costs nothing but itself."""
+    try:
+        write(path)
+    except Exception as error:  # whatever drawing an odd name, or a full disk, may raise
+        found = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        print(f"warning: {path.name} could not be drawn: {found}", file=sys.stderr)
+        return False
+    return True

@@ -1,25 +1,37 @@
 """`--mode=predict`: a user's own images, their posteriors, and how they came about."""
 
+import codecs
+import csv
+import json
+import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tabulate import tabulate
 
 from didicm_jax import files, plots
 from didicm_jax.cli import pictures
+from didicm_jax.cli.command_line import counted, printable
 from didicm_jax.inference.predictor import Prediction, Predictor
 from didicm_jax.plots import prediction as figures
 
 _CLASSES_LISTED = 5
 _ROWS_PRINTED = 30
+_NAME_PRINTED = 60
+# Of a name, so that it and what is put around it stay within the 255 that file systems allow.
+_STEM_BYTES = 200
 
 
 def run(
     predictor: Predictor, paths: Sequence[Path], output: Path, *, gif: bool, max_figures: int
 ) -> None:
     """Predicts images, writes tables and figures, and prints the first rows.
+
+    The tables are whole before the first figure is drawn, and nothing but the first rows and one
+    chunk of images is in memory, so the images that are drawn are predicted once more.
 
     Args:
       predictor: with trajectories, where its sampler has them.
@@ -31,32 +43,51 @@ def run(
     Raises:
       UserError: none of the files is an image.
     """
-    names = predictor.class_names
     output.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-    drawn = 0
-    for usable, shown, answer in pictures.chunks(predictor, paths):
-        for row, path in enumerate(usable):
-            record = _record(path, answer, row, names)
-            records.append(record)
-            if drawn < max_figures:
-                drawn += 1
-                way = None if answer.trajectory is None else answer.trajectory[row]
-                story = figures.Story(path.name, shown[row], names, answer.probs[row], way)
-                stem = output / f"{len(records):04d}-{path.stem}"
-                plots.save(figures.refinement(story), stem.with_name(stem.name + ".png"))
-                if gif:
-                    figures.animate(story, stem.with_name(stem.name + ".gif"))
-    pictures.check_any(len(records), paths)
-    header = ["file", "class", *names]
-    rows = [
-        [record["file"], record["class"], *record.pop("posterior").tolist()] for record in records
-    ]
-    files.write_csv(output / "predictions.csv", [header, *rows])
-    files.write_json(output / "predictions.json", records)
-    _print(records)
-    rest = f" (the first {drawn} of {len(records)}: --max_figures)" if drawn < len(records) else ""
-    print(f"\nwrote predictions.csv, predictions.json and {drawn} figures{rest} in {output}")
+    tables = _Tables(predictor, paths, max(max_figures, _ROWS_PRINTED))
+    files.write_whole(
+        output / "predictions.csv",
+        lambda table: files.write_whole(
+            output / "predictions.json", lambda objects: tables.write(table, objects)
+        ),
+    )
+    _print(tables.first[:_ROWS_PRINTED], tables.total)
+    chosen = [Path(record["file"]) for record in tables.first[:max_figures]]
+    drawn = _draw(predictor, chosen, output, gif=gif) if chosen else 0
+    rest = ""
+    if len(chosen) < tables.total:
+        rest = f" (the first {len(chosen):,} of {counted(tables.total, 'image')}: --max_figures)"
+    print(
+        "\nwrote predictions.csv, predictions.json and "
+        f"{counted(drawn, 'figure')}{rest} in {printable(str(output))}"
+    )
+
+
+class _Tables:
+    """The predictions on their way to two files."""
+
+    def __init__(self, predictor: Predictor, paths: Sequence[Path], kept: int) -> None:
+        self._predictor, self._paths, self._kept = predictor, paths, kept
+        self.total = 0
+        self.first: list[dict[str, Any]] = []  # records without their posteriors
+
+    def write(self, table: IO[bytes], objects: IO[bytes]) -> None:
+        """Writes a CSV with a row, and a JSON list with an object, for each image."""
+        names = self._predictor.class_names
+        rows = csv.writer(codecs.getwriter("utf-8")(table), lineterminator="\n")
+        rows.writerow(["file", "class", *names])
+        for chunk in pictures.chunks([self._predictor], self._paths):
+            (answer,) = chunk.answers
+            for row, path in enumerate(chunk.paths):
+                record = _record(path, answer, row, names)
+                posterior = answer.probs[row].tolist()
+                rows.writerow([printable(str(path)), answer.classes[row], *posterior])
+                text = textwrap.indent(json.dumps(record, indent=2), "  ")
+                objects.write((",\n" if self.total else "[\n").encode() + text.encode())
+                self.total += 1
+                if len(self.first) < self._kept:
+                    self.first.append(record)
+        objects.write(b"\n]\n")
 
 
 def _record(path: Path, answer: Prediction, row: int, names: Sequence[str]) -> dict[str, Any]:
@@ -67,26 +98,58 @@ def _record(path: Path, answer: Prediction, row: int, names: Sequence[str]) -> d
         "class": answer.classes[row],
         "probability": float(probs[answer.labels[row]]),
         "top": [{"class": names[k], "probability": float(probs[k])} for k in top],
-        "posterior": probs,
     }
     if answer.steps_used is not None:
         record["steps_used"] = int(answer.steps_used[row])
     return record
 
 
-def _print(records: Sequence[dict[str, Any]]) -> None:
+def _draw(predictor: Predictor, paths: Sequence[Path], output: Path, *, gif: bool) -> int:
+    """A figure for each image, and how many there are in the end."""
+    number = drawn = 0
+    for chunk in pictures.chunks([predictor], paths):
+        (answer,), (shown,) = chunk.answers, chunk.shown
+        for row, path in enumerate(chunk.paths):
+            number += 1
+            way = None if answer.trajectory is None else answer.trajectory[row]
+            story = figures.Story(
+                printable(path.name), shown[row], predictor.class_names, answer.probs[row], way
+            )
+            stem = f"{number:04d}-{_stem(path)}"
+            drawn += pictures.draw(output / f"{stem}.png", partial(_save, story))
+            if gif:
+                pictures.draw(output / f"{stem}.gif", partial(figures.animate, story))
+    return drawn
+
+
+def _save(story: figures.Story, path: Path) -> None:
+    plots.save(figures.refinement(story), path)
+
+
+def _stem(path: Path) -> str:
+    """The name without its suffix, in as many bytes of UTF-8 as a figure's name has room for."""
+    name = "".join(c if c.isprintable() else "_" for c in path.stem)
+    return name.encode()[:_STEM_BYTES].decode(errors="ignore")
+
+
+def _end(name: str) -> str:
+    """The end of a long name, which tells files apart better than its beginning."""
+    return name if len(name) <= _NAME_PRINTED else "…" + name[1 - _NAME_PRINTED :]
+
+
+def _print(records: Sequence[dict[str, Any]], total: int) -> None:
     rows = [
         [
-            record["file"],
+            _end(printable(record["file"])),
             record["class"],
             f"{100 * record['probability']:.1f}",
             ", ".join(
                 f"{each['class']} {100 * each['probability']:.1f}" for each in record["top"][1:3]
             ),
         ]
-        for record in records[:_ROWS_PRINTED]
+        for record in records
     ]
     headers = ["file", "class", "probability %", "then"]
     print(tabulate(rows, headers, disable_numparse=True))
-    if len(records) > _ROWS_PRINTED:
-        print(f"... and {len(records) - _ROWS_PRINTED:,} more in predictions.csv")
+    if total > len(records):
+        print(f"... and {total - len(records):,} more in predictions.csv")

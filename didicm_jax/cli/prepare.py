@@ -12,27 +12,26 @@ from pathlib import Path
 
 from absl import flags
 
+from didicm_jax.cli import entry
 from didicm_jax.errors import UserError
 
 DATASETS = ("imagenet2012", "folder")
 
 
 def main(argv: list[str]) -> int:
-    """Parses, dispatches, and turns a user's mistake into one line; returns the exit status."""
+    """Parses and dispatches; returns the exit status."""
     values = _flags()
     if {"-h", "--help", "-help"} & set(argv):
-        print(f"{__doc__}\n{values.get_help()}")
-        return 0
-    try:
-        _prepare(values, argv)
-    except UserError as error:
-        _print_broken(getattr(error, "names", ()))
-        print(f"error: {_with_flags(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing was stored; start again to prepare", file=sys.stderr)
-        return 130
-    return 0
+        return entry.show(f"{__doc__}\n{values.get_help()}")
+
+    def body() -> None:
+        try:
+            _prepare(values, argv)
+        except UserError as error:
+            _print_broken(getattr(error, "names", ()))
+            raise UserError(_with_flags(str(error))) from error
+
+    return entry.guarded(body, advice="nothing was stored; start again to prepare")
 
 
 def _flags() -> flags.FlagValues:

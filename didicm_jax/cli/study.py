@@ -17,7 +17,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from didicm_jax.cli.command_line import config_first, parse
+from didicm_jax.cli import entry
+from didicm_jax.cli.command_line import config_first, counted, parse
 from didicm_jax.errors import UserError
 from didicm_jax.study import axes, methods, results, schedule
 from didicm_jax.study.folder import StudyFolder
@@ -29,20 +30,8 @@ def main(argv: list[str]) -> int:
     values = _flags(argv)
     if {"-h", "--help", "-help"} & set(argv):
         titles = "\n".join(f"  {name}: {each.title}" for name, each in methods.METHODS.items())
-        print(f"{__doc__}\nMethods:\n{titles}\n{values.get_help()}")
-        return 0
-    try:
-        return _run(values, argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: --workdir: expected a disk with room that can be written, found {error}; the "
-            "same command goes on",
-            file=sys.stderr,
-        )
-        return 2
+        return entry.show(f"{__doc__}\nMethods:\n{titles}\n{values.get_help()}")
+    return entry.guarded(lambda: _run(values, argv), advice="start the same command again")
 
 
 def _run(values: flags.FlagValues, argv: list[str]) -> int:
@@ -62,7 +51,7 @@ def _run(values: flags.FlagValues, argv: list[str]) -> int:
         study.claim(given, values.held_out)
         left = [cell.name for cell in cells if study.record(cell) is None]
         done = len(cells) - len(left)
-        print(f"{_count(len(cells), 'cell')}, {done} done, {len(lanes)} at a time", flush=True)
+        print(f"{counted(len(cells), 'cell')}, {done} done, {len(lanes)} at a time", flush=True)
         progress = _Progress(study, began, len(left))
         schedule.run(
             left,
@@ -112,7 +101,7 @@ class _Progress:
             first = self._failed[0]
             one = self.failures == 1
             raise UserError(
-                f"{_count(self.failures, 'cell')}: expected {'it' if one else 'them'} to run to "
+                f"{counted(self.failures, 'cell')}: expected {'it' if one else 'them'} to run to "
                 f"the end, found that {'it' if one else 'they'} failed, the first {first.name} "
                 f"(see {first.log}); the same command tries again"
             )
@@ -127,7 +116,7 @@ def _conclude(study: StudyFolder, failures: int) -> None:
         print((study.path / "results.md").read_text())
         print(f"wrote {', '.join(path.name for path in written)} in {study.path}")
     if len(found) + failures < len(study.cells):
-        total = _count(len(study.cells), "cell")
+        total = counted(len(study.cells), "cell")
         print(f"stopped with {len(found)} of {total} done; the same command goes on")
 
 
@@ -139,10 +128,6 @@ def _one(study: StudyFolder, name: str) -> int:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(study.path / "compilation_cache"))
     return 0 if cell.run(study.cell(name), study) else schedule.STOPPED
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:

@@ -133,7 +133,7 @@ def batches(
     )
 
     def finish(answer: Posterior, batch: data.Batch, waiting: Waiting) -> Columns:
-        replaced = batch.get("replaced", np.zeros_like(batch["valid"]))
+        replaced = batch["replaced"]
         rows = Rows(batch["label"], replaced, jax.tree.map(parallel.to_host, answer))
         fault = None
         try:

@@ -82,8 +82,9 @@ def read(workdir: Path) -> list[dict[str, Any]]:
         records = recorded.read(path).records
     except OSError as error:
         raise UserError(
-            f"workdir: expected a run with metrics.jsonl in {workdir}, found none "
-            f"({error.strerror}); train it first"
+            f"expected a run with metrics.jsonl in {workdir}, found none ({error.strerror}); train "
+            "it first",
+            about="run folder",
         ) from error
     if not records:
         raise UserError(f"{path}: expected records of training, found none; train the run first")
@@ -98,7 +99,7 @@ def _names(workdirs: Sequence[Path]) -> list[str]:
     """
     paths = [path.resolve() for path in workdirs]
     if len(set(paths)) < len(paths):
-        raise UserError("workdir: expected different runs, found one twice; name each once")
+        raise UserError("expected different runs, found one twice; name each once")
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):

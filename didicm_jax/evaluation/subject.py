@@ -176,9 +176,10 @@ def check_comparable(ours: Subject, theirs: Subject) -> None:
     check_classes(ours.class_names, theirs.class_names)
     if not same_examples(ours.source, theirs.source):
         raise UserError(
-            f"expected a run that is judged on the same images, found {len(theirs.source):,} of "
-            f"{theirs.dataset_name} that are not the {len(ours.source):,} of {ours.dataset_name}, "
-            "or in another order; evaluate both on one data set",
+            "expected a run that is judged on the same images, found "
+            f"{len(theirs.source):,} of {theirs.dataset_name} that are not the "
+            f"{len(ours.source):,} of {ours.dataset_name}, or in another order; name the images "
+            "for both, by a dataset and the data_dir that it is in",
             about="baseline",
         )
 

@@ -12,7 +12,9 @@ from didicm_jax.parallel.mesh import (
 )
 from didicm_jax.parallel.processes import (
     Watch,
+    alone,
     any_process,
+    barrier,
     gather,
     initialize,
     is_main,
@@ -23,7 +25,9 @@ from didicm_jax.parallel.processes import (
 __all__ = [
     "AXIS",
     "Watch",
+    "alone",
     "any_process",
+    "barrier",
     "from_hosts",
     "gather",
     "initialize",

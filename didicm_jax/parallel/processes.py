@@ -44,16 +44,17 @@ def initialize(
       UserError: the three are incomplete or impossible, or the others cannot be reached.
     """
     given = {
-        "--coordinator_address": coordinator_address,
-        "--num_processes": num_processes,
-        "--process_id": process_id,
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
     }
     if num_processes == 1:
         return
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise UserError(
-            f"{missing[0]}: expected all of {', '.join(given)} or none, found it missing; add it"
+            f"expected all of {', '.join(given)} or none, found it missing; add it",
+            about=missing[0],
         )
     if coordinator_address is not None and num_processes is not None and process_id is not None:
         _check(coordinator_address, num_processes, process_id)
@@ -82,9 +83,10 @@ def initialize(
         if missing and "must be called before" in str(error):
             return  # called from a program that uses jax already, on its own
         raise UserError(
-            f"--coordinator_address: expected {num_processes or 'all'} processes to meet at "
+            f"expected {num_processes or 'all'} processes to meet at "
             f"{coordinator_address or 'the address that the cluster names'} within {timeout:g} s, "
-            f"found {' '.join(str(error).split())[:200]}; check the address and start all of them"
+            f"found {' '.join(str(error).split())[:200]}; check the address and start all of them",
+            about="coordinator_address",
         ) from error
 
 
@@ -96,6 +98,39 @@ def is_main() -> bool:
 def any_process(flag: bool) -> bool:
     """Whether `flag` holds on any process; all must call it, and all learn the same."""
     return bool(gather(np.array([flag])).any())
+
+
+def barrier() -> None:
+    """Waits until all processes have come this far; all must call it."""
+    gather(np.zeros(1, np.uint8))
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[bool]:
+    """What process 0 does alone, such as drawing, while the others wait, as long as it takes.
+
+        with parallel.alone() as mine:
+            if mine:
+                ...
+
+    All must enter it. A process 0 that dies meanwhile is noticed by its missing heartbeats.
+
+    Yields:
+      Whether this is process 0.
+
+    Raises:
+      UserError: on the others, where process 0 has failed.
+    """
+    fault: Exception | None = None
+    try:
+        yield is_main()
+    except Exception as error:
+        fault = error
+    if any_process(fault is not None):
+        raise fault or UserError(
+            f"process {jax.process_index()}: expected process 0 to do its part, found that it "
+            "failed; see its message"
+        )
 
 
 def gather(values: np.ndarray) -> np.ndarray:
@@ -126,33 +161,30 @@ class Watch:
     """Ends the process when it has waited too long for the others.
 
     A collective with a peer that is dead or hangs waits for ever, and no Python runs meanwhile but
-    another thread. It counts from the first `beat`, for what comes before (compiling, say) takes as
-    long as it takes; until then a peer that dies is noticed by its missing heartbeats. With one
-    process there is nobody to wait for and nothing is watched.
+    another thread. Only `waiting` counts, not what this process does itself: compiling, reading,
+    drawing and a slow disk take as long as they take. A peer that dies while nobody counts is
+    noticed by its missing heartbeats. With one process there is nobody to wait for and nothing is
+    watched.
     """
 
     def __init__(self, timeout: float, advice: str) -> None:
-        """Gives up after `timeout` seconds without a `beat`, with `advice` on what to do."""
+        """Gives up after `timeout` seconds of one wait, with `advice` on what to do."""
         self._timeout, self._advice = timeout, advice
-        self._last: float | None = None
+        self._since: float | None = None
         self._done = threading.Event()
-
-    def beat(self) -> None:
-        """Says that there was progress."""
-        self._last = time.monotonic()
-
-    def rest(self) -> None:
-        """Stops counting until the next `beat`, for what waits for more than the others."""
-        self._last = None
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts within alone: a wait for nothing but the others."""
-        self.beat()
+        """Within, this process does nothing but wait for the others, who are to come soon.
+
+        A wait is soon over if the others do the same work. Where one has more to do than the rest
+        (process 0 `alone`, whoever must compile), wait for it outside of this, with `barrier`.
+        """
+        self._since = time.monotonic()
         try:
             yield
         finally:
-            self.rest()
+            self._since = None
 
     def __enter__(self) -> Self:
         if jax.process_count() > 1:
@@ -169,12 +201,12 @@ class Watch:
 
     def _run(self) -> None:
         while not self._done.wait(min(1.0, self._timeout / 4)):
-            last = self._last
-            if last is not None and time.monotonic() - last > self._timeout:
-                # Where it hangs: the frame says which collective, or which file, is waited for.
+            since = self._since
+            if since is not None and time.monotonic() - since > self._timeout:
+                # Where it hangs: the frame says which collective is waited for.
                 faulthandler.dump_traceback(file=sys.stderr)
                 leave(
-                    f"error: process {jax.process_index()}: expected progress within "
+                    f"error: process {jax.process_index()}: expected the others within "
                     f"{self._timeout:g} s, found none: another process hangs or is gone; "
                     f"{self._advice}",
                     3,
@@ -185,17 +217,18 @@ def _check(coordinator_address: str, num_processes: int, process_id: int) -> Non
     host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(
-            "--coordinator_address: expected host:port of process 0, found "
-            f"{coordinator_address!r}; write it like 10.0.0.1:1234"
+            f"expected host:port of process 0, found {coordinator_address!r}; write it like "
+            "10.0.0.1:1234",
+            about="coordinator_address",
         )
     if num_processes < 1:
         raise UserError(
-            f"--num_processes: expected 1 or more, found {num_processes}; give their number"
+            f"expected 1 or more, found {num_processes}; give their number", about="num_processes"
         )
     if not 0 <= process_id < num_processes:
         raise UserError(
-            f"--process_id: expected 0 to {num_processes - 1}, found {process_id}; number the "
-            "processes from 0"
+            f"expected 0 to {num_processes - 1}, found {process_id}; number the processes from 0",
+            about="process_id",
         )
 
 
@@ -218,7 +251,7 @@ def _may_detect() -> bool:
     except ImportError as error:
         raise UserError(
             "expected the package kubernetes in a pod of an indexed Job, to find the other "
-            "processes, found none; pip install '.[k8s]', or give --coordinator_address, "
-            "--num_processes and --process_id"
+            "processes, found none; pip install '.[k8s]', or give coordinator_address, "
+            "num_processes and process_id"
         ) from error
     return True

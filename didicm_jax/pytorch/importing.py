@@ -54,9 +54,10 @@ def architecture(state_dict: Mapping[str, np.ndarray]) -> Architecture:
     depth = _DEPTHS.get((tuple(blocks), bottleneck))
     if depth is None or "conv1.weight" not in state_dict or "fc.weight" not in state_dict:
         raise UserError(
-            "weights: expected the weights of a DiDiRN or ResNet of 18, 34, 50, 101 or 152 layers, "
+            "expected the weights of a DiDiRN or ResNet of 18, 34, 50, 101 or 152 layers, "
             f"found stages of {', '.join(map(str, blocks))} blocks and tensors such as "
-            f"{', '.join(list(state_dict)[:4])}; name the network in a config"
+            f"{', '.join(list(state_dict)[:4])}; name the network in a config",
+            about="weights",
         )
     channels, _, size, _ = _shape(state_dict, "conv1.weight", 4)
     conditioned = [
@@ -108,8 +109,9 @@ def _one_of(state_dict: Mapping[str, np.ndarray], what: str, *layers: str) -> st
         if f"{layer}.weight" in state_dict:
             return f"{layer}.weight"
     raise UserError(
-        f"weights: expected {what}, {' or '.join(layers)}, found "
-        f"{', '.join(list(state_dict)[:4])}, ...; use the weights of a whole ResNet, DiDiRN or ViT"
+        f"expected {what}, {' or '.join(layers)}, found "
+        f"{', '.join(list(state_dict)[:4])}, ...; use the weights of a whole ResNet, DiDiRN or ViT",
+        about="weights",
     )
 
 
@@ -117,8 +119,9 @@ def _shape(state_dict: Mapping[str, np.ndarray], name: str, rank: int) -> tuple[
     shape = state_dict[name].shape
     if len(shape) != rank:
         raise UserError(
-            f"weights: expected {name} to have {rank} axes, found {len(shape)}; use the weights of "
-            "a whole ResNet, DiDiRN or ViT"
+            f"expected {name} to have {rank} axes, found {len(shape)}; use the weights of "
+            "a whole ResNet, DiDiRN or ViT",
+            about="weights",
         )
     return shape
 
@@ -213,13 +216,15 @@ def check_free(workdir: Path) -> None:
     workdir = workdir.resolve()
     if workdir == Path.cwd():
         raise UserError(
-            f"run folder: expected a new folder, found the current one, {workdir}; name one to make"
+            f"expected a new folder, found the current one, {workdir}; name one to make",
+            about="run folder",
         )
     held = workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
     if held or _partial(workdir).exists():
         raise UserError(
-            "run folder: expected a new folder, found something in "
-            f"{workdir if held else _partial(workdir)}; name another or remove it"
+            "expected a new folder, found something in "
+            f"{workdir if held else _partial(workdir)}; name another or remove it",
+            about="run folder",
         )
 
 

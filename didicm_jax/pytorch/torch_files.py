@@ -43,7 +43,9 @@ def read(path: Path) -> Weights:
         values; or it needs torch and that is not installed.
     """
     if not path.is_file():
-        raise UserError(f"weights: expected a file of weights, found no {path}; check the path")
+        raise UserError(
+            f"expected a file of weights, found no {path}; check the path", about="weights"
+        )
     if _is_safetensors(path):
         return _weights(_read_safetensors(path), path)
     return _weights(_read_pickle(path), path)
@@ -65,8 +67,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise UserError(
-            f"weights: expected a checkpoint in {path}, found safetensors that cannot be read "
-            f"({_line(error)}); copy or save it again"
+            f"expected a checkpoint in {path}, found safetensors that cannot be read "
+            f"({_line(error)}); copy or save it again",
+            about="weights",
         ) from error
 
 
@@ -75,8 +78,9 @@ def _read_pickle(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise UserError(
-            f"weights: expected torch to read {path.name}, found none ({_line(error)}); install it "
-            "with pip install torch, or save the weights as safetensors"
+            f"expected torch to read {path.name}, found none ({_line(error)}); install it "
+            "with pip install torch, or save the weights as safetensors",
+            about="weights",
         ) from error
     try:
         # timm's checkpoints hold the arguments of their training: names and plain values.
@@ -84,13 +88,15 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"weights: expected tensors and plain values in {path}, found {_others(path)}; save "
-            "its state_dict alone"
+            f"expected tensors and plain values in {path}, found {_others(path)}; save "
+            "its state_dict alone",
+            about="weights",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"weights: expected a checkpoint in {path}, found what torch cannot read "
-            f"({_line(error)}); copy or save it again"
+            f"expected a checkpoint in {path}, found what torch cannot read "
+            f"({_line(error)}); copy or save it again",
+            about="weights",
         ) from error
 
 
@@ -119,8 +125,9 @@ def _weights(content: Any, path: Path) -> Weights:
         else type(content).__name__
     )
     raise UserError(
-        f"weights: expected weights in {path}, bare or under {', '.join((*_RAW, *_AVERAGED))}, "
-        f"found {what or 'nothing'}; save model.state_dict()"
+        f"expected weights in {path}, bare or under {', '.join((*_RAW, *_AVERAGED))}, "
+        f"found {what or 'nothing'}; save model.state_dict()",
+        about="weights",
     )
 
 

@@ -117,9 +117,10 @@ class Checkpoints:
         if self._fault:
             kept = self.latest() if self._folder.is_dir() else None
             raise UserError(
-                f"run folder: expected to save the run in {self._folder}, found {self._fault}; "
+                f"expected to save the run in {self._folder}, found {self._fault}; "
                 f"make room or mend the folder, then go on from "
-                f"{'the start' if kept is None else f'the checkpoint of step {kept}'}"
+                f"{'the start' if kept is None else f'the checkpoint of step {kept}'}",
+                about="run folder",
             )
 
     def close(self) -> None:
@@ -175,9 +176,10 @@ class Checkpoints:
         if damaged:
             step, problem = next(iter(damaged.items()))
             raise UserError(
-                f"run folder: expected a whole checkpoint in {self._folder}, found all "
+                f"expected a whole checkpoint in {self._folder}, found all "
                 f"{len(damaged)} damaged (that of step {step}: {problem}); put back copies of "
-                "them, or start again in another folder"
+                "them, or start again in another folder",
+                about="run folder",
             )
         return None
 
@@ -185,7 +187,7 @@ class Checkpoints:
         if not self._read_only:
             if parallel.is_main():
                 worth.mend(self._folder, self._say)
-            parallel.any_process(False)  # until they are whole
+            parallel.barrier()  # until they are whole
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.BestN(get_metric_fn=worth.rank, n=1)]
@@ -220,7 +222,7 @@ class Checkpoints:
         checkpoint = self._folder / str(step)
         if parallel.is_main() and worth.read(checkpoint, self._say) is None:
             worth.write(checkpoint, top1)
-        parallel.any_process(False)  # until it is written
+        parallel.barrier()  # until it is written
         self._manager.reload()
 
     def _seal(self) -> None:
@@ -291,5 +293,5 @@ class Checkpoints:
                 f"of step {good}"
             )
         if damaged:
-            parallel.any_process(False)  # until they are moved
+            parallel.barrier()  # until they are moved
             self._manager.reload()

@@ -118,7 +118,8 @@ class RunFolder(Places):
                 return None
         except OSError as error:
             raise UserError(
-                f"run folder: expected a folder that can be read, found {error}; choose another"
+                f"expected a folder that can be read, found {error}; choose another",
+                about="run folder",
             ) from error
         return cls(
             places.path, _read_config(places.config_file), _describe(places.description_file)
@@ -134,7 +135,8 @@ class RunFolder(Places):
         found = cls.find(path)
         if found is None:
             raise UserError(
-                f"run folder: expected a run in {path}, found no config.json; train it first"
+                f"expected a run in {path}, found no config.json; train it first",
+                about="run folder",
             )
         return found
 
@@ -156,8 +158,9 @@ class RunFolder(Places):
         if changed:
             pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
             raise UserError(
-                f"run folder: expected the run that {self.path} holds, found another config "
-                f"({pairs}); use another folder, or the old values"
+                f"expected the run that {self.path} holds, found another config "
+                f"({pairs}); use another folder, or the old values",
+                about="run folder",
             )
         return replace(self, config=config)
 
@@ -190,8 +193,9 @@ class RunFolder(Places):
             refusal = error
         if parallel.any_process(refusal is not None):
             raise refusal or UserError(
-                f"run folder: expected {path} to suit all processes, found that another one "
-                "refuses it; see what it says"
+                f"expected {path} to suit all processes, found that another one "
+                "refuses it; see what it says",
+                about="run folder",
             )
         fault = None
         if parallel.is_main():
@@ -201,13 +205,15 @@ class RunFolder(Places):
                 fault = error
         if parallel.any_process(fault is not None):
             raise UserError(
-                "run folder: expected a folder that can be written, found "
-                f"{fault or 'that process 0 cannot'}; choose another"
+                "expected a folder that can be written, found "
+                f"{fault or 'that process 0 cannot'}; choose another",
+                about="run folder",
             ) from fault
         if parallel.any_process(not wanted.config_file.exists()):
             raise UserError(
-                "run folder: expected a folder that all processes share, found that they do not "
-                f"share {path}; use a network folder"
+                "expected a folder that all processes share, found that they do not "
+                f"share {path}; use a network folder",
+                about="run folder",
             )
         return wanted
 
@@ -218,13 +224,15 @@ class RunFolder(Places):
             mismatch = found.description.mismatch(self.description)
             if mismatch:
                 raise UserError(
-                    f"run folder: expected the data that the run in {self.path} was trained on, "
-                    f"found others ({mismatch}); use the old data, or another folder"
+                    f"expected the data that the run in {self.path} was trained on, "
+                    f"found others ({mismatch}); use the old data, or another folder",
+                    about="run folder",
                 )
         if self.path.is_dir() and not os.access(self.path, os.W_OK):
             raise UserError(
-                f"run folder: expected a folder that can be written, found {self.path} read-only; "
-                "change its permissions or choose another"
+                f"expected a folder that can be written, found {self.path} read-only; "
+                "change its permissions or choose another",
+                about="run folder",
             )
 
     def _write(self, found: "RunFolder | None") -> None:
@@ -239,9 +247,10 @@ def _local(path: str | os.PathLike) -> Path:
     # `Path` makes one slash of two.
     if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
         raise UserError(
-            f"run folder: expected a folder, found {path}, in a store of objects, where no file "
+            f"expected a folder, found {path}, in a store of objects, where no file "
             "can be appended to; mount the bucket (gcsfuse --rename-dir-limit=100000) and name the "
-            "folder that it is mounted on"
+            "folder that it is mounted on",
+            about="run folder",
         )
     return Path(path)
 

@@ -113,8 +113,9 @@ class Reporter:
             self._flush(finish=True)
             if self._unwritten:
                 raise UserError(
-                    f"run folder: expected to write metrics.jsonl and tensorboard, found "
-                    f"{self._unwritten}; make room or mend the folder"
+                    f"expected to write metrics.jsonl and tensorboard, found "
+                    f"{self._unwritten}; make room or mend the folder",
+                    about="run folder",
                 )
 
     def _time_left(self, step: int) -> str:

@@ -93,8 +93,7 @@ class _Training:
                 return self._stopped(start)
         if start < total:
             start, found = self._steps(reporter, start, current)
-        parallel.any_process(False)  # all have come this far
-        self.watch.rest()
+        parallel.barrier()
         self.checkpoints.finish()
         reporter.finish()
         if found is None:
@@ -113,7 +112,12 @@ class _Training:
         for step in range(start + 1, total + 1):
             before = current if self.debug_nans else None
             batch |= self._host_words(feed)
-            current, results = step_fn(current, batch)
+            if step == start + 1:
+                current, results = step_fn(current, batch)
+                jax.block_until_ready(results)  # whoever compiles longest is not given up
+            else:
+                with self.watch.waiting():
+                    current, results = step_fn(current, batch)
             if before is not None and int(results.skipped_in_row) > 0:
                 diagnose(make_local(self.plan), before, batch, step)
             last = step == total
@@ -122,9 +126,10 @@ class _Training:
             # One step in flight and one in the queue: no further, or batches pile up in memory.
             stopping = False
             if previous is not None:
+                with self.watch.waiting():
+                    jax.block_until_ready(previous)
                 self._check_finite(step - 1, previous)
                 stopping = bool(previous.stop)
-                self.watch.beat()
             previous = results
             pace.steps += 1
             if last or step % self.durations.log == 0:
@@ -150,12 +155,11 @@ class _Training:
         current: state.TrainState,
         top1: float | None = None,
     ) -> None:
-        # No record of a saved step may be lost, and no peer be missing.
+        # No peer may be missing, and no record of a saved step be lost.
+        with self.watch.waiting():
+            parallel.barrier()
         reporter.flush()
-        parallel.any_process(False)
-        self.watch.rest()  # a disk may be as slow as it likes
         self.checkpoints.save(step, current, top1=top1)
-        self.watch.beat()
 
     def _catch_up(
         self, reporter: journal.Reporter, step: int, current: state.TrainState
@@ -190,8 +194,8 @@ class _Training:
         """The scores, or None if a stop came in between."""
 
         def proceed() -> bool:
-            self.watch.beat()
-            return not self._asked_to_stop()
+            with self.watch.waiting():
+                return not self._asked_to_stop()
 
         return evaluation.evaluate(
             self.predict,
@@ -199,6 +203,7 @@ class _Training:
             self.plan.dataset.test,
             batch_size=self.plan.config.evaluation.batch_size,
             proceed=proceed,
+            waiting=self.watch.waiting,
         )
 
     def _asked_to_stop(self) -> bool:
@@ -232,7 +237,8 @@ class _Training:
 
     def _report(self, reporter: journal.Reporter, step: int, results: Metrics, pace: Pace) -> None:
         """Logs a step, which waits for it."""
-        results = jax.device_get(results)
+        with self.watch.waiting():
+            results = jax.device_get(results)
         applied = step - int(results.skipped)
         logged = {
             "loss": float(results.loss),

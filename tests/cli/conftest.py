@@ -1,9 +1,13 @@
 """The entry point, called in process."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from didicm_jax import data
 from didicm_jax.cli import main as entry_point
 from tests import shallow
+from tests.cli.test_main import DIGITS, SMALL
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +21,36 @@ def shallow_models():
 def main():
     """`launch/main.py`'s `main` without the program's name."""
     return lambda *arguments: entry_point.main(["main.py", *map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def run(main, tmp_path_factory):
+    """A trained run; each test writes elsewhere."""
+    workdir = tmp_path_factory.mktemp("modes") / "run"
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def classifier(main, tmp_path_factory):
+    """A plain classifier on the same digits, trained less."""
+    workdir = tmp_path_factory.mktemp("modes") / "classifier"
+    small = [word for word in SMALL if "sampler" not in word]
+    settings = ["--config.method=cross_entropy", "--config.model.name=resnet10"]
+    settings += ["--config.train.duration=4 steps"]
+    assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 0
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Digits as files, one of them in a folder of its own, and two that are no images."""
+    path = tmp_path_factory.mktemp("images")
+    batch = data.load("digits").test.batch(np.arange(3))
+    (path / "more").mkdir()
+    for k, image in enumerate(batch["image"]):
+        place = path / "more" if k == 2 else path
+        Image.fromarray(image[..., 0]).save(place / f"digit{k}.png")
+    (path / "broken.png").write_bytes((path / "digit0.png").read_bytes()[:60])
+    (path / "notes.txt").write_text("not an image")
+    return path

@@ -310,7 +310,7 @@ BAD = {
     ),
     "processes half given": (
         [DIGITS, "--num_processes=2"],
-        "--coordinator_address: expected all of --coordinator_address",
+        "--coordinator_address: expected all of coordinator_address, num_processes, process_id or",
     ),
     "process out of range": (
         [DIGITS, "--coordinator_address=h:1", "--num_processes=2", "--process_id=2"],

@@ -1,71 +1,17 @@
-"""Evaluating, comparing, predicting with and reporting on a small run of real digits."""
+"""Evaluating and reporting on a small run of real digits, and the mistakes of all modes."""
 
-import csv
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from didicm_jax import data
 from didicm_jax.data import corruptions
-from didicm_jax.inference.predictor import Predictor
-from tests.cli.test_main import DIGITS, SMALL
+from tests.cli.looking import is_picture, one_line, table
+from tests.cli.test_main import DIGITS
 
 FIGURES = ["classes.png", "reliability.png", "selective.png", "steps.png"]
-
-
-@pytest.fixture(scope="module")
-def run(main, tmp_path_factory):
-    """A trained run; each test writes elsewhere."""
-    workdir = tmp_path_factory.mktemp("modes") / "run"
-    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def classifier(main, tmp_path_factory):
-    """A plain classifier on the same digits, trained less and with another seed."""
-    workdir = tmp_path_factory.mktemp("modes") / "classifier"
-    small = [word for word in SMALL if "sampler" not in word]
-    settings = ["--config.method=cross_entropy", "--config.model.name=resnet10"]
-    settings += ["--config.train.duration=4 steps", "--config.seed=1"]
-    assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 0
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Digits as files, one of them in a folder of its own, and two that are no images."""
-    path = tmp_path_factory.mktemp("images")
-    batch = data.load("digits").test.batch(np.arange(3))
-    (path / "more").mkdir()
-    for k, image in enumerate(batch["image"]):
-        place = path / "more" if k == 2 else path
-        Image.fromarray(image[..., 0]).save(place / f"digit{k}.png")
-    (path / "broken.png").write_bytes((path / "digit0.png").read_bytes()[:60])
-    (path / "notes.txt").write_text("not an image")
-    return path
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def is_picture(path):
-    with Image.open(path) as image:
-        image.load()
-        return min(image.size) > 200
-
-
-def one_line(capsys):
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    return said
 
 
 def test_evaluation_with_a_list_of_samplers(main, run, tmp_path, capsys):
@@ -174,68 +120,6 @@ def test_real_labels(main, run, tmp_path, capsys, monkeypatch):
     (tmp_path / "real.json").write_text("[1, 2")
     assert main("--mode=evaluate", f"--workdir={run}", *given) == 2
     assert "expected the file real.json" in one_line(capsys)
-
-
-def test_two_runs_compared_on_labels(main, run, classifier, tmp_path, capsys):
-    given = [f"--workdir={run}", f"--baseline={classifier}", "--sheet=3", f"--output={tmp_path}"]
-    assert main("--mode=compare", *given) == 0
-    assert "McNemar" in capsys.readouterr().out
-    result = json.loads((tmp_path / "comparison.json").read_text())
-    scores = [json.loads((path / "evaluation.json").read_text()) for path in (run, classifier)]
-    difference = result["difference"]["top1"]
-    assert difference["value"] == pytest.approx(scores[0]["top1"] - scores[1]["top1"])
-    assert difference["low"] <= difference["value"] <= difference["high"]
-    test = result["mcnemar"]
-    gap = (test["only_ours"] - test["only_theirs"]) / 360
-    assert gap == pytest.approx(difference["value"])
-    rows = table(tmp_path / "disagreements.csv")
-    assert len(rows) == result["num_disagreements"] > 0
-    assert all(row["run"] != row["baseline"] for row in rows)
-    distances = [float(row["total_variation"]) for row in rows]
-    assert distances == sorted(distances, reverse=True)
-    assert is_picture(tmp_path / "disagreements.png")
-
-
-def test_two_runs_compared_without_labels(main, run, classifier, folder, tmp_path, capsys):
-    given = [f"--workdir={run}", f"--baseline={classifier}", f"--output={tmp_path}"]
-    assert main("--mode=compare", *given, f"--images={folder}") == 0
-    said = capsys.readouterr()
-    assert said.err.count("skipped") == 2
-    result = json.loads((tmp_path / "comparison.json").read_text())
-    assert result["num_images"] == 3
-    assert "mcnemar" not in result
-    assert is_picture(tmp_path / "disagreements.png")
-
-
-def test_prediction_of_a_folder(main, run, folder, tmp_path, capsys):
-    given = [f"--images={folder}", f"--output={tmp_path}", "--gif", "--max_figures=2"]
-    assert main("--mode=predict", f"--workdir={run}", *given) == 0
-    said = capsys.readouterr()
-    for name in ("broken.png", "notes.txt"):
-        assert f"{name}: " in next(line for line in said.err.splitlines() if name in line)
-    assert said.err.count("skipped") == 2
-    rows = table(tmp_path / "predictions.csv")
-    assert [Path(row["file"]).name for row in rows] == ["digit0.png", "digit1.png", "digit2.png"]
-    paths = [folder / "digit0.png", folder / "digit1.png", folder / "more" / "digit2.png"]
-    expected = Predictor.from_workdir(run)([str(path) for path in paths])
-    assert [row["class"] for row in rows] == list(expected.classes)
-    probs = [[float(row[str(k)]) for k in range(10)] for row in rows]
-    np.testing.assert_allclose(probs, expected.probs, rtol=1e-5)
-    records = json.loads((tmp_path / "predictions.json").read_text())
-    assert [r["class"] for r in records] == list(expected.classes)
-    assert records[0]["top"][0]["class"] == expected.classes[0]
-    figures = sorted(path.name for path in tmp_path.glob("0*"))
-    assert figures == ["0001-digit0.gif", "0001-digit0.png", "0002-digit1.gif", "0002-digit1.png"]
-    assert is_picture(tmp_path / "0001-digit0.png")
-    with Image.open(tmp_path / "0001-digit0.gif") as image:
-        assert image.n_frames == 3
-    assert "the first 2 of 3" in said.out
-
-
-def test_a_classifier_predicts_too(main, classifier, folder, tmp_path):
-    given = [f"--images={folder / 'digit0.png'}", f"--output={tmp_path}"]
-    assert main("--mode=predict", f"--workdir={classifier}", *given) == 0
-    assert is_picture(tmp_path / "0001-digit0.png")
 
 
 def test_a_report_of_two_runs(main, run, classifier, tmp_path):

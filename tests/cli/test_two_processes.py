@@ -63,7 +63,7 @@ def start(cache, tmp_path):
     """Starts processes of a run, and leaves none behind."""
     started = []
 
-    def start(workdir, *arguments, devices=2, processes=1, slurm=False):
+    def start(workdir, *arguments, devices=2, processes=1, slurm=False, program=PROGRAM):
         port = free_port()
         group = []
         for index in range(processes):
@@ -91,7 +91,7 @@ def start(cache, tmp_path):
                     "JAX_COORDINATOR_PORT": str(port),
                 }
             with log.open("wb") as output:
-                command = [sys.executable, str(PROGRAM), f"--workdir={workdir}", *arguments]
+                command = [sys.executable, str(program), f"--workdir={workdir}", *arguments]
                 command += several if processes > 1 else []
                 # Through a pipe: what is done to the process's files is not done to its words.
                 writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
@@ -179,6 +179,54 @@ def test_two_processes_are_one_run(alone, main, start, tmp_path):
     assert main("--mode=evaluate", f"--workdir={workdir}") == 0
     found = json.loads((workdir / "evaluation.json").read_text())
     assert {key: found[key] for key in expected} == expected
+
+
+SLOW = f"""
+import runpy
+import time
+
+from didicm_jax import evaluation, plots
+
+def slow_once(function):
+    delays = [9]
+
+    def slower(*arguments, **options):
+        time.sleep(delays.pop() if delays else 0)
+        return function(*arguments, **options)
+
+    return slower
+
+evaluation.intervals = slow_once(evaluation.intervals)
+plots.save = slow_once(plots.save)
+runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
+"""
+
+
+def test_what_process_0_does_alone_may_take_longer_than_a_peer_is_waited_for(
+    alone, start, tmp_path
+):
+    """Between two samplers it computes intervals, at the end it draws."""
+    program = tmp_path / "slow.py"
+    program.write_text(SLOW)
+    given = ["--mode=evaluate", "--steps=1,2", "--peer_timeout=5", f"--output={tmp_path / 'out'}"]
+    for process in start(alone, *given, processes=2, program=program):
+        ends(process, 0)
+    assert (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_a_mistake_that_process_0_alone_finds_ends_all(alone, start, tmp_path):
+    program = tmp_path / "failing.py"
+    program.write_text(
+        SLOW.replace(
+            "time.sleep(delays.pop() if delays else 0)", "raise UserError('a mistake')"
+        ).replace("import time", "from didicm_jax.errors import UserError")
+    )
+    given = ["--mode=evaluate", "--steps=1,2", f"--output={tmp_path / 'out'}"]
+    processes = start(alone, *given, processes=2, program=program)
+    for process in processes:
+        ends(process, 2)
+    assert said(processes[0]).splitlines()[-1] == "error: a mistake"
+    assert "process 1: expected process 0 to do its part" in said(processes[1]).splitlines()[-1]
 
 
 @pytest.mark.parametrize("kind", ["dead", pytest.param("hung", marks=pytest.mark.slow)])

@@ -1,0 +1,57 @@
+"""Words of a command line, in and out."""
+
+import os
+
+import pytest
+
+from didicm_jax.cli import command_line
+from didicm_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("flag", "error", "said"),
+    [
+        (
+            "baseline",
+            UserError("expected a, found b", about="run folder"),
+            "--baseline: expected a",
+        ),
+        ("baseline", UserError("expected a, found b"), "--baseline: expected a"),
+        ("", UserError("expected a, found b", about="process_id"), "--process_id: expected a"),
+        ("", UserError("expected a, found b"), "expected a"),
+        ("", UserError("expected a, found b", about="run folder"), "run folder: expected a"),
+        ("a", UserError("say --baseline: twice", about="x"), "--a: say --baseline: twice"),
+    ],
+)
+def test_a_flag_takes_the_place_of_the_thing_that_it_names(flag, error, said):
+    with pytest.raises(UserError) as raised, command_line.flagged(flag):
+        raise error
+    assert str(raised.value).startswith(said)
+    assert error in (raised.value, raised.value.__cause__)
+
+
+def test_of_flags_within_flags_the_inner_one_knows_better():
+    with (
+        pytest.raises(UserError, match=r"^--dataset: expected"),
+        command_line.flagged("baseline"),
+        command_line.flagged(),
+    ):
+        raise UserError("expected a, found b", about="dataset")
+
+
+def test_a_path_with_a_comma_is_one_where_there_is_such_a_file(tmp_path):
+    (tmp_path / "a,b").write_text("")
+    words = [f"{tmp_path}/a,b", f"{tmp_path}/c,{tmp_path}/d,"]
+    found = command_line.paths(words)
+    assert found == [tmp_path / "a,b", tmp_path / "c", tmp_path / "d"]
+    assert command_line.paths([""]) == []
+
+
+def test_numbers_agree_with_their_nouns():
+    said = [command_line.counted(number, "image") for number in (0, 1, 2, 1000)]
+    assert said == ["0 images", "1 image", "2 images", "1,000 images"]
+
+
+def test_any_name_of_a_file_can_be_printed():
+    name = os.fsdecode(b"caf\xe9\x1b[31m \xc3\xa4\n")
+    assert command_line.printable(name) == r"caf\udce9\x1b[31m ä\n"
