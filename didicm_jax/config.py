@@ -22,6 +22,7 @@ FREE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.shard_optimizer",
+    "sampler.grid",
 )
 FREE_IN_EVALUATION = (*FREE, "sampler", "evaluation", "data.eval_split", "data.max_broken_share")
 
@@ -139,7 +140,8 @@ def default() -> ml_collections.ConfigDict:
     config.sampler.steps = 8  # cp, cl: network calls
     config.sampler.query = "min"  # cp: min, max, random
     config.sampler.integrator = "euler"  # cp: euler, exact, heun
-    config.sampler.grid = "original"  # cp, cl: original, linear, log, noise
+    # cp, cl: original, linear; auto: the integrator's own, original for euler and cl, else linear.
+    config.sampler.grid = "auto"
     config.sampler.tolerance = 0.0  # cp: stop where a posterior moves less (total variation)
     config.sampler.chains = 10  # cl: labels per image
     config.sampler.min_time = 1e-5  # cp, cl: where the diffusion ends
@@ -277,7 +279,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "sampler.steps": _number(1),
     "sampler.query": _one_of("min", "max", "random"),
     "sampler.integrator": _one_of("euler", "exact", "heun"),
-    "sampler.grid": _one_of("original", "linear", "log", "noise"),
+    "sampler.grid": _one_of("auto", "original", "linear"),
     "sampler.tolerance": _number(0),
     "sampler.chains": _number(1),
     "sampler.min_time": _below_one,
@@ -325,9 +327,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
             )
         _CHECKS[key](key, value)
     _check_read(found, expected)
-    if config.sampler.grid == "log" and config.sampler.min_time == 0:
+    sampler = config.sampler
+    if (sampler.name, sampler.grid) == ("cp", "original") and sampler.integrator != "euler":
         raise UserError(
-            "config.sampler.min_time: expected a number above 0 with grid=log, found 0; raise it"
+            f"config.sampler.grid: expected auto or linear with integrator={sampler.integrator}, "
+            "found original, which only euler can walk; choose one"
         )
     if config.diffusion.loss == "cross_entropy" and (
         config.model.parameterization != "posterior" or config.diffusion.min_time == 0
@@ -379,6 +383,9 @@ def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
     config = default()
     with config.unlocked(), config.ignore_type():
         config.update(tuples(values))
+    # It was the default once, and meant what auto means now.
+    if config.sampler.grid == "original":
+        config.sampler.grid = "auto"
     return config
 
 

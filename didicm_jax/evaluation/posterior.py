@@ -77,7 +77,7 @@ def create_traced(
                     num_classes=num_classes,
                     steps=settings.steps,
                     chains=settings.chains,
-                    grid=settings.grid,
+                    grid=grid_of(settings),
                     min_time=settings.min_time,
                 ).probs
             )
@@ -92,7 +92,7 @@ def create_traced(
             steps=settings.steps,
             query=settings.query,
             integrator=settings.integrator,
-            grid=settings.grid,
+            grid=grid_of(settings),
             min_time=settings.min_time,
             tolerance=settings.tolerance,
             key=key,
@@ -108,7 +108,20 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     if config.method != "didicm":
         return {"sampler": "softmax" if config.method == "cross_entropy" else "sigmoid", "steps": 1}
     settings = {key: config.sampler[key] for key in READS[config.sampler.name]}
+    if "grid" in settings:
+        settings["grid"] = grid_of(config.sampler)
     return {"sampler": config.sampler.name, "steps": 1} | settings
+
+
+def grid_of(settings: ml_collections.ConfigDict) -> diffusion.Grid:
+    """The grid of a sampler, by name where the settings leave the choice to the integrator."""
+    return own_grid(settings) if settings.grid == "auto" else settings.grid
+
+
+def own_grid(settings: ml_collections.ConfigDict) -> diffusion.Grid:
+    """The grid of a sampler that is told none."""
+    integrator = settings.integrator if settings.name == "cp" else "euler"
+    return diffusion.INTEGRATORS[integrator].grids[0]
 
 
 def softmax(model: Any, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:

@@ -20,9 +20,6 @@ def make_local(run: Run) -> LocalGradients:
         objectives.create(config),
         lambda keys, images, labels: run.policy.train(keys, images, labels, num_classes),
         seed=config.seed,
-        min_time=config.diffusion.min_time,
-        stratified=config.diffusion.stratified,
-        draws_per_image=config.diffusion.draws_per_image,
         accumulate=config.train.accumulate,
     )
 

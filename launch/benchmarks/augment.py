@@ -119,10 +119,9 @@ def _step_seconds(
     optimizer, mesh = optimizers.lamb(1e-3), devices.make_mesh()
     local = make_local_gradients(
         graphdef,
-        objectives.didicm(diffusion.loglinear()),
+        objectives.DiDiCM(diffusion.loglinear()),
         lambda keys, images, labels: policy.train(keys, images, labels, num_classes),
         seed=0,
-        min_time=1e-3,
     )
     step = make_train_step(local, optimizer, mesh)
     first = state.create(variables, optimizer, ema=False)

@@ -22,7 +22,6 @@ from benchmarks.train import make_step
 
 from didicm_jax import diffusion
 from didicm_jax.errors import UserError
-from didicm_jax.models import parameterization
 from didicm_jax.training import objectives
 
 _CLASSES = 1000
@@ -135,7 +134,7 @@ def _cp_step(peer: Peer, repeats: int, batch: int = 64) -> dict[str, Any]:
     def ours(table: jax.Array) -> jax.Array:
         return diffusion.sample_cp(
             # The original zeroes the score at the label, too.
-            lambda labels, sigma: parameterization.ratio(table, labels, sigma),
+            lambda labels, sigma: diffusion.parameterization.ratio(table, labels, sigma),
             schedule,
             batch_size=batch,
             num_classes=_CLASSES,
@@ -249,8 +248,7 @@ def _forms(peer: Peer) -> tuple[str, ...]:
 
 
 def _our_step(name: str, size: Setting) -> Callable[[], Any]:
-    objective = objectives.didicm(diffusion.loglinear())
-    return make_step(name, size, {}, objective, 1).call
+    return make_step(name, size, {}, objectives.DiDiCM(diffusion.loglinear())).call
 
 
 def _their_step(peer: Peer, name: str, size: Setting, form: str) -> Callable[[], Any]:
