@@ -102,10 +102,14 @@ def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
 
 def grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
     """The times that the sampler of `config.sampler` walks through, by name."""
+    return own_grid(config) if config.sampler.grid == "auto" else config.sampler.grid
+
+
+def own_grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
+    """The grid of the sampler of `config.sampler` where it is told none."""
     settings = config.sampler
-    if settings.grid != "auto":
-        return settings.grid
-    return "linear" if settings.integrator in ("exact", "heun") else "original"
+    integrator = settings.integrator if settings.name == "cp" else "euler"
+    return diffusion.INTEGRATORS[integrator].grids[0]
 
 
 def policy(config: ml_collections.ConfigDict) -> augment.Policy:

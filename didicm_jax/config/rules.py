@@ -67,16 +67,13 @@ def _diffusion(values: Mapping[str, Any]) -> None:
 
 
 def _sampler(values: Mapping[str, Any]) -> None:
+    from didicm_jax import diffusion  # it brings jax
+
     grid, integrator = values["sampler.grid"], values["sampler.integrator"]
-    if grid == "original" and integrator != "euler":
+    grids = diffusion.INTEGRATORS[integrator].grids
+    if grid not in ("auto", *grids):
         raise UserError(
-            f"config.sampler.grid: expected auto, linear, log or noise with sampler.integrator="
-            f"{integrator}, which asks for scores where its steps start, found 'original'; leave "
-            "it out"
-        )
-    least = values["sampler.min_time"]
-    if grid == "log" and least == 0:
-        raise UserError(
-            "config.sampler.min_time: expected a number above 0 with sampler.grid=log, found 0; "
-            "raise it"
+            f"config.sampler.grid: expected auto or {' or '.join(grids)} with sampler.integrator="
+            f"{integrator}, which asks for scores where its steps start, found {grid!r}; leave it "
+            "out"
         )

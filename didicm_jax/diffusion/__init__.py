@@ -13,51 +13,69 @@ Source: Discrete Diffusion Classification Modeling (arXiv 2511.20263); the score
 SEDD (Lou et al., arXiv 2310.16834).
 """
 
-from didicm_jax.diffusion.grids import Grid, Times, times
-from didicm_jax.diffusion.integrators import Integrator, Query
-from didicm_jax.diffusion.losses import (
-    denoising_cross_entropy,
-    didicm_loss,
-    sample_times,
-    score_entropy,
-    weighted_score_entropy,
-)
-from didicm_jax.diffusion.samplers import (
-    CLSample,
-    CPSample,
-    one_shot,
-    sample_cl,
-    sample_cp,
-)
-from didicm_jax.diffusion.schedules import Geometric, LogLinear, Schedule, geometric, loglinear
-from didicm_jax.diffusion.steps import (
-    ScoreFn,
-    bayes_cp_step,
-    denoise,
-    euler_cl_transition,
-    euler_cp_step,
-    exact_cp_step,
-)
-from didicm_jax.diffusion.uniform import (
+from didicm_jax.diffusion import parameterization
+from didicm_jax.diffusion.chain import (
     log_ratio,
     marginal,
     reverse_rate,
     sample_marginal,
     transition,
 )
+from didicm_jax.diffusion.grids import Grid, Times, times
+from didicm_jax.diffusion.integrators import INTEGRATORS, Integrator
+from didicm_jax.diffusion.losses import (
+    Loss,
+    denoising_cross_entropy,
+    didicm_loss,
+    loss_at_times,
+    sample_times,
+    score_entropy,
+    weighted_score_entropy,
+)
+from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
+from didicm_jax.diffusion.samplers import (
+    CLSample,
+    CPSample,
+    Query,
+    one_shot,
+    sample_cl,
+    sample_cp,
+)
+from didicm_jax.diffusion.schedules import (
+    MAX_NOISE,
+    MIN_EPS,
+    MIN_NOISE,
+    Geometric,
+    LogLinear,
+    Schedule,
+    geometric,
+    loglinear,
+)
+from didicm_jax.diffusion.steps import (
+    ScoreFn,
+    denoise,
+    euler_cl_transition,
+    euler_cp_step,
+    exact_cp_step,
+)
 
 __all__ = [
+    "INTEGRATORS",
+    "MAX_NOISE",
+    "MIN_EPS",
+    "MIN_NOISE",
+    "PARAMETERIZATIONS",
     "CLSample",
     "CPSample",
     "Geometric",
     "Grid",
     "Integrator",
     "LogLinear",
+    "Loss",
     "Query",
     "Schedule",
     "ScoreFn",
     "Times",
-    "bayes_cp_step",
     "denoise",
     "denoising_cross_entropy",
     "didicm_loss",
@@ -67,8 +85,10 @@ __all__ = [
     "geometric",
     "log_ratio",
     "loglinear",
+    "loss_at_times",
     "marginal",
     "one_shot",
+    "parameterization",
     "reverse_rate",
     "sample_cl",
     "sample_cp",

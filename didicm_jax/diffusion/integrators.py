@@ -1,100 +1,136 @@
-"""One step of DiDiCM-CP, with the network call in it: which label is asked, what is done with p.
+"""Integrators of DiDiCM-CP: how p is carried over one interval by the score asked for in it.
 
-Shape symbols: `B` images, `K` classes, `S` steps. Every integrator calls the network once a step.
+Shape symbols: `B` images, `K` classes, `S` steps.
+
+An integrator is an object with `init` and `step`, as a solver of diffrax is; the samplers call
+these and know no names. A new one is one class here and one entry of `INTEGRATORS`.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.diffusion.grids import Times
+from didicm_jax.diffusion import numerics
+from didicm_jax.diffusion.grids import Grid, Times
 from didicm_jax.diffusion.schedules import Schedule
-from didicm_jax.diffusion.steps import ScoreFn, bayes_cp_step, denoise, euler_cp_step
-
-Query = Literal["min", "max", "random"]
-Integrator = Literal["euler", "exact", "heun"]
+from didicm_jax.diffusion.steps import euler_cp_step, exact_cp_step
 
 
 class Level(NamedTuple):
-    """What a step knows of its time; stacked, `[S]` of each."""
+    """What a step knows of its interval; stacked, `[S]` of each."""
 
     sigma: chex.Array  # total noise at which the score is asked for
-    sigma_end: chex.Array  # total noise at the step's end
-    step: chex.Array  # length of the step times the rate where the score is asked for
-    correction: chex.Array  # length of the step before times that rate; 0 in the first
-    key: Any  # of the draws; None where nothing is drawn
+    sigma_end: chex.Array  # total noise at the interval's end
+    step: chex.Array  # length of the interval in t, times the rate where the score is asked for
+    correction: chex.Array  # length of the interval before, times that rate; 0 in the first
+    key: Any  # of what the step draws; None where nothing is drawn
 
 
-class CPState(NamedTuple):
-    """What a step hands to the next."""
-
-    probs: chex.Array  # f32[B, K], p at the step's end
-    base: chex.Array  # f32[B, K], p at the step's start, from where `heun` corrects; else `probs`
-
-
-# One step: the next state, and the clean posterior f32[B, K] that the score implied.
-CPStep = Callable[[CPState, Level], tuple[CPState, chex.Array]]
-
-
-def levels(
-    schedule: Schedule, times: Times, *, at_edges: bool, key: chex.PRNGKey | None = None
-) -> Level:
-    """The levels of all steps; `at_edges` asks for the score where the steps start."""
-    query = times.edges[:-1] if at_edges else times.query
-    rate = schedule.rate(query)
+def levels(schedule: Schedule, times: Times, key: chex.PRNGKey | None = None) -> Level:
+    """The levels of all steps, with a key each if one is given."""
+    rate = schedule.rate(times.query)
     before = jnp.concatenate([jnp.zeros_like(times.width[:1]), times.width[:-1]])
     return Level(
-        sigma=schedule.total(query),
+        sigma=schedule.total(times.query),
         sigma_end=schedule.total(times.edges[1:]),
         step=times.width * rate,
         correction=before * rate,
-        key=None if key is None else jax.random.split(key, len(query)),
+        key=None if key is None else jax.random.split(key, len(times.query)),
     )
 
 
-def cp_step(integrator: Integrator, query: Query, score_fn: ScoreFn) -> CPStep:
-    """The step of `sample_cp`, where its options are explained."""
+class Integrator(Protocol):
+    """One way to take the steps of `sample_cp`, with one call of the network each."""
 
-    def step(state: CPState, level: Level) -> tuple[CPState, chex.Array]:
-        probs = state.probs
-        batch_size = probs.shape[0]
-        sigma = jnp.full((batch_size,), level.sigma)
-        log_score = score_fn(_label(query, probs, level.key), sigma)
-        chex.assert_shape(log_score, probs.shape)
-        clean = denoise(log_score.astype(probs.dtype), sigma)
-        if integrator == "exact":
-            sigma_end = jnp.full((batch_size,), level.sigma_end)
-            probs = bayes_cp_step(probs, clean, sigma, sigma_end)
-            # Rounding alone: the step keeps the sum.
-            probs = probs / probs.sum(-1, keepdims=True)
-            return CPState(probs, probs), clean
-        if integrator == "heun":
-            # The score just asked for is the one at the end of the step before: first correct
-            # that step, then predict with the same score from where it really ended.
-            probs = (state.base + _clipped_euler(probs, log_score, level.correction)) / 2
-            return CPState(_clipped_euler(probs, log_score, level.step), probs), clean
-        probs = _clipped_euler(probs, log_score, level.step)
-        return CPState(probs, probs), clean
+    # The grids that it can walk, which say where it asks for the score; the first is its own.
+    grids: ClassVar[tuple[Grid, ...]]
 
-    return step
+    def init(self, probs: chex.Array) -> Any:
+        """What it remembers from step to step, a pytree, before the first from p f32[B, K]."""
+
+    def step(
+        self, probs: chex.Array, memory: Any, log_score: chex.Array, level: Level
+    ) -> tuple[chex.Array, Any]:
+        """One step.
+
+        Args:
+          probs: p at the interval's start, f32[B, K].
+          memory: from `init` or the step before.
+          log_score: at `level.sigma`, f32[B, K], seen from any one label.
+          level: of this step.
+
+        Returns:
+          p at the interval's end, f32[B, K] on the simplex, and the memory.
+        """
 
 
-def _label(query: Query, probs: chex.Array, key: Any) -> chex.Array:
-    """The label to ask the network about, i32[B]."""
-    if query == "random":
-        return jax.random.categorical(key, jnp.log(probs)).astype(jnp.int32)
-    extreme = jnp.argmin if query == "min" else jnp.argmax
-    return extreme(probs, axis=-1).astype(jnp.int32)
+class Euler:
+    """`p + step dp/dsigma`, then clipped and normalised: on `original` it is the original.
 
-
-def _clipped_euler(probs: chex.Array, log_score: chex.Array, step: chex.Array) -> chex.Array:
-    """An Euler step, clipped to [0, 1] and normalised, as the original does after each.
-
-    It protects against steps too coarse for the rates; it costs the Euler step its exact mean and
-    makes posteriors with entries that are exactly 0. The sum before is 1, so some entry is > 0.
+    Source: arXiv 2511.20263, class-probability sampling.
     """
-    probs = jnp.clip(euler_cp_step(probs, log_score, step), 0.0, 1.0)
-    return probs / probs.sum(-1, keepdims=True)
+
+    grids: ClassVar[tuple[Grid, ...]] = ("original", "linear")
+
+    def init(self, probs: chex.Array) -> None:
+        """Nothing."""
+
+    def step(
+        self, probs: chex.Array, memory: None, log_score: chex.Array, level: Level
+    ) -> tuple[chex.Array, None]:
+        """One Euler step."""
+        return _euler(probs, log_score, level.step), None
+
+
+class Heun:
+    """Second order in the form that preserves strong stability, `p <- (p + E'(E(p))) / 2`.
+
+    E is the clipped Euler step and E' that of the interval's end. One call a step is enough: the
+    score at the interval's end, of the label that E(p) chooses, also serves E of the next interval.
+    The last step stays Euler's (as in EDM, arXiv 2206.00364): near t = 0 the equation is stiff, and
+    a correction there does harm.
+    """
+
+    # The corrected step ends where the next score is asked for: only `linear` asks at the starts.
+    grids: ClassVar[tuple[Grid, ...]] = ("linear",)
+
+    def init(self, probs: chex.Array) -> chex.Array:
+        """p where the step before started, from where it is corrected."""
+        return probs
+
+    def step(
+        self, probs: chex.Array, memory: chex.Array, log_score: chex.Array, level: Level
+    ) -> tuple[chex.Array, chex.Array]:
+        """Corrects the step before, then predicts from where that really ended."""
+        start = (memory + _euler(probs, log_score, level.correction)) / 2
+        return _euler(start, log_score, level.step), start
+
+
+class Exact:
+    """The Bayes-exact step for the posterior that the score implies (`exact_cp_step`).
+
+    Asked at the interval's start, so that no query is spent on the last, all but clean, noise.
+    """
+
+    grids: ClassVar[tuple[Grid, ...]] = ("linear",)
+
+    def init(self, probs: chex.Array) -> None:
+        """Nothing."""
+
+    def step(
+        self, probs: chex.Array, memory: None, log_score: chex.Array, level: Level
+    ) -> tuple[chex.Array, None]:
+        """One exact step."""
+        sigma, sigma_end = (jnp.full(len(probs), s) for s in (level.sigma, level.sigma_end))
+        # Against rounding alone: the step keeps the sum.
+        return numerics.normalize(exact_cp_step(probs, log_score, sigma, sigma_end)), None
+
+
+# By the name that `sample_cp` takes.
+INTEGRATORS: dict[str, Integrator] = {"euler": Euler(), "exact": Exact(), "heun": Heun()}
+
+
+def _euler(probs: chex.Array, log_score: chex.Array, step: chex.Array) -> chex.Array:
+    return numerics.onto_simplex(euler_cp_step(probs, log_score, step))

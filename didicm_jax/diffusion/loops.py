@@ -10,29 +10,54 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.diffusion.integrators import CPState, CPStep, Level
-from didicm_jax.diffusion.steps import bayes_cp_step
+from didicm_jax.diffusion import numerics
+from didicm_jax.diffusion.integrators import Integrator, Level
+from didicm_jax.diffusion.steps import bayes_step, denoise
+
+# (p f32[B, K], level) -> log score f32[B, K]: chooses a label and asks the network about it.
+Ask = Callable[[chex.Array, Level], chex.Array]
 
 
 def scan(body: Callable, start: Any, levels: Any) -> tuple[Any, Any]:
     """`lax.scan` whose carry may start out replicated and come back sharded."""
     first = jax.tree.map(lambda x: x[0], levels)
-    return jax.lax.scan(body, _varying(start, lambda x: body(x, first)[0]), levels)
+    varying = _varying(start, lambda carry: body(carry, first)[0])
+
+    def cast(carry: Any, level: Any) -> tuple[Any, Any]:
+        carry, result = body(carry, level)
+        return varying(carry), result
+
+    return jax.lax.scan(cast, varying(start), levels)
 
 
-class Decided(NamedTuple):
-    """What `until_still` returns."""
+class Walk(NamedTuple):
+    """What the walks over class probabilities return."""
 
     probs: chex.Array  # f32[B, K]
-    path: chex.Array | None  # f32[S, B, K]
+    path: chex.Array | None  # f32[S, B, K], p after every step
     steps_used: chex.Array  # i32[B]
+
+
+def every_step(
+    integrator: Integrator, ask: Ask, start: chex.Array, levels: Level, *, keep_path: bool
+) -> Walk:
+    """All S steps from p = `start`, f32[B, K]; has a reverse-mode derivative."""
+
+    def body(carry: tuple[chex.Array, Any], level: Level) -> tuple[Any, chex.Array | None]:
+        probs, memory = carry
+        probs, memory = integrator.step(probs, memory, ask(probs, level), level)
+        return (probs, memory), probs if keep_path else None
+
+    (probs, _), path = scan(body, (start, integrator.init(start)), levels)
+    return Walk(probs, path, jnp.full(len(start), len(levels.sigma), jnp.int32))
 
 
 class _Progress(NamedTuple):
     """The carry of `until_still`."""
 
     count: chex.Array  # i32[], steps made
-    state: CPState
+    probs: chex.Array  # f32[B, K], p
+    memory: Any  # of the integrator
     posterior: chex.Array  # f32[B, K], the answer if the walk stopped here
     done: chex.Array  # bool[B], decided: the answer stays
     steps_used: chex.Array  # i32[B]
@@ -40,12 +65,19 @@ class _Progress(NamedTuple):
 
 
 def until_still(
-    step: CPStep, start: chex.Array, levels: Level, *, tolerance: float, keep_path: bool
-) -> Decided:
+    integrator: Integrator,
+    ask: Ask,
+    start: chex.Array,
+    levels: Level,
+    *,
+    tolerance: float,
+    keep_path: bool,
+) -> Walk:
     """Steps until the posterior of every image has stopped moving; see `sample_cp`.
 
     Args:
-      step: one step of the walk.
+      integrator: takes the steps.
+      ask: calls the network.
       start: f32[B, K].
       levels: of at most S steps.
       tolerance: total variation still to come under which an image is decided.
@@ -56,11 +88,12 @@ def until_still(
 
     def body(now: _Progress) -> _Progress:
         level = jax.tree.map(lambda x: x[now.count], levels)
-        state, clean = step(now.state, level)
-        sigma_end = jnp.full((batch_size,), level.sigma_end)
-        rest = bayes_cp_step(state.probs, clean, sigma_end, sigma_last)
-        rest = rest / rest.sum(-1, keepdims=True)
-        posterior = jnp.where(now.count == steps - 1, state.probs, rest)
+        log_score = ask(now.probs, level)
+        probs, memory = integrator.step(now.probs, now.memory, log_score, level)
+        sigma, sigma_end = (jnp.full((batch_size,), s) for s in (level.sigma, level.sigma_end))
+        clean = denoise(log_score.astype(probs.dtype), sigma)
+        rest = numerics.normalize(bayes_step(probs, clean, sigma_end, sigma_last))
+        posterior = jnp.where(now.count == steps - 1, probs, rest)
         moved = jnp.abs(posterior - now.posterior).sum(-1) / 2
         to_come = moved * jnp.maximum(steps - 1 - now.count, 1).astype(moved.dtype)
         posterior = jnp.where(now.done[:, None], now.posterior, posterior)
@@ -68,31 +101,33 @@ def until_still(
         done = now.done | ((to_come < tolerance) & (now.count > 0))
         path = now.path
         if path is not None:
-            path = path.at[now.count].set(jnp.where(done[:, None], posterior, state.probs))
+            path = path.at[now.count].set(jnp.where(done[:, None], posterior, probs))
         steps_used = jnp.where(now.done, now.steps_used, now.count + 1)
-        return _Progress(now.count + 1, state, posterior, done, steps_used, path)
+        return _Progress(now.count + 1, probs, memory, posterior, done, steps_used, path)
 
     def goes_on(now: _Progress) -> chex.Array:
         return (now.count < steps) & ~now.done.all()
 
     begin = _Progress(
         count=jnp.zeros((), jnp.int32),
-        state=CPState(start, start),
+        probs=start,
+        memory=integrator.init(start),
         posterior=start,
         done=jnp.zeros((batch_size,), bool),
         steps_used=jnp.zeros((batch_size,), jnp.int32),
         path=jnp.zeros((steps, *start.shape), start.dtype) if keep_path else None,
     )
-    end = jax.lax.while_loop(goes_on, body, _varying(begin, body))
+    varying = _varying(begin, body)
+    end = jax.lax.while_loop(goes_on, lambda now: varying(body(now)), varying(begin))
     path = end.path
     if path is not None:
         made = jnp.arange(steps)[:, None, None] < end.count
         path = jnp.where(made, path, end.posterior[None])
-    return Decided(end.posterior, path, end.steps_used)
+    return Walk(end.posterior, path, end.steps_used)
 
 
-def _varying(start: Any, body: Callable) -> Any:
-    """The carry that `body` starts from, with the type that it will have.
+def _varying(start: Any, body: Callable) -> Callable[[Any], Any]:
+    """A cast of the loop's carry to the one type that it has before and after `body`.
 
     Under `jax.shard_map` the start is the same on all devices while the result of a step varies
     with the features of the score function, and a loop wants one type for both. The whole carry is
@@ -105,4 +140,4 @@ def _varying(start: Any, body: Callable) -> Any:
         missing = axes - jax.typeof(x).manual_axis_type.varying
         return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
 
-    return jax.tree.map(cast, start)
+    return lambda carry: jax.tree.map(cast, carry)

@@ -1,15 +1,21 @@
-"""The score entropy: one loss for hard and soft labels.
+"""What is minimised: the score entropy, or the cross-entropy of the clean label given a noised one.
 
-Shape symbols: `...` is any batch shape, `K` the number of classes.
+Shape symbols: `...` is any batch shape, `B` images, `M` draws per image, `K` the number of classes.
 """
+
+from typing import Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from didicm_jax.diffusion import numerics
+from didicm_jax.diffusion.chain import is_label, log_ratio, sample_marginal
+from didicm_jax.diffusion.numerics import at_least_float32
 from didicm_jax.diffusion.schedules import Schedule
 from didicm_jax.diffusion.steps import ScoreFn
-from didicm_jax.diffusion.uniform import at_least_float32, is_label, log_ratio, sample_marginal
+
+Loss = Literal["score_entropy", "cross_entropy"]
 
 
 def score_entropy(log_score: chex.Array, log_ratio: chex.Array, labels: chex.Array) -> chex.Array:
@@ -27,20 +33,12 @@ def score_entropy(log_score: chex.Array, log_ratio: chex.Array, labels: chex.Arr
     Returns:
       Per example, `[...]`, in nats per unit of noise.
     """
+    chex.assert_type([log_score, log_ratio, labels], [float, float, int])
+    chex.assert_rank(log_score, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([log_score, log_ratio])
-    chex.assert_equal_shape_prefix([log_score, labels], labels.ndim)
-    log_score, log_ratio = at_least_float32(log_score), at_least_float32(log_ratio)
+    chex.assert_equal_shape_prefix([log_score, labels], jnp.ndim(labels))
     num_classes = log_score.shape[-1]
-    ratio = jnp.exp(log_ratio)
-    excess = log_score - jnp.where(ratio > 0, log_ratio, 0.0)
-    # Each term is r (exp(d) - 1 - d) with d = log s - log r. Near d = 0 the difference s - r - r d
-    # cancels, and far from it r exp(d) overflows before s does: each form where it is good.
-    near = (jnp.abs(excess) < 1) & (ratio > 0)
-    small = jnp.where(near, excess, 0.0)
-    large = jnp.where(near, 0.0, excess)
-    far_score = jnp.exp(jnp.where(near, -jnp.inf, log_score))
-    far_ratio = jnp.where(near, 0.0, ratio)
-    term = ratio * (jnp.expm1(small) - small) + far_score - far_ratio - far_ratio * large
+    term = numerics.bregman(at_least_float32(log_score), at_least_float32(log_ratio))
     # The mean, not a sum divided by K: the sum of K = 10^5 scores of e^80 overflows float32.
     return jnp.where(is_label(labels, num_classes), 0.0, term / num_classes).sum(-1)
 
@@ -100,6 +98,9 @@ def weighted_score_entropy(
     Returns:
       Per example, `[...]`, in nats.
     """
+    chex.assert_type([log_score, probs, labels, time], [float, float, int, float])
+    chex.assert_equal_shape([log_score, probs])
+    chex.assert_equal_shape([labels, time])
     log_true = log_ratio(probs, schedule.total(time), labels)
     return schedule.rate(time) * score_entropy(log_score, log_true, labels)
 
@@ -127,12 +128,15 @@ def denoising_cross_entropy(
     Source: the auxiliary loss of D3PM (Austin et al. 2021, arXiv 2107.03006, eq. 5), for a model
     that knows the chain.
     """
+    chex.assert_type([log_clean, probs, labels, sigma], [float, float, int, float])
+    chex.assert_rank(log_clean, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([log_clean, probs])
+    chex.assert_equal_shape([labels, sigma])
     log_clean = at_least_float32(log_clean)
     num_classes = log_clean.shape[-1]
     # log p(c | c) - log p(c | k) for any other k.
-    margin = jnp.log1p(num_classes / jnp.expm1(sigma))[..., None]
-    evidence = jnp.where(is_label(labels, num_classes), margin, 0.0)
+    advantage = numerics.log_advantage(sigma, num_classes)[..., None]
+    evidence = jnp.where(is_label(labels, num_classes), advantage, 0.0)
     clean = jax.nn.softmax(jnp.log(probs) + evidence)
     # 0 times the infinite logarithm of a class that the model excludes is 0.
     log_model = jax.nn.log_softmax(log_clean + evidence)
@@ -183,18 +187,61 @@ def didicm_loss(
 
     Source: arXiv 2511.20263, the DiDiCM training objective.
     """
+    chex.assert_type(probs, float)
     if draws_per_image < 1:
         raise ValueError(f"draws_per_image: expected at least 1, found {draws_per_image}")
-    time_key, label_key = jax.random.split(key)
     batch = probs.shape[:-1]
-    if draws_per_image == 1:
-        time = sample_times(time_key, batch, min_time=min_time, stratified=stratified)
-    else:
+    if draws_per_image > 1:
         chex.assert_rank(probs, 2)
-        shape = (*batch, draws_per_image)
-        time = sample_times(time_key, shape, min_time=min_time, stratified=stratified).reshape(-1)
-        probs = jnp.repeat(probs, draws_per_image, axis=0)
+    targets = probs.reshape(-1, probs.shape[-1])
+    time_key, label_key = jax.random.split(key)
+    shape = (len(targets), draws_per_image)
+    time = sample_times(time_key, shape, min_time=min_time, stratified=stratified)
+
+    def ask(labels: chex.Array, sigma: chex.Array) -> chex.Array:
+        if draws_per_image > 1:
+            return score_fn(labels, sigma)
+        return score_fn(labels.reshape(batch), sigma.reshape(batch)).reshape(targets.shape)
+
+    keys = jax.random.split(label_key, len(targets))
+    return loss_at_times(keys, ask, targets, time, schedule).reshape(batch)
+
+
+def loss_at_times(
+    keys: chex.PRNGKey,
+    output_fn: ScoreFn,
+    probs: chex.Array,
+    time: chex.Array,
+    schedule: Schedule,
+    loss: Loss = "score_entropy",
+) -> chex.Array:
+    """`didicm_loss` at given times, with a key for each image: its draw depends on no other's.
+
+    Args:
+      keys: key `[B]`.
+      output_fn: called once, `(labels i32[B M], sigma f32[B M]) -> [B M, K]`, image by image: a log
+        score for the score entropy, logits of q_0 for the cross-entropy.
+      probs: q_0, hard or soft, `[B, K]`.
+      time: t, `[B, M]`.
+      schedule: total noise and rate.
+      loss: `score_entropy`, weighted by the rate (`weighted_score_entropy`), or `cross_entropy`
+        (`denoising_cross_entropy`).
+
+    Returns:
+      The mean over the draws of each image, `[B]`, in nats.
+    """
+    chex.assert_type([probs, time], float)
+    chex.assert_rank([probs, time], 2)
+    chex.assert_equal_shape_prefix([keys, probs, time], 1)
+    draws = time.shape[1]
     sigma = schedule.total(time)
-    labels = sample_marginal(label_key, probs, sigma)
-    loss = weighted_score_entropy(score_fn(labels, sigma), probs, labels, time, schedule)
-    return loss if draws_per_image == 1 else loss.reshape(shape).mean(-1)
+    draw_keys = jax.vmap(lambda key: jax.random.split(key, draws))(keys)
+    draw = jax.vmap(sample_marginal, in_axes=(0, None, 0))
+    labels = jax.vmap(draw)(draw_keys, probs, sigma)
+    targets = jnp.repeat(probs[:, None], draws, axis=1)
+    output = output_fn(labels.reshape(-1), sigma.reshape(-1))
+    chex.assert_shape(output, (time.size, probs.shape[-1]))
+    output = output.reshape(targets.shape)
+    if loss == "cross_entropy":
+        return denoising_cross_entropy(output, targets, labels, sigma).mean(1)
+    return weighted_score_entropy(output, targets, labels, time, schedule).mean(1)

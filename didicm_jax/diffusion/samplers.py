@@ -4,7 +4,8 @@ Shape symbols: `B` images, `K` classes, `N` chains, `S` steps. A sampler knows n
 it asks a `ScoreFn`, closed over image features, so the image is encoded once.
 """
 
-from typing import NamedTuple, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -12,9 +13,18 @@ import jax.numpy as jnp
 
 from didicm_jax.diffusion import grids, integrators, loops
 from didicm_jax.diffusion.grids import Grid
-from didicm_jax.diffusion.integrators import CPState, Integrator, Level, Query
+from didicm_jax.diffusion.integrators import INTEGRATORS, Level
 from didicm_jax.diffusion.schedules import Schedule
 from didicm_jax.diffusion.steps import ScoreFn, denoise, euler_cl_transition
+
+Query = Literal["min", "max", "random"]
+
+# (p f32[B, K], key or None) -> the label that the network is asked about, int [B].
+_QUERIES: dict[str, Callable[[chex.Array, Any], chex.Array]] = {
+    "min": lambda probs, key: jnp.argmin(probs, axis=-1),
+    "max": lambda probs, key: jnp.argmax(probs, axis=-1),
+    "random": lambda probs, key: jax.random.categorical(key, jnp.log(probs)),
+}
 
 
 class CPSample(NamedTuple):
@@ -40,25 +50,14 @@ def sample_cp(
     num_classes: int,
     steps: int,
     query: Query = "min",
-    integrator: Integrator = "euler",
-    grid: Grid = "original",
+    integrator: str = "euler",
+    grid: Grid | None = None,
     min_time: float = 1e-5,
     tolerance: float = 0.0,
     key: chex.PRNGKey | None = None,
     return_trajectory: bool = False,
 ) -> CPSample:
     """DiDiCM-CP: diffuses the class probabilities from uniform to the posterior.
-
-    Integrators, each with one call of the network a step:
-    `euler`, on the grid `original`, is the original: times `linspace(1, min_time, S)`, steps of
-    `(1 - min_time) / S`, after each the probabilities are clipped to [0, 1] and normalised.
-    `exact` walks the intervals by `exact_cp_step`, asking at the start of each, so that no query
-    is spent on the last, all but clean, noise level.
-    `heun` is of second order on the same intervals, in the form that preserves strong stability,
-    `p <- (p + E'(E(p))) / 2` with the clipped Euler step E and E' that of the interval's end. It
-    costs one call a step too: the score at the interval's end, of the label that E(p) chooses,
-    also serves E of the next interval. The last step stays Euler's (as in EDM, arXiv 2206.00364):
-    near t = 0 the equation is stiff, and a correction there does harm.
 
     With a tolerance, an image is decided when its posterior has stopped moving: when the total
     variation between the posteriors after two successive steps, times the steps that are left (a
@@ -81,10 +80,11 @@ def sample_cp(
       query: the label that the network is asked about: the least probable (`min`, best in the
         paper), the most probable (`max`) or a draw from p (`random`, needs `key`). Of equals, the
         first.
-      integrator: `euler`, `exact` or `heun`.
-      grid: the times, `original`, `linear`, `log` or `noise`; see `diffusion.grids`, which also
-        compares grids and integrators.
-      min_time: where the diffusion ends, in [0, 1), and positive for `grid='log'`.
+      integrator: how p is carried over a step, each with one call of the network: `euler` (the
+        original), `exact` or `heun`; see `diffusion.integrators`.
+      grid: the times, `original` (`euler` alone) or `linear`; see `diffusion.grids`, which also
+        compares them. None: the integrator's own, `original` for `euler`, else `linear`.
+      min_time: where the diffusion ends, in [0, 1).
       tolerance: how far, in total variation, a decided image may still have had to go; in [0, 1],
         0 makes all S steps.
       key: read by `query='random'` alone.
@@ -95,15 +95,21 @@ def sample_cp(
       `CPSample`.
 
     Raises:
-      ValueError: an argument is outside the ranges above.
+      ValueError: an argument is outside the ranges above, or the integrator cannot walk the grid.
 
     Source: arXiv 2511.20263, class-probability sampling.
     """
-    times = grids.times(grid, steps, min_time, schedule)
-    if query not in get_args(Query):
+    if query not in _QUERIES:
         raise ValueError(f"query: expected 'min', 'max' or 'random', found {query!r}")
-    if integrator not in get_args(Integrator):
-        raise ValueError(f"integrator: expected 'euler', 'exact' or 'heun', found {integrator!r}")
+    if integrator not in INTEGRATORS:
+        raise ValueError(f"integrator: expected one of {[*INTEGRATORS]}, found {integrator!r}")
+    walker = INTEGRATORS[integrator]
+    times = grids.times(walker.grids[0] if grid is None else grid, steps, min_time)
+    if grid is not None and grid not in walker.grids:
+        raise ValueError(
+            f"grid: expected one of {[*walker.grids]} with integrator={integrator!r}, found "
+            f"{grid!r}; leave it out"
+        )
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance: expected 0 <= tolerance <= 1, found {tolerance}")
     if query != "random":
@@ -111,21 +117,22 @@ def sample_cp(
     elif key is None:
         raise ValueError("query='random' draws labels: expected a key, found None")
 
-    step = integrators.cp_step(integrator, query, score_fn)
-    levels = integrators.levels(schedule, times, at_edges=integrator != "euler", key=key)
+    def ask(probs: chex.Array, level: Level) -> chex.Array:
+        labels = _QUERIES[query](probs, level.key).astype(jnp.int32)
+        log_score = score_fn(labels, jnp.full((batch_size,), level.sigma))
+        chex.assert_shape(log_score, (batch_size, num_classes))
+        return log_score
+
+    levels = integrators.levels(schedule, times, key)
     start = jnp.full((batch_size, num_classes), 1 / num_classes)
     if tolerance > 0:
         probs, path, steps_used = loops.until_still(
-            step, start, levels, tolerance=tolerance, keep_path=return_trajectory
+            walker, ask, start, levels, tolerance=tolerance, keep_path=return_trajectory
         )
     else:
-
-        def body(state: CPState, level: Level) -> tuple[CPState, chex.Array | None]:
-            state, _ = step(state, level)
-            return state, state.probs if return_trajectory else None
-
-        (probs, _), path = loops.scan(body, CPState(start, start), levels)
-        steps_used = jnp.full((batch_size,), steps, jnp.int32)
+        probs, path, steps_used = loops.every_step(
+            walker, ask, start, levels, keep_path=return_trajectory
+        )
     if path is not None:
         path = jnp.concatenate([start[:, None], jnp.moveaxis(path, 0, 1)], axis=1)
     return CPSample(probs, path, steps_used)
@@ -157,8 +164,8 @@ def sample_cl(
       num_classes: K.
       steps: S >= 1.
       chains: N >= 1.
-      grid: the times, as in `sample_cp`.
-      min_time: where the diffusion ends, in [0, 1), and positive for `grid='log'`.
+      grid: the times, `original` or `linear`; see `diffusion.grids`.
+      min_time: where the diffusion ends, in [0, 1).
 
     Returns:
       `CLSample`.
@@ -168,7 +175,7 @@ def sample_cl(
 
     Source: arXiv 2511.20263, class-label sampling.
     """
-    times = grids.times(grid, steps, min_time, schedule)
+    times = grids.times(grid, steps, min_time)
     if chains < 1:
         raise ValueError(f"chains: expected at least 1, found {chains}")
 
@@ -182,7 +189,7 @@ def sample_cl(
         return jax.random.categorical(level.key, logits).astype(jnp.int32), None
 
     start_key, walk_key = jax.random.split(key)
-    levels = integrators.levels(schedule, times, at_edges=False, key=walk_key)
+    levels = integrators.levels(schedule, times, walk_key)
     start = jax.random.randint(start_key, (chains, batch_size), 0, num_classes, jnp.int32)
     labels, _ = loops.scan(body, start, levels)
     labels = labels.T

@@ -11,7 +11,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.diffusion.uniform import at_least_float32, is_label, marginal
+from didicm_jax.diffusion import numerics
+from didicm_jax.diffusion.chain import is_label, marginal
+from didicm_jax.diffusion.numerics import at_least_float32
 
 # (labels i32[B], sigma f32[B]) -> log concrete score [B, K] seen from those labels.
 ScoreFn = Callable[[chex.Array, chex.Array], chex.Array]
@@ -33,18 +35,13 @@ def euler_cp_step(probs: chex.Array, log_score: chex.Array, step: chex.Numeric) 
 
     Source: arXiv 2511.20263, class-probability sampling.
     """
+    chex.assert_type([probs, log_score, step], float)
     chex.assert_equal_shape([probs, log_score])
     probs = at_least_float32(probs)
-    log_score = log_score.astype(probs.dtype)
-    # q up to its sum: one exponential does. The floor keeps p / q finite: log-scores 160 apart
-    # would overflow float32. It costs nothing that survives the step: where q is below it, the
-    # entry is clipped to 0 or to 1 either way.
-    floor = -0.45 * jnp.log(jnp.finfo(log_score.dtype).max)
-    peak = jax.lax.stop_gradient(log_score.max(-1, keepdims=True))
-    unnormalised = jnp.exp(jnp.maximum(log_score - peak, floor))
-    quotient = probs / unnormalised
-    total = unnormalised.sum(-1, keepdims=True)
-    drift = unnormalised * quotient.sum(-1, keepdims=True) - total * quotient
+    relative = numerics.relative(log_score.astype(probs.dtype))
+    quotient = probs / relative
+    total = relative.sum(-1, keepdims=True)
+    drift = relative * quotient.sum(-1, keepdims=True) - total * quotient
     step = jnp.broadcast_to(jnp.asarray(step, drift.dtype), drift.shape[:-1])
     return probs + step[..., None] / drift.shape[-1] * drift
 
@@ -63,11 +60,11 @@ def denoise(log_score: chex.Array, sigma: chex.Array) -> chex.Array:
     Returns:
       Probabilities, `[..., K]`. Where a carries no digit of q_0 (a below the float's epsilon), q_t.
     """
+    chex.assert_type([log_score, sigma], float)
+    chex.assert_rank(log_score, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([log_score, sigma], jnp.ndim(sigma))
-    log_score = at_least_float32(log_score)
-    q_t = jax.nn.softmax(log_score)
-    sigma = jnp.asarray(sigma, q_t.dtype)[..., None]
-    excess = jnp.maximum(q_t + jnp.expm1(-sigma) / q_t.shape[-1], 0.0)
+    q_t = jax.nn.softmax(at_least_float32(log_score))
+    excess = numerics.above_floor(q_t, jnp.asarray(sigma, q_t.dtype)[..., None])
     total = excess.sum(-1, keepdims=True)
     return jnp.where(total > 0, excess / jnp.where(total > 0, total, 1.0), q_t)
 
@@ -77,8 +74,8 @@ def exact_cp_step(
 ) -> chex.Array:
     """The Bayes-exact step of the class probabilities to a smaller noise, of any size.
 
-    `bayes_cp_step` for the posterior that the score implies (`denoise`). Nothing is clipped but
-    the score, to the floor that every true score obeys, which bounds the quotients.
+    `bayes_step` for the posterior that the score implies (`denoise`). Nothing is clipped but the
+    score, to the floor that every true score obeys, which bounds the quotients.
 
     Args:
       probs: p at noise `sigma`, `[..., K]`.
@@ -89,12 +86,14 @@ def exact_cp_step(
     Returns:
       Probabilities at noise `sigma_next`, `[..., K]`.
     """
+    chex.assert_type([probs, log_score, sigma, sigma_next], float)
     chex.assert_equal_shape([probs, log_score])
+    chex.assert_equal_shape([sigma, sigma_next])
     probs = at_least_float32(probs)
-    return bayes_cp_step(probs, denoise(log_score.astype(probs.dtype), sigma), sigma, sigma_next)
+    return bayes_step(probs, denoise(log_score.astype(probs.dtype), sigma), sigma, sigma_next)
 
 
-def bayes_cp_step(
+def bayes_step(
     probs: chex.Array, clean: chex.Array, sigma: chex.Array, sigma_next: chex.Array
 ) -> chex.Array:
     """The reverse transition of the chain that started from a known q_0, averaged over p.
@@ -112,18 +111,18 @@ def bayes_cp_step(
     Returns:
       Probabilities at noise `sigma_next`, `[..., K]`.
     """
+    chex.assert_type([probs, clean, sigma, sigma_next], float)
+    chex.assert_rank(probs, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape([probs, clean])
     chex.assert_equal_shape([sigma, sigma_next])
     probs = at_least_float32(probs)
     clean = clean.astype(probs.dtype)
     sigma = jnp.asarray(sigma, probs.dtype)
     sigma_next = jnp.asarray(sigma_next, probs.dtype)
-    # q is 0 only where sigma is 0 (no noise to remove: p / q must not be 0 / 0) or underflows.
-    q = jnp.maximum(marginal(clean, sigma), jnp.finfo(probs.dtype).tiny)
-    quotient = probs / q
-    stay = jnp.exp(sigma_next - sigma)[..., None]
-    jump = -jnp.expm1(sigma_next - sigma)[..., None] / probs.shape[-1]
-    mixed = stay * quotient + jump * quotient.sum(-1, keepdims=True)
+    quotient = probs / numerics.positive(marginal(clean, sigma))
+    removed = (sigma - sigma_next)[..., None]
+    jump = numerics.redrawn(removed) / probs.shape[-1]
+    mixed = numerics.stays(removed) * quotient + jump * quotient.sum(-1, keepdims=True)
     return marginal(clean, sigma_next) * mixed
 
 
@@ -143,7 +142,9 @@ def euler_cl_transition(
 
     Source: arXiv 2511.20263, class-label sampling; SEDD's Euler predictor (arXiv 2310.16834).
     """
-    chex.assert_equal_shape_prefix([labels, log_score], labels.ndim)
+    chex.assert_type([labels, log_score, step], [int, float, float])
+    chex.assert_rank(log_score, jnp.ndim(labels) + 1)
+    chex.assert_equal_shape_prefix([labels, log_score], jnp.ndim(labels))
     log_score = at_least_float32(log_score)
     num_classes = log_score.shape[-1]
     here = is_label(labels, num_classes)

@@ -3,11 +3,13 @@
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import ml_collections
 
 from didicm_jax import config as configuration
+from didicm_jax import diffusion
+from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.inference import posterior
 
@@ -50,7 +52,10 @@ def variations(
             key for key in _KEYS if key in choices and key in configuration.sampler_reads(name)
         ]
         for values in itertools.product(*(choices[key] for key in reads)):
-            result.append(changed(config, {"name": name} | dict(zip(reads, values, strict=True))))
+            chosen = {"name": name} | dict(zip(reads, values, strict=True))
+            if len(choices.get("grid", ())) > 1 and not _walks(config, chosen):
+                continue  # another of the grids is for this integrator
+            result.append(changed(config, chosen))
     return result
 
 
@@ -59,10 +64,13 @@ def label(config: ml_collections.ConfigDict) -> str:
     described = posterior.describe(config)
     words = [str(described["sampler"])]
     words += [str(described[key]) for key in ("integrator",) if key in described]
-    defaults = configuration.default().sampler
-    for key in ("grid", "query"):
-        if key in described and config.sampler[key] != defaults[key]:
-            words.append(f"{key} {config.sampler[key]}")
+    usual = {
+        "grid": build.own_grid(config),
+        "query": configuration.default().sampler.query,
+    }
+    for key, value in usual.items():
+        if described.get(key, value) != value:
+            words.append(f"{key} {described[key]}")
     if described["sampler"] == "one_shot":
         words.append(f"at {described['time']:g}")
     if "chains" in described:
@@ -92,6 +100,15 @@ def changed(
         result.sampler.update(values)
     configuration.validate(result)
     return result
+
+
+def _walks(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> bool:
+    """Whether the integrator of these settings can walk their grid; what is unknown passes."""
+    name = values.get("integrator", config.sampler.integrator)
+    if values["name"] != "cp" or name not in diffusion.INTEGRATORS:
+        return True
+    foreign = set(get_args(diffusion.Grid)) - set(diffusion.INTEGRATORS[name].grids)
+    return values["grid"] not in foreign
 
 
 def _name(key: str) -> str:

@@ -8,10 +8,10 @@ They know images, labels and sigma; no loss and no sampling. A score model becom
     score_fn = lambda labels, sigma: model.score(features, labels, sigma)
 """
 
+from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
 from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.conditioning import PooledFeatures
 from didicm_jax.models.option_checks import COMPUTE_DTYPES
-from didicm_jax.models.parameterization import PARAMETERIZATIONS
 from didicm_jax.models.registry import (
     classifiers,
     create_model,

@@ -9,7 +9,7 @@ from typing import Any
 import chex
 from flax import nnx
 
-from didicm_jax.models.parameterization import PARAMETERIZATIONS
+from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
 
 
 # `nnx.Module` has the metaclass of abstract classes: one that lacks a method cannot be made.
@@ -58,8 +58,8 @@ class ScoreModel(nnx.Module):
         Returns:
           Float32 `[B, K]`, natural log, exactly 0 at the label.
         """
-        raw = self.raw_score(features, labels, sigma)
-        return PARAMETERIZATIONS[self.parameterization](raw, labels, sigma)
+        output = self.raw_score(features, labels, sigma)
+        return PARAMETERIZATIONS[self.parameterization](output, labels, sigma)
 
     def __call__(self, images: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Array:
         """`score` of `encode(images)`, float32 `[B, K]`."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
 from didicm_jax.errors import UserError
 from didicm_jax.models.option_checks import (
     ImageSize,
@@ -18,7 +19,6 @@ from didicm_jax.models.option_checks import (
     require_int,
     require_key,
 )
-from didicm_jax.models.parameterization import PARAMETERIZATIONS
 
 STAGES = 4
 STAGE_STRIDE = 8  # of the four stages together: all but the first halve the image

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
 from didicm_jax.errors import UserError
 from didicm_jax.models.option_checks import (
     ImageSize,
@@ -15,7 +16,6 @@ from didicm_jax.models.option_checks import (
     require_int,
     require_key,
 )
-from didicm_jax.models.parameterization import PARAMETERIZATIONS
 from didicm_jax.models.vit_layers import ATTENTION_HEAD_WIDTH
 
 POOLS = ("average", "token")

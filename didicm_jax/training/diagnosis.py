@@ -11,8 +11,9 @@ import numpy as np
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables
 from didicm_jax.parallel import AXIS
+from didicm_jax.training.objectives import Rows
 from didicm_jax.training.state import TrainState
-from didicm_jax.training.step import LocalGradients, Rows
+from didicm_jax.training.step import LocalGradients
 
 
 def diagnose(

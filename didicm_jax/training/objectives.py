@@ -1,10 +1,13 @@
 """What is minimised: the diffusion loss, or a plain classifier's.
 
-An objective gets a model in training mode, whose running statistics it updates, and one
-micro-batch. Everything random is handed to it per example. Shapes: `b` images,
-`K` classes, `M` draws per image.
+An objective draws what it needs for the examples that a device holds, before they are cut into
+micro-batches, and gets its draws back with each micro-batch. What it draws for an example is a
+function of the keys and the example's place in the global batch. Shapes: `B` global batch, `n`
+examples of a device, `b` of a micro-batch, `K` classes, `M` draws per image.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -18,20 +21,35 @@ from didicm_jax import diffusion
 from didicm_jax.config import build
 
 
+class Rows(NamedTuple):
+    """Which examples of the global batch a device holds."""
+
+    start: chex.Array | int
+    size: int  # n
+    total: int  # B
+
+    def keys(self, key: chex.PRNGKey) -> chex.PRNGKey:
+        """A key for each, key `[n]`."""
+        position = self.start + jnp.arange(self.size)
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
+
+
 class Batch(NamedTuple):
     """What an objective sees of a micro-batch."""
 
     images: chex.Array  # f32[b, H, W, C], augmented and normalised
     targets: chex.Array  # f32[b, K], hard or soft labels
-    keys: chex.PRNGKey  # key[b], a key per example
-    time: chex.Array  # f32[b, M], M diffusion times per example, spread over the global batch
+    draws: Any  # what `Objective.draw` gave for these examples
 
 
 class Objective(Protocol):
-    """`(model, batch) -> loss f32[b]`."""
+    """The loss of an example, and the randomness that it needs."""
 
-    def __call__(self, model: nnx.Module, batch: Batch) -> chex.Array:
-        """The loss of each example."""
+    def draw(self, keys: chex.PRNGKey, rows: Rows) -> Any:
+        """What the loss of these examples needs of two keys: arrays `[n, ...]`, or nothing."""
+
+    def __call__(self, model: Any, batch: Batch) -> chex.Array:
+        """The loss of each example, f32[b]; updates the statistics of a model in training mode."""
 
 
 def create(config: ml_collections.ConfigDict) -> Objective:
@@ -40,47 +58,86 @@ def create(config: ml_collections.ConfigDict) -> Objective:
         return cross_entropy
     if config.method == "binary_cross_entropy":
         return binary_cross_entropy
-    return didicm(build.noise_schedule(config), config.diffusion.loss)
+    settings = config.diffusion
+    return DiDiCM(
+        build.noise_schedule(config),
+        settings.loss,
+        min_time=settings.min_time,
+        stratified=settings.stratified,
+        draws_per_image=settings.draws_per_image,
+    )
 
 
-def didicm(schedule: diffusion.Schedule, kind: str = "score_entropy") -> Objective:
-    """The diffusion loss: `diffusion.didicm_loss` with the draws made per example.
+class Noise(NamedTuple):
+    """What the diffusion loss draws."""
 
-    Or, as `kind` says, `cross_entropy`: `diffusion.denoising_cross_entropy` at the same draws, of a
-    network whose output is log q_0 (`parameterization` posterior).
+    keys: chex.PRNGKey  # key[n], of the noised labels
+    time: chex.Array  # f32[n, M], spread over the global batch
+
+
+@dataclasses.dataclass(frozen=True)
+class DiDiCM:
+    """`diffusion.didicm_loss`, with times spread over the global batch and a key per example.
 
     The M times of an image, each with a noised label of its own, share one encoding; the loss is
     their mean, and its gradient the mean of theirs. (A BatchNorm behind the encoder normalises over
-    all `b M` of them.)
+    all `b M` of them.) With `loss` cross_entropy the model's output has to be log q_0
+    (`parameterization` posterior).
     """
 
-    def loss(model: Any, batch: Batch) -> chex.Array:
-        draws = batch.time.shape[1]
-        sigma = schedule.total(batch.time)
-        keys = jax.vmap(lambda key: jax.random.split(key, draws))(batch.keys)
-        sample = jax.vmap(diffusion.sample_marginal, in_axes=(0, None, 0))
-        labels = jax.vmap(sample)(keys, batch.targets, sigma)
+    schedule: diffusion.Schedule
+    loss: diffusion.Loss = "score_entropy"
+    _: dataclasses.KW_ONLY
+    min_time: float = 1e-3
+    stratified: bool = True
+    draws_per_image: int = 1
+
+    def draw(self, keys: chex.PRNGKey, rows: Rows) -> Noise:
+        """Keys of the labels, and times."""
+        # The whole batch's times on every device: B M numbers; the strata are dealt over all of it.
+        time = diffusion.sample_times(
+            keys[1],
+            (rows.total, self.draws_per_image),
+            min_time=self.min_time,
+            stratified=self.stratified,
+        )
+        time = jax.lax.dynamic_slice_in_dim(time, rows.start, rows.size)
+        return Noise(rows.keys(keys[0]), time)
+
+    def __call__(self, model: Any, batch: Batch) -> chex.Array:
+        """The mean over the draws of each image, in nats."""
+        draws = batch.draws.time.shape[1]
         features = model.encode(batch.images)
         if draws > 1:
             features = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), features)
-        targets = jnp.repeat(batch.targets[:, None], draws, axis=1)
-        asked = (features, labels.reshape(-1), sigma.reshape(-1))
-        if kind == "cross_entropy":
-            log_clean = model.raw_score(*asked).reshape(targets.shape)
-            return diffusion.denoising_cross_entropy(log_clean, targets, labels, sigma).mean(1)
-        log_score = model.score(*asked)
-        return diffusion.weighted_score_entropy(
-            log_score.reshape(targets.shape), targets, labels, batch.time, schedule
-        ).mean(1)
-
-    return loss
+        output_fn = model.raw_score if self.loss == "cross_entropy" else model.score
+        return diffusion.loss_at_times(
+            batch.draws.keys,
+            lambda labels, sigma: output_fn(features, labels, sigma),
+            batch.targets,
+            batch.draws.time,
+            self.schedule,
+            self.loss,
+        )
 
 
-def cross_entropy(model: nnx.Module, batch: Batch) -> chex.Array:
-    """Softmax cross-entropy in nats."""
-    return optax.softmax_cross_entropy(model(batch.images), batch.targets)
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """A loss of logits and targets `[b, K]`; draws nothing."""
+
+    loss: Callable[[chex.Array, chex.Array], chex.Array]
+
+    def draw(self, keys: chex.PRNGKey, rows: Rows) -> None:
+        """Nothing."""
+
+    def __call__(self, model: nnx.Module, batch: Batch) -> chex.Array:
+        """In nats."""
+        return self.loss(model(batch.images), batch.targets)
 
 
-def binary_cross_entropy(model: nnx.Module, batch: Batch) -> chex.Array:
-    """One sigmoid per class, the mean over the classes (timm's A1 recipe, arXiv 2110.00476)."""
-    return optax.sigmoid_binary_cross_entropy(model(batch.images), batch.targets).mean(-1)
+# Softmax cross-entropy.
+cross_entropy = Classification(optax.softmax_cross_entropy)
+# One sigmoid per class, the mean over the classes (timm's A1 recipe, arXiv 2110.00476).
+binary_cross_entropy = Classification(
+    lambda logits, targets: optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+)

@@ -21,9 +21,6 @@ def make_local(run: Run) -> LocalGradients:
             keys, images, labels, num_classes, index
         ),
         seed=config.seed,
-        min_time=config.diffusion.min_time,
-        stratified=config.diffusion.stratified,
-        draws_per_image=config.diffusion.draws_per_image,
         accumulate=config.train.accumulate,
     )
 

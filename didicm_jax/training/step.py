@@ -1,10 +1,10 @@
 """One training step, written per device and mapped over the mesh.
 
-What is random belongs to an example of the global batch, not to a device: keys and times are
-functions of (seed, step, position in the batch). So the same step on another number of devices
-draws the same numbers.
+What is random belongs to an example of the global batch, not to a device: it is a function of
+(seed, step, position in the batch). So the same step on another number of devices draws the same
+numbers.
 
-Shapes: `B` global batch, `D` devices, `A` micro-batches, `b = B / D / A`, `M` times per image.
+Shapes: `B` global batch, `D` devices, `A` micro-batches, `b = B / D / A`.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
-from didicm_jax import diffusion
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.parallel import AXIS, replicated
-from didicm_jax.training.objectives import Batch, Objective
+from didicm_jax.training.objectives import Batch, Objective, Rows
 from didicm_jax.training.state import TrainState
 
 # (keys [b], images u8[b,H,W,C], labels i32[b], index i32[b]) -> images f32[b,H,W,C] and targets
@@ -43,30 +42,6 @@ class Metrics(NamedTuple):
     replaced: chex.Array
 
 
-class Draws(NamedTuple):
-    """The randomness of `n` neighbouring examples."""
-
-    augment: chex.PRNGKey  # key[n]
-    noise: chex.PRNGKey  # key[n]
-    time: chex.Array  # f32[n, M]
-
-
-class TimeDraws(NamedTuple):
-    """How diffusion times are drawn."""
-
-    minimum: float
-    stratified: bool
-    per_image: int  # M
-
-
-class Rows(NamedTuple):
-    """Which examples of the global batch a device holds."""
-
-    start: chex.Array | int
-    size: int
-    total: int  # B
-
-
 # (variables, step, batch of these rows, rows) -> sums over the micro-batches of loss, gradients and
 # running statistics
 LocalGradients = Callable[
@@ -81,9 +56,6 @@ def make_local_gradients(
     prepare: Prepare,
     *,
     seed: int,
-    min_time: float,
-    stratified: bool = True,
-    draws_per_image: int = 1,
     accumulate: int = 1,
 ) -> LocalGradients:
     """What one device does with its rows, before anything is exchanged.
@@ -93,12 +65,9 @@ def make_local_gradients(
 
     Args:
       graphdef: structure of the model, from `models.variables.split`.
-      objective: the loss per example.
+      objective: the loss per example, and what it draws.
       prepare: augmentation, normalisation and targets.
       seed: of every draw.
-      min_time: smallest diffusion time.
-      stratified: spread the times over the global batch, or draw them independently.
-      draws_per_image: M, times of each image.
       accumulate: A, micro-batches per device.
     """
 
@@ -120,10 +89,11 @@ def make_local_gradients(
     def local_gradients(
         variables: Variables, step: chex.Array, batch: dict[str, chex.Array], rows: Rows
     ) -> tuple[chex.Array, chex.ArrayTree, chex.ArrayTree]:
-        times = TimeDraws(min_time, stratified, draws_per_image)
-        draws = _draws(seed, step, rows, times)
-        images, targets = prepare(draws.augment, batch["image"], batch["label"], batch["index"])
-        whole = Batch(images, targets, draws.noise, draws.time)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+        images, targets = prepare(
+            rows.keys(keys[0]), batch["image"], batch["label"], batch["index"]
+        )
+        whole = Batch(images, targets, objective.draw(keys[1:], rows))
         return _accumulate(lambda part: micro_step(variables, part), whole, accumulate)
 
     return local_gradients
@@ -200,24 +170,6 @@ def make_train_step(
     return jax.jit(
         train_step, donate_argnums=0 if donate else (), out_shardings=(placement, everything)
     )
-
-
-def _draws(seed: int, step: chex.Array, rows: Rows, times: TimeDraws) -> Draws:
-    """Keys and times of these rows of the global batch."""
-    augment_key, noise_key, time_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(seed), step), 3
-    )
-    position = rows.start + jnp.arange(rows.size)
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    # The whole batch's times on every device: B M numbers, and the strata are dealt over all of it.
-    time = diffusion.sample_times(
-        time_key,
-        (rows.total, times.per_image),
-        min_time=times.minimum,
-        stratified=times.stratified,
-    )
-    time = jax.lax.dynamic_slice_in_dim(time, rows.start, rows.size)
-    return Draws(fold_in(augment_key, position), fold_in(noise_key, position), time)
 
 
 def _accumulate(step: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:

@@ -81,8 +81,8 @@ def run(
             }
             if share_of_step:
                 size = Setting(batch, resolution, num_classes, jnp.bfloat16)
-                objective = objectives.didicm(diffusion.loglinear())
-                step = make_step(model, size, {}, objective, 1, policy=POLICIES[name])
+                objective = objectives.DiDiCM(diffusion.loglinear())
+                step = make_step(model, size, {}, objective, policy=POLICIES[name])
                 whole = statistics.median(seconds(step.call, repeats=repeats))
                 record |= {"step_milliseconds": 1000 * whole, "share_of_step": median / whole}
             yield record

@@ -16,7 +16,6 @@ from benchmarks.original import Peer, load, record, wait
 from benchmarks.timing import describe_device, in_turns
 
 from didicm_jax import diffusion
-from didicm_jax.models import parameterization
 
 _CLASSES = 1000
 _MODELS = ("didirn18", "didirn50")
@@ -86,7 +85,7 @@ def _cp_step(peer: Peer, repeats: int, batch: int = 64) -> dict[str, Any]:
     def ours(table: jax.Array) -> jax.Array:
         return diffusion.sample_cp(
             # The original zeroes the score at the label, too.
-            lambda labels, sigma: parameterization.ratio(table, labels, sigma),
+            lambda labels, sigma: diffusion.parameterization.ratio(table, labels, sigma),
             schedule,
             batch_size=batch,
             num_classes=_CLASSES,

@@ -60,8 +60,8 @@ def _forms(peer: Peer) -> tuple[str, ...]:
 
 
 def _our_step(name: str, size: Setting) -> Callable[[], Any]:
-    objective = objectives.didicm(diffusion.loglinear())
-    return make_step(name, size, {}, objective, 1).call
+    objective = objectives.DiDiCM(diffusion.loglinear())
+    return make_step(name, size, {}, objective).call
 
 
 def _their_step(peer: Peer, name: str, size: Setting, form: str) -> Callable[[], Any]:

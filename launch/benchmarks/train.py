@@ -45,7 +45,7 @@ def run(
     """
     size = networks.setting(batch=batch, on_cpu=2, resolution=resolution, num_classes=num_classes)
     for family in networks.chosen(families):
-        plain = make_step(family.plain, size, {}, objectives.cross_entropy, 1)
+        plain = make_step(family.plain, size, {}, objectives.cross_entropy)
         cases = {
             (late.conditioned, count): (
                 late,
@@ -53,8 +53,7 @@ def run(
                     family.score_model,
                     size,
                     late.options,
-                    objectives.didicm(diffusion.loglinear()),
-                    count,
+                    objectives.DiDiCM(diffusion.loglinear(), draws_per_image=count),
                 ),
             )
             for late in family.variants
@@ -88,7 +87,6 @@ def make_step(
     size: Setting,
     options: dict[str, Any],
     objective: objectives.Objective,
-    draws_per_image: int,
     policy: augment.Policy = _POLICY,
 ) -> Program:
     """A step called on its own result."""
@@ -101,8 +99,6 @@ def make_step(
             keys, images, labels, size.num_classes, index
         ),
         seed=0,
-        min_time=1e-3,
-        draws_per_image=draws_per_image,
     )
     # The least rate: what is timed is that of a network whose weights stay finite.
     optimizer = optimizers.lamb(1e-8)

@@ -5,6 +5,7 @@ independent draws the noise falls as 1 / sqrt(M); stratified times make it fall 
 they, and not the labels, are most of it.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ from didicm_jax.training import objectives, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
 _VARIANTS = {"head": 0, "1 stage": 1}
-_MIN_TIME = 1e-3
 
 # key -> a gradient with the draws of that key
 Gradient = Callable[[jax.Array], Any]
@@ -106,7 +106,7 @@ class _Task:
 
     def __init__(self, dataset: data.Dataset, stages: int, batch: int) -> None:
         self._dataset, self._batch = dataset, batch
-        self._objective = objectives.didicm(diffusion.loglinear())
+        self._objective = objectives.DiDiCM(diffusion.loglinear())
         size = networks.Setting(batch, dataset.image_shape[0], dataset.num_classes, jnp.float32)
         options = {
             "in_channels": dataset.image_shape[-1],
@@ -131,9 +131,7 @@ class _Task:
     def train(self, steps: int) -> Variables:
         """The network after so many steps."""
         optimizer, mesh = optimizers.adamw(1e-3), parallel.make_mesh(jax.local_devices()[:1])
-        local = make_local_gradients(
-            self._graphdef, self._objective, self._prepare, seed=0, min_time=_MIN_TIME
-        )
+        local = make_local_gradients(self._graphdef, self._objective, self._prepare, seed=0)
         step = make_train_step(local, optimizer, mesh)
         current = jax.device_put(
             state.create(self._variables, optimizer, ema=False), parallel.replicated(mesh)
@@ -148,18 +146,14 @@ class _Task:
         inputs = self._inputs(0)
         keys = jax.random.split(jax.random.key(0), self._batch)
         images, targets = self._prepare(keys, **inputs)
+        objective = dataclasses.replace(
+            self._objective, draws_per_image=draws, stratified=stratified
+        )
 
         def of(key: jax.Array) -> Any:
-            for_times, for_labels = jax.random.split(key)
-            batch = objectives.Batch(
-                images,
-                targets,
-                jax.random.split(for_labels, self._batch),
-                diffusion.sample_times(
-                    for_times, (self._batch, draws), min_time=_MIN_TIME, stratified=stratified
-                ),
-            )
-            return self._gradient(variables, batch)
+            rows = objectives.Rows(0, self._batch, self._batch)
+            noise = objective.draw(jax.random.split(key), rows)
+            return self._gradient(variables, objectives.Batch(images, targets, noise))
 
         return of
 

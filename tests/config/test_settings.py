@@ -164,6 +164,29 @@ def test_configs_are_locked():
         load("digits").batchsize = 3
 
 
+@pytest.mark.parametrize("integrator", ["exact", "heun"])
+def test_a_grid_that_the_integrator_cannot_walk_is_refused(integrator):
+    """It was walked as linear, under the name of original."""
+    config = load("digits").unlock()
+    config.sampler.integrator = integrator
+    configuration.validate(config)
+    config.sampler.grid = "original"
+    with pytest.raises(UserError, match=rf"sampler\.grid: expected auto .*integrator={integrator}"):
+        configuration.validate(config)
+
+
+@pytest.mark.parametrize("method", ["didicm", "cross_entropy"])
+@pytest.mark.parametrize("integrator", ["euler", "exact"])
+def test_the_grid_that_runs_used_to_store_is_the_integrators_own(method, integrator):
+    stored = configuration.default().to_dict()
+    stored["sampler"]["grid"] = "original"
+    if method == "didicm":
+        stored["sampler"]["integrator"] = integrator
+    again = configuration.from_json(stored | {"method": method})
+    configuration.validate(again)
+    assert again.sampler.grid == "auto"
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

@@ -4,6 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from didicm_jax import diffusion
+
+# Every integrator on every grid that it can walk: (integrator, grid).
+WALKS = [(name, grid) for name, each in diffusion.INTEGRATORS.items() for grid in each.grids]
+
 
 def exact_score_fn(q0):
     """The true score for the clean distributions q0 [B, K]."""
@@ -14,6 +19,11 @@ def exact_score_fn(q0):
         return log_q - jnp.take_along_axis(log_q, labels[:, None], axis=-1)
 
     return score_fn
+
+
+def time_of(sigma, eps=1e-3):
+    """The t at which the total noise of `loglinear(eps)` is sigma."""
+    return -jnp.expm1(-sigma) / (1 - eps)
 
 
 @pytest.fixture

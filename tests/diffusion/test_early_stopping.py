@@ -10,6 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from didicm_jax import diffusion
 from didicm_jax.diffusion import integrators, loops
+from tests.diffusion.conftest import WALKS, time_of
 
 SCHEDULE = diffusion.loglinear()
 STEPS = 8
@@ -19,7 +20,7 @@ def learning_score(q0, settle):
     """A score whose posterior wanders until t = `settle` [B], and is q0 [B, K] from there on."""
 
     def score_fn(labels, sigma):
-        time = SCHEDULE.time(sigma)
+        time = time_of(sigma)
         off = jnp.maximum(time - settle, 0.0)[:, None]
         phase = 3 * jnp.arange(q0.shape[-1], dtype=q0.dtype)[None] + 40 * time[:, None]
         logits = jnp.log(q0) + 20 * off * jnp.cos(phase)
@@ -72,7 +73,7 @@ def test_images_are_decided_one_by_one_and_keep_their_posterior(posteriors, sett
     assert (np.abs(found.probs - full.probs).sum(-1) / 2 < 0.02).all()
 
 
-@pytest.mark.parametrize(("integrator", "grid"), [("euler", "original"), ("heun", "linear")])
+@pytest.mark.parametrize(("integrator", "grid"), WALKS)
 def test_where_nothing_is_decided_the_walk_is_the_plain_one(posteriors, settle, integrator, grid):
     options = {"integrator": integrator, "grid": grid}
     found = sample(posteriors, settle - 1, tolerance=1e-30, **options)
@@ -91,7 +92,7 @@ def test_the_early_answer_is_nearer_the_truth_than_the_state_or_its_denoising(
     assert (found.steps_used < STEPS).all()
     used = int(found.steps_used[0])
     state = full.trajectory[:, used]
-    sigma = jnp.full(8, SCHEDULE.total(diffusion.times(grid, STEPS, 1e-5, SCHEDULE).edges[used]))
+    sigma = jnp.full(8, SCHEDULE.total(diffusion.times(grid, STEPS, 1e-5).edges[used]))
 
     def error(probs):
         return np.abs(probs - posteriors).sum(-1).mean() / 2
@@ -105,15 +106,24 @@ def test_the_early_answer_is_nearer_the_truth_than_the_state_or_its_denoising(
 def test_a_posterior_that_moves_steadily_is_decided_by_what_is_left():
     """0.01 a step, and a tolerance of 0.045: decided with four of eight steps left."""
 
-    def step(state, level):
+    def clean(level):
         first = 0.3 + 0.01 * level.key
-        clean = jnp.stack([first, 1 - first])[None]
-        sigma = level.sigma_end[None]
-        return integrators.CPState(diffusion.marginal(clean, sigma), state.base), clean
+        return jnp.stack([first, 1 - first])[None]
 
-    times = diffusion.times("linear", STEPS, 1e-5, SCHEDULE)
-    levels = integrators.levels(SCHEDULE, times, at_edges=True)._replace(key=jnp.arange(8.0))
-    found = loops.until_still(step, jnp.full((1, 2), 0.5), levels, tolerance=0.045, keep_path=False)
+    class Steady:
+        def init(self, probs):
+            return None
+
+        def step(self, probs, memory, log_score, level):
+            return diffusion.marginal(clean(level), level.sigma_end[None]), None
+
+    def ask(probs, level):
+        return jnp.log(diffusion.marginal(clean(level), level.sigma[None]))
+
+    times = diffusion.times("linear", STEPS, 1e-5)
+    levels = integrators.levels(SCHEDULE, times)._replace(key=jnp.arange(8.0))
+    start = jnp.full((1, 2), 0.5)
+    found = loops.until_still(Steady(), ask, start, levels, tolerance=0.045, keep_path=False)
     assert found.steps_used == 4
     np.testing.assert_allclose(found.probs, [[0.33, 0.67]], atol=1e-4)
 

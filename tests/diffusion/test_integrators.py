@@ -1,17 +1,172 @@
-"""Heun's method and the walk over whole posteriors, against references of their own."""
+"""What every integrator must do, then what is one's own, against references of their own."""
 
+from functools import partial
 from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from didicm_jax import diffusion
+from didicm_jax.diffusion.integrators import Euler
+from didicm_jax.diffusion.steps import bayes_step
+from tests.diffusion.conftest import WALKS
+
+SCHEDULE = diffusion.loglinear()
+every = pytest.mark.parametrize(("integrator", "grid"), WALKS)
 
 # Its rate is bounded by 4.6 where loglinear's is 999 at t = 1: orders show at few steps.
 GENTLE = diffusion.geometric(1e-2, 1.0)
+
+
+@every
+def test_a_true_score_gives_the_posterior(posteriors, exact_score, integrator, grid):
+    found = diffusion.sample_cp(
+        exact_score(posteriors),
+        diffusion.loglinear(1e-4),
+        batch_size=8,
+        num_classes=10,
+        steps=512,
+        integrator=integrator,
+        grid=grid,
+    )
+    np.testing.assert_allclose(found.probs, posteriors, atol=0.02)
+
+
+def test_the_exact_integrator_needs_one_step(posteriors, exact_score):
+    found = diffusion.sample_cp(
+        exact_score(posteriors),
+        diffusion.loglinear(1e-4),
+        batch_size=8,
+        num_classes=10,
+        steps=1,
+        integrator="exact",
+    )
+    np.testing.assert_allclose(found.probs, posteriors, atol=2e-3)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def constant_score_path(table, steps, integrator, grid):
+    return diffusion.sample_cp(
+        lambda c, s: table - jnp.take_along_axis(table, c[:, None], axis=-1),
+        SCHEDULE,
+        batch_size=table.shape[0],
+        num_classes=table.shape[1],
+        steps=steps,
+        integrator=integrator,
+        grid=grid,
+        return_trajectory=True,
+    ).trajectory
+
+
+@every
+@settings(deadline=None, max_examples=15)
+@given(st.sampled_from([2, 3, 17]), st.sampled_from([1, 8]), st.integers(0, 2**31 - 1))
+def test_p_stays_on_the_simplex_for_any_score(integrator, grid, k, steps, seed):
+    rng = np.random.default_rng(seed)
+    table = jnp.asarray(rng.normal(size=(4, k)) * 20, jnp.float32)
+    path = constant_score_path(table, steps, integrator, grid)
+    assert path.dtype == jnp.float32
+    assert ((path >= 0) & (path <= 1)).all()
+    np.testing.assert_allclose(path.sum(-1), 1, rtol=1e-5)
+
+
+@every
+def test_permuting_the_classes_permutes_the_posterior(
+    x64, posteriors, exact_score, integrator, grid
+):
+    order = np.random.default_rng(2).permutation(10)
+
+    @jax.jit
+    def probs(q0):
+        return diffusion.sample_cp(
+            exact_score(q0),
+            SCHEDULE,
+            batch_size=8,
+            num_classes=10,
+            steps=4,
+            integrator=integrator,
+            grid=grid,
+        ).probs
+
+    np.testing.assert_allclose(probs(posteriors[:, order]), probs(posteriors)[:, order], rtol=1e-9)
+
+
+@every
+@pytest.mark.parametrize("tolerance", [0.0, 1e-30])
+def test_the_network_is_asked_once_a_step_at_the_times_of_the_grid(
+    posteriors, exact_score, integrator, grid, tolerance
+):
+    asked = []
+
+    def score_fn(labels, sigma):
+        jax.debug.callback(lambda x: asked.append(float(x[0])), sigma, ordered=True)
+        return exact_score(posteriors)(labels, sigma) * (2 - jnp.cos(sigma))[:, None]
+
+    walk = diffusion.sample_cp(
+        score_fn,
+        SCHEDULE,
+        batch_size=8,
+        num_classes=10,
+        steps=4,
+        integrator=integrator,
+        grid=grid,
+        tolerance=tolerance,
+    )
+    jax.effects_barrier()
+    expected = SCHEDULE.total(diffusion.times(grid, 4, 1e-5).query)
+    np.testing.assert_allclose(asked, expected, rtol=1e-6)
+    np.testing.assert_array_equal(walk.steps_used, 4)
+
+
+@pytest.mark.parametrize(
+    ("integrator", "own"), [("euler", "original"), ("exact", "linear"), ("heun", "linear")]
+)
+def test_without_a_grid_an_integrator_walks_its_own(posteriors, exact_score, integrator, own):
+    found = [
+        diffusion.sample_cp(
+            exact_score(posteriors),
+            SCHEDULE,
+            batch_size=8,
+            num_classes=10,
+            steps=3,
+            integrator=integrator,
+            **options,
+        ).probs
+        for options in ({}, {"grid": own})
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_new_integrator_is_one_class_and_one_entry(posteriors, exact_score, monkeypatch):
+    """The mean of two Euler steps with memory of its own: nothing else has to know of it."""
+
+    class Smoothed(Euler):
+        grids = ("linear",)
+
+        def init(self, probs):
+            return {"last": probs}
+
+        def step(self, probs, memory, log_score, level):
+            ahead, _ = super().step(probs, None, log_score, level)
+            return (ahead + memory["last"]) / 2, {"last": ahead}
+
+    monkeypatch.setitem(diffusion.INTEGRATORS, "smoothed", Smoothed())
+    for tolerance in (0.0, 0.01):
+        found = diffusion.sample_cp(
+            exact_score(posteriors),
+            SCHEDULE,
+            batch_size=8,
+            num_classes=10,
+            steps=16,
+            integrator="smoothed",
+            tolerance=tolerance,
+        )
+        np.testing.assert_allclose(found.probs, posteriors, atol=0.1)
 
 
 def drift(p, q):
@@ -112,7 +267,7 @@ def test_bayes_steps_compose(x64, posteriors):
     """Two steps with one q_0 are one over both, for any p."""
     p = jax.nn.softmax(2 * jax.random.normal(jax.random.key(1), (8, 10)))
     first, second, third = (jnp.full(8, s) for s in (2.0, 0.7, 0.1))
-    step = diffusion.bayes_cp_step
+    step = bayes_step
     np.testing.assert_allclose(
         step(step(p, posteriors, first, second), posteriors, second, third),
         step(p, posteriors, first, third),
@@ -138,10 +293,10 @@ def test_cl_walks_the_grid_it_is_given(posteriors, exact_score):
             num_classes=10,
             steps=4,
             chains=1,
-            grid="noise",
+            grid="linear",
         )
 
     run(jax.random.key(0))
     jax.effects_barrier()
-    query = diffusion.times("noise", 4, 1e-5, GENTLE).query
+    query = diffusion.times("linear", 4, 1e-5).query
     np.testing.assert_allclose(sorted(asked), np.sort(GENTLE.total(query)), rtol=1e-6)

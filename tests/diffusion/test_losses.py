@@ -152,7 +152,7 @@ def test_permuting_the_classes_changes_nothing(posteriors):
 
 def test_the_loss_and_its_gradient_match_their_exact_expectation():
     """Monte Carlo over (t, c) against quadrature over t and enumeration over c."""
-    k, batch = 4, 1 << 16
+    k, batch = 4, 1 << 18
     p0 = jnp.asarray([0.55, 0.3, 0.1, 0.05])
     schedule = diffusion.loglinear(0.05)
 
@@ -247,9 +247,10 @@ def test_many_draws_are_as_many_evaluations(posteriors):
     def apart(features):
         time_key, label_key = jax.random.split(key)
         time = diffusion.sample_times(time_key, (8, draws), min_time=0.1)
-        labels = diffusion.sample_marginal(
-            label_key, jnp.repeat(posteriors, draws, axis=0), SCHEDULE.total(time).reshape(-1)
-        ).reshape(8, draws)
+        keys = jax.vmap(lambda key: jax.random.split(key, draws))(jax.random.split(label_key, 8))
+        targets = jnp.repeat(posteriors[:, None], draws, axis=1)
+        draw = jax.vmap(jax.vmap(diffusion.sample_marginal))
+        labels = draw(keys, targets, SCHEDULE.total(time))
         total = jnp.zeros(8)
         for m in range(draws):
             log_score = score(features, labels[:, m], SCHEDULE.total(time[:, m]))
@@ -341,3 +342,24 @@ def test_denoising_cross_entropy_of_hard_labels_has_bounded_gradients():
     np.testing.assert_allclose(
         diffusion.denoising_cross_entropy(logits, targets, labels, sigma)[2], np.log(k), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_score": jnp.zeros((3, 5), int)}, "type"),
+        ({"labels": jnp.zeros(3)}, "type"),
+        ({"time": jnp.ones((3, 1))}, "shape"),
+        ({"probs": jnp.ones((3, 4)) / 4}, "shape"),
+        ({"labels": jnp.zeros((3, 5), int), "time": jnp.ones((3, 5))}, "rank"),
+    ],
+)
+def test_arguments_of_another_rank_or_type_are_refused(change, message):
+    arguments = {
+        "log_score": jnp.zeros((3, 5)),
+        "probs": jnp.full((3, 5), 0.2),
+        "labels": jnp.zeros(3, int),
+        "time": jnp.ones(3),
+    } | change
+    with pytest.raises(AssertionError, match=message):
+        diffusion.weighted_score_entropy(*arguments.values(), SCHEDULE)

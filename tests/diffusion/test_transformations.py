@@ -1,5 +1,7 @@
 """The kernels under every transformation that other JAX code may put them in."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from didicm_jax import diffusion
+from tests.diffusion.conftest import WALKS
 
 SCHEDULE = diffusion.loglinear()
 TIME = np.linspace(0.05, 1.0, 8)
@@ -48,9 +51,10 @@ KERNELS = {
     "exact_cp_step": lambda x: diffusion.exact_cp_step(
         jax.nn.softmax(-x), x, times(x), times(x) / 2
     ),
-    "sample_cp_euler": run_cp,
-    "sample_cp_exact": lambda x: run_cp(x, integrator="exact"),
-    "sample_cp_heun": lambda x: run_cp(x, integrator="heun", grid="noise"),
+    **{
+        f"sample_cp_{name}_{grid}": partial(run_cp, integrator=name, grid=grid)
+        for name, grid in WALKS
+    },
     "one_shot": lambda x: diffusion.one_shot(
         score_with(x), SCHEDULE, batch_size=len(x), num_classes=10, time=0.5
     ),

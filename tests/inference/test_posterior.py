@@ -127,6 +127,18 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
             },
         ),
         (
+            {"sampler__integrator": "exact"},
+            {
+                "sampler": "cp",
+                "steps": 8,
+                "query": "min",
+                "integrator": "exact",
+                "grid": "linear",
+                "min_time": 1e-5,
+                "tolerance": 0.0,
+            },
+        ),
+        (
             {"sampler__name": "cl"},
             {"sampler": "cl", "steps": 8, "chains": 10, "grid": "original", "min_time": 1e-5},
         ),

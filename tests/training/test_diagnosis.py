@@ -10,7 +10,7 @@ from flax import nnx
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import split
-from didicm_jax.training import state
+from didicm_jax.training import objectives, state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.step import make_local_gradients
 
@@ -43,9 +43,8 @@ def prepared(images, offset):
     def prepare(keys, images, labels, index):
         return jnp.sqrt(200 - images.astype(jnp.float32)), labels
 
-    local = make_local_gradients(
-        graphdef, lambda model, batch: model(batch.images), prepare, seed=0, min_time=0.1
-    )
+    objective = objectives.Classification(lambda logits, targets: logits)
+    local = make_local_gradients(graphdef, objective, prepare, seed=0)
     batch = {
         "image": np.asarray(images, np.uint8).reshape(8, 1),
         "label": np.zeros(8, np.int32),

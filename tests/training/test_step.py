@@ -87,16 +87,10 @@ def make(
     placement=None,
 ):
     graphdef, optimizer, first = start(mesh, norm=norm, ema=ema_decay > 0, optimizer=optimizer)
-    local = make_local_gradients(
-        graphdef,
-        objective or objectives.didicm(SCHEDULE),
-        prepare,
-        seed=SEED,
-        min_time=MIN_TIME,
-        stratified=stratified,
-        draws_per_image=draws_per_image,
-        accumulate=accumulate,
+    objective = objective or objectives.DiDiCM(
+        SCHEDULE, min_time=MIN_TIME, stratified=stratified, draws_per_image=draws_per_image
     )
+    local = make_local_gradients(graphdef, objective, prepare, seed=SEED, accumulate=accumulate)
     step = make_train_step(
         local, optimizer, mesh, accumulate=accumulate, ema_decay=ema_decay, placement=placement
     )
@@ -230,12 +224,13 @@ def test_running_statistics_are_averaged_over_the_devices(batch):
 def test_a_step_compiles_once_and_donates_its_state(batch):
     traces = []
 
-    def counted(model, part):
-        traces.append(1)
-        return objectives.didicm(SCHEDULE)(model, part)
+    class Counted(objectives.DiDiCM):
+        def __call__(self, model, part):
+            traces.append(1)
+            return super().__call__(model, part)
 
     mesh = mesh_of(4)
-    step, current = make(mesh, objective=counted)
+    step, current = make(mesh, objective=Counted(SCHEDULE))
     first = current
     for _ in range(3):
         current, _ = step(current, placed(batch, mesh))
@@ -345,20 +340,22 @@ def test_the_average_follows_the_weights(batch):
 def test_times_are_stratified_over_the_global_batch_and_do_not_depend_on_the_devices(batch):
     seen = {}
 
-    def spy(name):
-        def objective(model, part):
-            jax.debug.callback(
-                lambda t, k: seen.setdefault(name, []).append((np.asarray(t), np.asarray(k))),
-                part.time,
-                jax.random.key_data(part.keys),
-            )
-            labels = jnp.zeros(len(part.time), jnp.int32)
-            return model(part.images, labels, part.time[:, 0]).sum(-1)
+    def spy(name, stratified):
+        class Spy(objectives.DiDiCM):
+            def __call__(self, model, part):
+                keys, time = part.draws
+                jax.debug.callback(
+                    lambda t, k: seen.setdefault(name, []).append((np.asarray(t), np.asarray(k))),
+                    time,
+                    jax.random.key_data(keys),
+                )
+                labels = jnp.zeros(len(time), jnp.int32)
+                return model(part.images, labels, time[:, 0]).sum(-1)
 
-        return objective
+        return Spy(SCHEDULE, min_time=MIN_TIME, stratified=stratified)
 
     for name, count, stratified in (("four", 4, True), ("one", 1, True), ("free", 4, False)):
-        run(mesh_of(count), batch, steps=1, objective=spy(name), stratified=stratified)
+        run(mesh_of(count), batch, steps=1, objective=spy(name, stratified))
     jax.effects_barrier()
     times = {
         name: np.sort(np.concatenate([t.ravel() for t, _ in parts])) for name, parts in seen.items()
@@ -380,10 +377,19 @@ def test_every_step_draws_anew(batch):
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
+def test_classifiers_draw_nothing(name):
+    rows = objectives.Rows(0, BATCH, BATCH)
+    draw = getattr(objectives, name).draw
+    keys = jax.random.split(jax.random.key(0))
+    assert draw(keys, rows) is None
+    assert not jax.make_jaxpr(lambda keys: draw(keys, rows))(keys).eqns
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
 def test_classifier_objectives_written_out(name, x64):
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(6, 4)) * 3, rng.dirichlet(np.ones(4), size=6)
-    part = objectives.Batch(None, jnp.asarray(targets), None, None)
+    part = objectives.Batch(None, jnp.asarray(targets), None)
     found = getattr(objectives, name)(lambda images: jnp.asarray(logits), part)
     if name == "cross_entropy":
         log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

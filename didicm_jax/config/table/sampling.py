@@ -9,6 +9,13 @@ _CL = (_DIDICM, among("sampler.name", "cl"))
 _DIFFUSING = (_DIDICM, among("sampler.name", "cp", "cl"))
 _ONE_SHOT = (_DIDICM, among("sampler.name", "one_shot"))
 
+
+def _integrators() -> tuple[str, ...]:
+    from didicm_jax import diffusion  # it brings jax
+
+    return tuple(diffusion.INTEGRATORS)
+
+
 SETTINGS = (
     Setting(
         "sampler.name",
@@ -38,7 +45,7 @@ SETTINGS = (
         "sampler.integrator",
         "euler",
         "how a step is made",
-        Choice(("euler", "exact", "heun")),
+        Choice(_integrators),
         read=_CP,
         change=Change.ALWAYS,
     ),
@@ -47,7 +54,7 @@ SETTINGS = (
         "auto",
         "times of the steps; auto: the integrator's own, original for euler and cl, linear for "
         "exact and heun",
-        Choice(("auto", "original", "linear", "log", "noise")),
+        Choice(("auto", "original", "linear")),
         read=_DIFFUSING,
         change=Change.ALWAYS,
     ),

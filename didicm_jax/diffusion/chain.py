@@ -9,12 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
-def at_least_float32(x: chex.Array) -> chex.Array:
-    """`x` itself, or as float32 where its type is narrower: sums over K need the digits."""
-    x = jnp.asarray(x)
-    wide = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
-    return x if wide else x.astype(jnp.float32)
+from didicm_jax.diffusion import numerics
 
 
 def take_label(values: chex.Array, labels: chex.Array) -> chex.Array:
@@ -41,11 +36,11 @@ def marginal(probs: chex.Array, sigma: chex.Array) -> chex.Array:
     Returns:
       q_t, `[..., K]`.
     """
+    chex.assert_type([probs, sigma], float)
+    chex.assert_rank(probs, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([probs, sigma], jnp.ndim(sigma))
-    num_classes = probs.shape[-1]
     sigma = jnp.asarray(sigma)[..., None]
-    # expm1 keeps the digits of 1 - a when sigma is tiny: at 1e-6 float32 has one left otherwise.
-    return jnp.exp(-sigma) * probs - jnp.expm1(-sigma) / num_classes
+    return numerics.stays(sigma) * probs + numerics.redrawn(sigma) / probs.shape[-1]
 
 
 def transition(labels: chex.Array, sigma: chex.Array, num_classes: int) -> chex.Array:
@@ -59,6 +54,7 @@ def transition(labels: chex.Array, sigma: chex.Array, num_classes: int) -> chex.
     Returns:
       Probabilities, `[..., K]`.
     """
+    chex.assert_type([labels, sigma], [int, float])
     chex.assert_equal_shape([labels, sigma])
     one_hot = is_label(labels, num_classes).astype(jnp.asarray(sigma).dtype)
     return marginal(one_hot, sigma)
@@ -76,7 +72,9 @@ def reverse_rate(labels: chex.Array, score: chex.Array) -> chex.Array:
     Returns:
       `[..., K]`, summing to 0 over the classes. Multiply by sigma'(t) for rates per unit of time.
     """
-    chex.assert_equal_shape_prefix([labels, score], labels.ndim)
+    chex.assert_type([labels, score], [int, float])
+    chex.assert_rank(score, jnp.ndim(labels) + 1)
+    chex.assert_equal_shape_prefix([labels, score], jnp.ndim(labels))
     num_classes = score.shape[-1]
     here = is_label(labels, num_classes)
     leaving = jnp.where(here, 0.0, score / num_classes)
@@ -95,7 +93,10 @@ def log_ratio(probs: chex.Array, sigma: chex.Array, labels: chex.Array) -> chex.
     Returns:
       `[..., K]`, 0 at the label.
     """
-    log_marginal = jnp.log(marginal(at_least_float32(probs), sigma))
+    chex.assert_type([probs, sigma, labels], [float, float, int])
+    chex.assert_rank(probs, jnp.ndim(labels) + 1)
+    chex.assert_equal_shape([sigma, labels])
+    log_marginal = jnp.log(marginal(numerics.at_least_float32(probs), sigma))
     return log_marginal - take_label(log_marginal, labels)[..., None]
 
 
@@ -110,7 +111,10 @@ def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> 
     Returns:
       int32 `[...]`.
     """
-    probs = at_least_float32(probs)
+    chex.assert_type([probs, sigma], float)
+    chex.assert_rank(probs, jnp.ndim(sigma) + 1)
+    chex.assert_equal_shape_prefix([probs, sigma], jnp.ndim(sigma))
+    probs = numerics.at_least_float32(probs)
     noise_key, class_key, clean_key = jax.random.split(key, 3)
     # Not one draw from q_t: `categorical` takes the largest of sums with Gumbel noise, which in
     # float32 ends at 16.6, so that classes of a probability like sigma / K < 1e-7 hardly occur.
