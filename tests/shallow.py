@@ -15,11 +15,11 @@ def registered():
     depth = resnet.Depth((1, 1, 1, 1), False)
     rows = {"didirn10": "didirn18", "resnet10": "resnet18"}
     for name, like in rows.items():
-        entry = registry._MODELS[like]
-        registry._MODELS[name] = entry._replace(build=partial(entry.build.func, entry.kind, depth))
+        entry = registry.MODELS[like]
+        registry.MODELS[name] = entry._replace(build=partial(entry.build.func, entry.kind, depth))
     yield
     for name in rows:
-        del registry._MODELS[name]
+        del registry.MODELS[name]
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def _export(values: flags.FlagValues) -> None:
             f"--export: expected one sampler, found {len(configs)}; give one value each"
         )
     mesh = make_mesh(jax.local_devices()[:1])
-    run = network.load(folder, values.checkpoint, mesh, configs[0])
+    run = network.load(folder.changed(configs[0], evaluates=True), values.checkpoint, mesh)
     if values.export:
         path = Path(values.export)
         data = export.serialize(run)

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import ml_collections
 from absl import flags
 
 from didicm_jax import parallel
@@ -30,12 +29,12 @@ def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
     output = _output(values, folder.path)
     names, severities = options.chosen_corruptions(values)
     configs = sweep.variations(folder.config, options.sampler_choices(values))
-    subject = _subject(values, folder.config, folder)
+    subject = _subject(values, folder)
     baseline = _baseline(values) if values.baseline else None
     requests = evaluate.Requests(
         names,
         severities,
-        _baseline_subject(values, baseline.config, baseline) if baseline else None,
+        _baseline_subject(values, baseline) if baseline else None,
         Path(values.real_labels) if values.real_labels else None,
         values.trajectories,
     )
@@ -48,20 +47,18 @@ def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
     output = _output(values, folder.path / "comparison")
     other = _baseline(values)
-    ours, theirs = (_chosen(values, each.config) for each in (folder, other))
+    ours, theirs = (_chosen(values, each) for each in (folder, other))
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
-        first = _predictor(values, ours, folder, trajectory=False)
+        first = _predictor(values, ours, trajectory=False)
         with flagged("baseline"):
-            second = _predictor(values, theirs, other, trajectory=False)
+            second = _predictor(values, theirs, trajectory=False)
         compare.unlabelled((first, second), paths, values.sheet, output)
         return
-    subjects = (
-        _subject(values, ours, folder),
-        _baseline_subject(values, theirs, other),
+    pair = compare.Pair(
+        (_subject(values, ours), _baseline_subject(values, theirs)), (ours.config, theirs.config)
     )
-    pair = compare.Pair(subjects, (ours, theirs))
     with flagged(), parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, watch.waiting)
 
@@ -70,28 +67,26 @@ def _predict(values: flags.FlagValues, folder: RunFolder) -> None:
     _only_one_process()
     output = _output(values, folder.path / "predictions")
     paths = pictures.find(values.images or [])
-    predictor = _predictor(values, _chosen(values, folder.config), folder)
+    predictor = _predictor(values, _chosen(values, folder))
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
 
-def _chosen(
-    values: flags.FlagValues, config: ml_collections.ConfigDict
-) -> ml_collections.ConfigDict:
-    """The config with the one sampler that the flags name.
+def _chosen(values: flags.FlagValues, folder: RunFolder) -> RunFolder:
+    """The run with the one sampler that the flags name.
 
     Raises:
       UserError: they name several.
     """
     choices = options.sampler_choices(values)
-    if config.method != "didicm" and values.mode == "compare":
-        return config  # the flags are for the other of the two
-    configs = sweep.variations(config, choices)
+    if folder.config.method != "didicm" and values.mode == "compare":
+        return folder  # the flags are for the other of the two
+    configs = sweep.variations(folder.config, choices)
     if len(configs) > 1:
         raise UserError(
             f"--mode={values.mode}: expected one sampler, found {len(configs)}; give one value to "
             "each flag"
         )
-    return configs[0]
+    return folder.changed(configs[0], evaluates=True)
 
 
 def _baseline(values: flags.FlagValues) -> RunFolder:
@@ -99,31 +94,23 @@ def _baseline(values: flags.FlagValues) -> RunFolder:
         return RunFolder.open(values.baseline)
 
 
-def _subject(
-    values: flags.FlagValues, config: ml_collections.ConfigDict, folder: RunFolder
-) -> Subject:
+def _subject(values: flags.FlagValues, folder: RunFolder) -> Subject:
     with flagged():
-        return open_subject(folder, config, values.checkpoint, options.other_data(values))
+        return open_subject(folder, values.checkpoint, options.other_data(values))
 
 
-def _baseline_subject(
-    values: flags.FlagValues, config: ml_collections.ConfigDict, folder: RunFolder
-) -> Subject:
+def _baseline_subject(values: flags.FlagValues, folder: RunFolder) -> Subject:
     with flagged("baseline"):
-        return _subject(values, config, folder)
+        return _subject(values, folder)
 
 
 def _predictor(
-    values: flags.FlagValues,
-    config: ml_collections.ConfigDict,
-    folder: RunFolder,
-    *,
-    trajectory: bool = True,
+    values: flags.FlagValues, folder: RunFolder, *, trajectory: bool = True
 ) -> Predictor:
     import jax
 
     mesh = make_mesh(jax.local_devices()[:1])
-    found = network.load(folder, values.checkpoint, mesh, config)
+    found = network.load(folder, values.checkpoint, mesh)
     return Predictor(found, mesh=mesh, trajectory=trajectory)
 
 

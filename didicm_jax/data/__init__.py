@@ -30,6 +30,7 @@ from didicm_jax.data.source import (
 from didicm_jax.errors import UserError
 
 __all__ = [
+    "LOADERS",
     "ArraySource",
     "Batch",
     "Dataset",
@@ -46,9 +47,9 @@ __all__ = [
     "train_indices",
 ]
 
-# Sets that fit into memory. Each loader takes the value of `config.data.data_dir`, or None where it
-# is not set.
-_LOADERS: dict[str, Callable[[str | None], Dataset]] = {"digits": load_digits, "idx": load_idx}
+# Sets that fit into memory, by name; what others add here is known too. Each loader takes the value
+# of `config.data.data_dir`, or None where it is not set.
+LOADERS: dict[str, Callable[[str | None], Dataset]] = {"digits": load_digits, "idx": load_idx}
 
 
 def load(
@@ -98,8 +99,8 @@ def load(
             "expected either config.data.train_examples or config.data.data_ratio, found both"
             f" ({train_examples} and {data_ratio}): leave one out"
         )
-    if name in _LOADERS:
-        dataset = splits.choose(_LOADERS[name](data_dir or None), train_split, eval_split)
+    if name in LOADERS:
+        dataset = splits.choose(LOADERS[name](data_dir or None), train_split, eval_split)
         if resolution is not None:
             check_resolution(resolution)
             dataset = _resized(dataset, name, resolution)
@@ -128,7 +129,7 @@ def load(
 
 def shows_whole(name: str) -> bool:
     """Whether the images of the dataset called `name` are shown whole, or a crop of each."""
-    return name in _LOADERS
+    return name in LOADERS
 
 
 def _resized(dataset: Dataset, name: str, resolution: int) -> Dataset:

@@ -136,25 +136,23 @@ def side_by_side(
 
 def open_subject(
     folder: RunFolder,
-    config: ml_collections.ConfigDict,
     checkpoint: str,
     other: OtherData = OtherData(),  # noqa: B008 (a tuple)
 ) -> Subject:
     """Reads a run's network, and the data to evaluate it on.
 
     Args:
-      folder: of the run.
-      config: the run's, or with other settings for evaluation.
+      folder: of the run, which may be changed to other settings for evaluation.
       checkpoint: `latest` or `best`.
       other: what to evaluate on instead of the run's own test examples.
 
     Raises:
       UserError: there is no such checkpoint, or the data are not there or have other classes.
     """
-    shown = _on_other_data(config, folder.description, other)
+    shown = _on_other_data(folder.config, folder.description, other)
     dataset = build.dataset(shown)
     mesh = parallel.make_mesh()
-    network = networks.load(folder, checkpoint, mesh, config)
+    network = networks.load(folder, checkpoint, mesh)
     _check_same(network.description, dataset, shown.data.name)
     source = dataset.test
     if other.examples is not None:

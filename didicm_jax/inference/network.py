@@ -30,22 +30,20 @@ def load(
     folder: RunFolder,
     which: str,
     mesh: Mesh,
-    config: ml_collections.ConfigDict | None = None,
 ) -> Network:
     """Reads the weights of a checkpoint, and nothing else of it. Nothing is written.
 
     Args:
-      folder: of the run.
+      folder: of the run, which may be changed to other settings for evaluation.
       which: the `latest` or the `best` checkpoint.
       mesh: the devices that get the variables.
-      config: the run's with other settings for evaluation; None for the run's own.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it is of another network.
     """
     if which not in ("latest", "best"):
         raise UserError(f"checkpoint: expected 'latest' or 'best', found {which!r}; choose one")
-    config = folder.config if config is None else config
+    config = folder.config
     graphdef, shapes = jax.eval_shape(
         lambda: split(build.model(config, folder.description, nnx.Rngs(0)))
     )

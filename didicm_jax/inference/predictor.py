@@ -114,10 +114,9 @@ class Predictor:
         """
         mesh = make_mesh(jax.local_devices()[:1] if devices is None else devices)
         folder = RunFolder.open(path)
-        config = folder.config
         if sampler:
-            config = sweep.changed(config, {"name": config.sampler.name, **sampler})
-        run = network.load(folder, checkpoint, mesh, config)
+            folder = folder.changed(sweep.changed(folder.config, sampler), evaluates=True)
+        run = network.load(folder, checkpoint, mesh)
         return cls(run, buckets=buckets, trajectory=trajectory, mesh=mesh)
 
     @property

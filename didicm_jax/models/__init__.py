@@ -13,6 +13,8 @@ from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.conditioning import PooledFeatures
 from didicm_jax.models.option_checks import COMPUTE_DTYPES
 from didicm_jax.models.registry import (
+    MODELS,
+    Entry,
     classifiers,
     create_model,
     names,
@@ -26,6 +28,7 @@ from didicm_jax.models.vit_options import POOLS
 
 __all__ = [
     "COMPUTE_DTYPES",
+    "MODELS",
     "PARAMETERIZATIONS",
     "POOLS",
     "STAGES",
@@ -34,6 +37,7 @@ __all__ = [
     "Classifier",
     "DiDiRN",
     "DiDiViT",
+    "Entry",
     "PooledFeatures",
     "ResNet",
     "ScoreModel",

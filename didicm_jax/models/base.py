@@ -26,7 +26,7 @@ class Classifier(nnx.Module):
 class ScoreModel(nnx.Module):
     """Maps images, noised labels and noise to the log concrete score (arXiv 2511.20263, sec. 3).
 
-    A family defines `encode`, everything that does not see the label, and `raw_score`.
+    A family defines `encode`, everything that does not see the label, and `output`.
     """
 
     num_classes: int
@@ -38,7 +38,7 @@ class ScoreModel(nnx.Module):
         """Float images `[B, H, W, C]` to features: a pytree of arrays that lead with B."""
 
     @abstractmethod
-    def raw_score(self, features: Any, labels: chex.Array, sigma: chex.Array) -> chex.Array:
+    def output(self, features: Any, labels: chex.Array, sigma: chex.Array) -> chex.Array:
         """The network's output float32 `[B, K]`, which `parameterization` turns into a score."""
 
     def score(self, features: Any, labels: chex.Array, sigma: chex.Array) -> chex.Array:
@@ -58,8 +58,8 @@ class ScoreModel(nnx.Module):
         Returns:
           Float32 `[B, K]`, natural log, exactly 0 at the label.
         """
-        output = self.raw_score(features, labels, sigma)
-        return PARAMETERIZATIONS[self.parameterization](output, labels, sigma)
+        log_score_of = PARAMETERIZATIONS[self.parameterization]
+        return log_score_of(self.output(features, labels, sigma), labels, sigma)
 
     def __call__(self, images: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Array:
         """`score` of `encode(images)`, float32 `[B, K]`."""

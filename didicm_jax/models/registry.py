@@ -35,22 +35,23 @@ class Entry(NamedTuple):
     build: Builder
 
 
-_MODELS = {name: Entry(*row) for name, row in (resnet.MODELS | vit.MODELS).items()}
+# By name; what others add here is known to `create_model` and to the settings.
+MODELS = {name: Entry(*row) for name, row in (resnet.MODELS | vit.MODELS).items()}
 
 
 def names() -> tuple[str, ...]:
     """The names that `create_model` knows."""
-    return tuple(_MODELS)
+    return tuple(MODELS)
 
 
 def score_models() -> tuple[str, ...]:
     """The names of the models that see label and noise."""
-    return tuple(name for name, entry in _MODELS.items() if issubclass(entry.kind, ScoreModel))
+    return tuple(name for name, entry in MODELS.items() if issubclass(entry.kind, ScoreModel))
 
 
 def classifiers() -> tuple[str, ...]:
     """The names of the plain models."""
-    return tuple(name for name, entry in _MODELS.items() if issubclass(entry.kind, Classifier))
+    return tuple(name for name, entry in MODELS.items() if issubclass(entry.kind, Classifier))
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -99,8 +100,8 @@ def create_model(
 
 
 def _entry(name: str) -> Entry:
-    if name not in _MODELS:
+    if name not in MODELS:
         raise UserError(
-            f"expected the name of a model, found {name!r}: use one of {', '.join(_MODELS)}"
+            f"expected the name of a model, found {name!r}: use one of {', '.join(MODELS)}"
         )
-    return _MODELS[name]
+    return MODELS[name]

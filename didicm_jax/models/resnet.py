@@ -138,7 +138,7 @@ class DiDiRN(_Trunk, ScoreModel):
             x = block(x)
         return PooledFeatures(global_average(x))
 
-    def raw_score(
+    def output(
         self, features: BlockFeatures | PooledFeatures, labels: chex.Array, sigma: chex.Array
     ) -> chex.Array:
         """The output float32 `[B, K]` for labels int `[B]` and sigma `[B]`."""

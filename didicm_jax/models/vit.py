@@ -172,7 +172,7 @@ class DiDiViT(_Trunk, ScoreModel):
             x = block(x)
         return PooledFeatures(self._pool(x))
 
-    def raw_score(
+    def output(
         self, features: TokenFeatures | PooledFeatures, labels: chex.Array, sigma: chex.Array
     ) -> chex.Array:
         """The output float32 `[B, K]` for labels int `[B]` and sigma `[B]`."""

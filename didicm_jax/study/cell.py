@@ -73,8 +73,8 @@ def _samplers(
     config = folder.config
     shown = copy.deepcopy(config)
     shown.data.eval_split = cell.test_split
-    held_out = open_subject(folder, config, "latest")
-    test = open_subject(folder, shown, "latest")
+    held_out = open_subject(folder, "latest")
+    test = open_subject(folder.changed(shown, evaluates=True), "latest")
     records = []
     for chosen in _sampling(config, cell.values.get(METHOD)):
         answer = held_out.program(chosen)

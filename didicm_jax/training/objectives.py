@@ -110,7 +110,7 @@ class DiDiCM:
         features = model.encode(batch.images)
         if draws > 1:
             features = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), features)
-        output_fn = model.raw_score if self.loss == "cross_entropy" else model.score
+        output_fn = model.output if self.loss == "cross_entropy" else model.score
         return diffusion.loss_at_times(
             batch.draws.keys,
             lambda labels, sigma: output_fn(features, labels, sigma),

@@ -133,6 +133,6 @@ def test_every_family_takes_the_option(name):
     abstract = make(parameterization="posterior")
     output, labels, sigma = draw()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(abstract), "raw_score", lambda self, features, labels, sigma: output)
+        patch.setattr(type(abstract), "output", lambda self, features, labels, sigma: output)
         ours = abstract.score(None, labels, sigma)
     np.testing.assert_array_equal(ours, parameterization.posterior(output, labels, sigma))

@@ -1,5 +1,7 @@
 """A trained network out of the folder of its run."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -24,8 +26,9 @@ def test_the_averages_are_read_where_the_run_keeps_them(tmp_path, decay):
     assert len(jax.tree.leaves(found.variables)[0].sharding.device_set) == mesh.size
     best = network.load(RunFolder.open(tmp_path / "run"), "best", mesh)
     assert best.step == 1
-    other = RunFolder.open(tmp_path / "run").config.copy_and_resolve_references()
+    folder = RunFolder.open(tmp_path / "run")
+    other = folder.config.copy_and_resolve_references()
     with other.unlocked():
         other.model.width = 2 / 3
     with pytest.raises(UserError, match=r"expected (ema|variables)\.params.* of another network"):
-        network.load(RunFolder.open(tmp_path / "run"), "latest", mesh, other)
+        network.load(dataclasses.replace(folder, config=other), "latest", mesh)

@@ -39,7 +39,7 @@ def run(request, golden, golden_weights):
     interop.load_torch_state_dict(model, golden_weights(values["names"], values["shapes"]))
 
     def forward(model):
-        return model.raw_score(model.encode(images), labels, sigma)
+        return model.output(model.encode(images), labels, sigma)
 
     model.eval()
     graphdef, state = nnx.split(model)

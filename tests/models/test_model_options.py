@@ -119,7 +119,7 @@ def test_a_model_that_lacks_a_method_cannot_be_made():
         def encode(self, images):
             return images
 
-    with pytest.raises(TypeError, match="raw_score"):
+    with pytest.raises(TypeError, match="output"):
         Half()
 
 

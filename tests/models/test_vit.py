@@ -114,7 +114,7 @@ def test_didivit_holds_the_plain_vit(make, pool):
     rng = np.random.default_rng(6)
     images = jnp.asarray(rng.standard_normal((2, 8, 8, 3)), jnp.float32)
     labels, sigma = jnp.asarray([0, 3], jnp.int32), jnp.asarray([0.1, 3.0])
-    ours = jax.jit(lambda x: score.raw_score(score.encode(x), labels, sigma))(images)
+    ours = jax.jit(lambda x: score.output(score.encode(x), labels, sigma))(images)
     np.testing.assert_allclose(ours, jax.jit(plain)(images), atol=1e-5)
 
 
