@@ -123,7 +123,7 @@ class Exact:
         self, probs: chex.Array, memory: None, log_score: chex.Array, level: Level
     ) -> tuple[chex.Array, None]:
         """One exact step."""
-        sigma, sigma_end = (jnp.full(len(probs), s) for s in (level.sigma, level.sigma_end))
+        sigma, sigma_end = (jnp.full(probs.shape[0], s) for s in (level.sigma, level.sigma_end))
         # Against rounding alone: the step keeps the sum.
         return numerics.normalize(exact_cp_step(probs, log_score, sigma, sigma_end)), None
 

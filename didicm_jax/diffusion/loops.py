@@ -49,7 +49,7 @@ def every_step(
         return (probs, memory), probs if keep_path else None
 
     (probs, _), path = scan(body, (start, integrator.init(start)), levels)
-    return Walk(probs, path, jnp.full(len(start), len(levels.sigma), jnp.int32))
+    return Walk(probs, path, jnp.full(start.shape[0], len(levels.sigma), jnp.int32))
 
 
 class _Progress(NamedTuple):

@@ -23,7 +23,7 @@ class Predictions:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Holds them on the disk of `folder`, which exists."""
+        """Holds them on the disk of `folder`, which is made for the first of them."""
         self._folder = folder
         self._open = contextlib.ExitStack()
         self._files: dict[str, IO[bytes]] = {}
@@ -42,6 +42,7 @@ class Predictions:
         for name, values in posterior._asdict().items():
             if values is not None:
                 if name not in self._files:
+                    self._folder.mkdir(parents=True, exist_ok=True)
                     self._files[name] = self._open.enter_context(
                         tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
                     )

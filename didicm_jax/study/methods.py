@@ -59,8 +59,7 @@ class Method(NamedTuple):
 
 def _cp(steps: int, integrator: str = "euler", **others: Any) -> dict[str, Any]:
     """Class probabilities, all steps of them; `original` are times that Euler alone reads."""
-    grid = "original" if integrator == "euler" else "linear"
-    chosen = {"name": "cp", "steps": steps, "integrator": integrator, "grid": grid}
+    chosen = {"name": "cp", "steps": steps, "integrator": integrator, "grid": "auto"}
     return chosen | {"tolerance": 0.0} | others
 
 

@@ -165,9 +165,11 @@ def _check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
     batch_size, parts = config.train.batch_size, num_devices * config.train.accumulate
     mixes = bool(config.augment.mixup or config.augment.cutmix)
     fitting = max(2 * parts, parallel.round_up(batch_size, parts * (1 + mixes)))
+    fewer = [str(count) for count in range(1, num_devices) if not _batch_fault(config, count)]
+    such = f", such as {' or '.join(fewer)} devices" if fewer else ""
     raise UserError(
         f"config.train.batch_size: {fault}; use another number of devices or of micro-batches "
-        f"(config.train.accumulate), or, in a new run, config.train.batch_size={fitting}"
+        f"(config.train.accumulate){such}, or, in a new run, config.train.batch_size={fitting}"
     )
 
 

@@ -19,7 +19,8 @@ from didicm_jax.errors import UserError
         ("baseline", UserError("expected a, found b"), "--baseline: expected a"),
         ("", UserError("expected a, found b", about="process_id"), "--process_id: expected a"),
         ("", UserError("expected a, found b"), "expected a"),
-        ("", UserError("expected a, found b", about="run folder"), "run folder: expected a"),
+        ("", UserError("expected a, found b", about="run folder"), "--workdir: expected a"),
+        ("", UserError("expected a, found b", about="the moon"), "the moon: expected a"),
         ("a", UserError("say --baseline: twice", about="x"), "--a: say --baseline: twice"),
     ],
 )

@@ -99,7 +99,7 @@ def test_other_images_with_equal_labels_are_not_paired(main, run, tmp_path, caps
     assert "--baseline: expected a run that is judged on the same images" in said
     assert not (tmp_path / "out").exists()
     # What it advises is accepted.
-    assert "--dataset=NAME, and --data_dir=DIR" in said
+    assert "by a dataset and the data_dir that it is in" in said
     advice = ["--dataset=idx", f"--data_dir={tmp_path / 'set_a'}"]
     assert main("--mode=compare", *given, *advice) == 0
 

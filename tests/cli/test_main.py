@@ -16,6 +16,8 @@ from PIL import Image
 
 from didicm_jax import data
 from didicm_jax.config import build
+from didicm_jax.inference import posterior
+from didicm_jax.inference.posterior import Posterior
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
 
@@ -463,13 +465,10 @@ def test_a_failing_evaluation_loses_no_training(main, finished, tmp_path, monkey
 
 
 def test_a_mistake_in_the_evaluation_is_found_before_the_first_step(main, tmp_path, monkeypatch):
-    real = loop.make_predict
+    def broken(model, images, keys):
+        return Posterior(jnp.zeros((len(images), 10)) + jnp.zeros(3))
 
-    def broken(run):
-        predict = real(run)
-        return lambda variables, batch: predict(variables, batch) + jnp.zeros(3)
-
-    monkeypatch.setattr(loop, "make_predict", broken)
+    monkeypatch.setattr(posterior, "create", lambda *_, **__: broken)
     with pytest.raises((TypeError, ValueError), match=r"incompatible|broadcast|rank"):
         main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL)
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -492,10 +491,10 @@ def test_the_batch_size_that_is_advised_is_accepted(main, tmp_path, capsys, monk
     given = [DIGITS, f"--workdir={tmp_path / 'run'}", *settings]
     assert main(*given, f"--config.train.batch_size={size}") == 2
     said = capsys.readouterr().err
-    advised = re.search(r"; try (\d+) in a new run", said)[1]
+    advised = re.search(r"in a new run, config.train.batch_size=(\d+)$", said.strip())[1]
     assert main(*given, f"--config.train.batch_size={advised}") == 0
     if size == "30":
-        assert said.endswith("or 1 or 2 or 3 devices to go on with an old one\n")
+        assert "such as 1 or 2 or 3 devices, or, in a new run" in said
 
 
 def test_an_unwritable_workdir_is_one_line(main, tmp_path, capsys):

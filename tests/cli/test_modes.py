@@ -152,7 +152,10 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
     cases = [
         (["--mode=evaluate", f"--workdir={tmp_path / 'no'}"], "expected a run in"),
         (["--mode=evaluate", f"--workdir={no_checkpoint}"], "expected a latest checkpoint"),
-        (["--mode=evaluate", f"--workdir={others}"], "class 9 to be '9' in digits and 'ten'"),
+        (
+            ["--mode=evaluate", f"--workdir={others}"],
+            "expected class 9 to be 'ten', found '9' in digits",
+        ),
         (["--mode=evaluate", of_run, "--steps=two"], "--steps: expected whole numbers"),
         (["--mode=evaluate", of_run, "--chains=3"], "--chains: expected a sampler that reads it"),
         (["--mode=evaluate", of_run, "--gif"], "--gif: expected with --mode=predict"),

@@ -105,7 +105,7 @@ def test_what_is_too_large_or_unknown_is_told_with_the_flags_of_the_command(
     photos, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.syspath_prepend(ROOT)
-    from launch import prepare
+    from didicm_jax.cli import prepare
 
     source = make_tree(tmp_path / "tree", photos)
     flags = ["--dataset=folder", "--name=birds", f"--source={source}", f"--data_dir={tmp_path}"]

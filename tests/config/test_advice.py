@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from didicm_jax import config as configuration
-from didicm_jax.cli import subject
-from didicm_jax.cli.options import OtherData
 from didicm_jax.errors import UserError
+from didicm_jax.evaluation import subject
+from didicm_jax.evaluation.subject import OtherData
+from didicm_jax.run import Description
 from didicm_jax.training import plan
 from tests.config.test_table import BOTH, PHOTOS, configured
 
@@ -130,7 +131,8 @@ def test_messages_of_a_run_under_way_say_what_only_a_new_run_can_change():
 def test_evaluating_on_another_data_set_reads_the_share_of_broken_images_that_is_given():
     """It went back to its default, so that raising it, as the message says, did nothing."""
     config = configured(PHOTOS | {"data.max_broken_share": 0.5, "data.train_split": "train[:9]"})
-    shown = subject._on_other_data(config, None, OtherData("others", None, None, None)).data
+    described = Description(("ant", "bee"), (32, 32, 3))
+    shown = subject._on_other_data(config, described, OtherData("others")).data
     assert (shown.name, shown.max_broken_share, shown.train_split) == ("others", 0.5, "train")
 
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from didicm_jax.models.parameterization import PARAMETERIZATIONS
 from flax import nnx
 
 from didicm_jax import augment, diffusion
 from didicm_jax import config as configuration
 from didicm_jax.config import checks
 from didicm_jax.config.table import BY_KEY, SETTINGS
+from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
 from didicm_jax.inference import posterior
 from didicm_jax.training import plan, programs
 from tests.config.test_table import BOTH, GEOMETRIC, configured

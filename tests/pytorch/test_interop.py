@@ -20,9 +20,9 @@ def fill(model, seed=0):
     rng = np.random.default_rng(seed)
     drawn = {
         name: rng.standard_normal(entry.torch_shape).astype(np.float32)
-        for name, entry in interop._entries(model).items()
+        for name, entry in interop.entries_of(model).items()
     }
-    return drawn | interop._family(model).constants(model)
+    return drawn | interop.family_of(model).constants(model)
 
 
 def shapes(state_dict):
@@ -57,7 +57,7 @@ def test_names_and_shapes_of_the_original(golden, arch):
     prefix = f"didirn/{arch}"
     classes = golden[f"{prefix}/eval"].shape[1]
     model = make(arch.replace("resnet", "didirn"), width=1.0, num_classes=classes)
-    ours = {name: str(entry.torch_shape) for name, entry in interop._entries(model).items()}
+    ours = {name: str(entry.torch_shape) for name, entry in interop.entries_of(model).items()}
     names, theirs = golden[f"{prefix}/names"].tolist(), golden[f"{prefix}/shapes"].tolist()
     assert ours == dict(zip(names, theirs, strict=True))
 
@@ -73,7 +73,7 @@ def test_layouts():
 
 def test_torchvision_names_of_the_plain_resnets():
     model = make("resnet50", stem="imagenet", width=1.0)
-    entries = interop._entries(model)
+    entries = interop.entries_of(model)
     # From torchvision.models.resnet50().state_dict().
     assert entries["layer1.0.downsample.0.weight"].torch_shape == (256, 64, 1, 1)
     assert entries["layer4.0.downsample.1.running_var"].torch_shape == (2048,)

@@ -8,7 +8,7 @@ import pytest
 
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
-from didicm_jax.run import description, workdir
+from didicm_jax.run import Description, RunFolder
 from didicm_jax.study import axes, cell
 from didicm_jax.study.folder import StudyFolder
 from didicm_jax.training import loop, operations
@@ -22,8 +22,7 @@ def study(tmp_path):
     config.model.stem = "didirn"
     made = StudyFolder(tmp_path, axes.cells(config, axes.parse("method=softmax"), 5))
     (begun,) = made.cells
-    workdir.claim(made.place(begun), begun.config)
-    description.write(made.place(begun), description.of(build.dataset(begun.config)))
+    RunFolder.claim(made.place(begun), begun.config, Description.of(build.dataset(begun.config)))
     return made
 
 
@@ -46,11 +45,11 @@ def test_another_config_than_that_of_its_start_is_refused(study):
 def test_other_classes_than_those_of_its_start_are_refused(study):
     (begun,) = study.cells
     place = study.place(begun)
-    now = description.of(build.dataset(begun.config))
-    assert description.read(place) == now
-    description.write(place, description.Description(tuple("abcdefghij"), now.image_shape))
+    path = RunFolder.open(place).description_file
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"class_names": list("abcdefghij")}))
     before = contents(study)
-    with pytest.raises(UserError, match="expected the classes and images that the run"):
+    with pytest.raises(UserError, match=r"expected the data that the run in .* was trained on"):
         cell.run(begun, study)
     assert contents(study) == before
 

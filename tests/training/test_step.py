@@ -147,18 +147,21 @@ def test_a_step_mixes_no_image_with_its_copy(count, accumulate):
     policy = augment.Policy((0.5,) * 3, (0.5,) * 3, mixup=1.0)
     graphdef, optimizer, current = start(mesh)
 
-    def share_unmixed(model, part):
-        chex.assert_shape(part.targets, (16 // count // accumulate, examples))
-        # It needs a gradient, and may as well be 0.
-        weight = 0 * model.out.bias[...].sum()
-        return weight + (part.targets.max(axis=1) == 1).astype(jnp.float32)
+    class ShareUnmixed:
+        def draw(self, keys, rows):
+            return None
+
+        def __call__(self, model, part):
+            chex.assert_shape(part.targets, (16 // count // accumulate, examples))
+            # It needs a gradient, and may as well be 0.
+            weight = 0 * model.out.bias[...].sum()
+            return weight + (part.targets.max(axis=1) == 1).astype(jnp.float32)
 
     local = make_local_gradients(
         graphdef,
-        share_unmixed,
+        ShareUnmixed(),
         lambda keys, images, labels, index: policy.train(keys, images, labels, examples, index),
         seed=SEED,
-        min_time=MIN_TIME,
         accumulate=accumulate,
     )
     step = make_train_step(local, optimizer, mesh, accumulate=accumulate)
