@@ -38,14 +38,14 @@ def main(argv: list[str]) -> int:
     return entry.guarded(lambda: _convert(values, argv), advice="start the same command again")
 
 
+@flagged()
 def _convert(values: flags.FlagValues, argv: list[str]) -> None:
     config = parse(values, argv)
     _check(values, config)
-    with flagged():
-        if values.torch:
-            _import(values, config)
-        else:
-            _export(values)
+    if values.torch:
+        _import(values, config)
+    else:
+        _export(values)
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:

@@ -38,7 +38,7 @@ def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
         Path(values.real_labels) if values.real_labels else None,
         values.trajectories,
     )
-    with flagged(), parallel.Watch(values.peer_timeout, "start all of them again") as watch:
+    with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         evaluate.run(subject, configs, requests, output, watch.waiting)
 
 
@@ -59,7 +59,7 @@ def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
     pair = compare.Pair(
         (_subject(values, ours), _baseline_subject(values, theirs)), (ours.config, theirs.config)
     )
-    with flagged(), parallel.Watch(values.peer_timeout, "start all of them again") as watch:
+    with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, watch.waiting)
 
 
@@ -95,8 +95,7 @@ def _baseline(values: flags.FlagValues) -> RunFolder:
 
 
 def _subject(values: flags.FlagValues, folder: RunFolder) -> Subject:
-    with flagged():
-        return open_subject(folder, values.checkpoint, options.other_data(values))
+    return open_subject(folder, values.checkpoint, options.other_data(values))
 
 
 def _baseline_subject(values: flags.FlagValues, folder: RunFolder) -> Subject:

@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     return entry.guarded(lambda: _dispatch(values, argv), advice=_ADVICE)
 
 
+@flagged()
 def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
     given = parse(values, argv)
     options.check(values)
@@ -43,8 +44,7 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
 
         report.run(values)
         return 0
-    with flagged():
-        found = _find(values, given)
+    found = _find(values, given)
     config = given if found is None else found.config
     if config is None:
         raise UserError("--config: expected a config file, found none; try configs/digits.py")
@@ -56,13 +56,12 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache(values)):
         jax.config.update("jax_compilation_cache_dir", cache)
-    with flagged():
-        parallel.initialize(
-            values.coordinator_address,
-            values.num_processes,
-            values.process_id,
-            timeout=values.peer_timeout,
-        )
+    parallel.initialize(
+        values.coordinator_address,
+        values.num_processes,
+        values.process_id,
+        timeout=values.peer_timeout,
+    )
     try:
         if values.mode == "train":
             _train(values, config)
@@ -115,8 +114,7 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax.training import loop, plan
 
     run = plan.plan(config)
-    with flagged():
-        folder = RunFolder.claim(values.workdir, config, Description.of(run.dataset))
+    folder = RunFolder.claim(values.workdir, config, Description.of(run.dataset))
     if parallel.is_main():
         print(run.describe(), flush=True)
     outcome = loop.train(

@@ -15,7 +15,7 @@ Every setting of a run, generated from the table in `didicm_jax/config/table/` b
     {COMMAND}
 
 A config file in `configs/` changes some of the defaults, and the command line changes any of them:
-`--config.SECTION.NAME=VALUE`. A setting is *read* where its condition holds; changed elsewhere, it
+`--config.section.key=value`. A setting is *read* where its condition holds; changed elsewhere, it
 is an error. *May change* says whether a run may be started again, or evaluated, with another value
 than it was first started with.
 

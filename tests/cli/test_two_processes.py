@@ -185,7 +185,8 @@ SLOW = f"""
 import runpy
 import time
 
-from didicm_jax import evaluation, plots
+from didicm_jax import plots
+from didicm_jax.evaluation import metrics
 
 def slow_once(function):
     delays = [9]
@@ -196,7 +197,7 @@ def slow_once(function):
 
     return slower
 
-evaluation.intervals = slow_once(evaluation.intervals)
+metrics.intervals = slow_once(metrics.intervals)
 plots.save = slow_once(plots.save)
 runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
 """
@@ -205,7 +206,7 @@ runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
 def test_what_process_0_does_alone_may_take_longer_than_a_peer_is_waited_for(
     alone, start, tmp_path
 ):
-    """Between two samplers it computes intervals, at the end it draws."""
+    """It computes intervals, and it draws."""
     program = tmp_path / "slow.py"
     program.write_text(SLOW)
     given = ["--mode=evaluate", "--steps=1,2", "--peer_timeout=5", f"--output={tmp_path / 'out'}"]

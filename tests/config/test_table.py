@@ -38,6 +38,7 @@ READ = [
     ("data.crop_ratio", (0.5, 2.0), [PHOTOS], [{}, {"data.name": "idx"}]),
     ("data.eval_crop", 0.5, [PHOTOS], [{}, {"data.name": "idx"}]),
     ("data.max_broken_share", 0.5, [PHOTOS], [{}, {"data.name": "idx"}]),
+    ("data.max_pixels", 10**6, [PHOTOS], [{}, {"data.name": "idx"}]),
     ("data.num_workers", 2, [PHOTOS], [{}, {"data.name": "idx"}]),
     ("augment.switch_prob", 0.1, [BOTH], [{}, {"augment.mixup": 0.2}, {"augment.cutmix": 0.2}]),
     ("model.parameterization", "bounded", [{}, VIT], [CLASSIFIER, PLAIN_VIT]),

@@ -85,8 +85,8 @@ CLAIMS = {
     "4 draws": lambda c: c.diffusion.draws_per_image == 4,
     "independent times": lambda c: not c.diffusion.stratified,
     "stratified times": lambda c: c.diffusion.stratified,
-    "8 or 2 Euler steps": lambda c: first_sampler(c) == ("cp", 8, "euler", "original", 0.0),
-    "few steps or one shot": lambda c: first_sampler(c) == ("cp", 8, "euler", "original", 0.0),
+    "8 or 2 Euler steps": lambda c: first_sampler(c) == ("cp", 8, "euler", "auto", 0.0),
+    "few steps or one shot": lambda c: first_sampler(c) == ("cp", 8, "euler", "auto", 0.0),
 }
 # What some method claims, or sets so that a claim is whole: nothing else may differ.
 CLAIMED = (
