@@ -1,6 +1,5 @@
 """`--mode=evaluate`: how good a run's posteriors are, in numbers and in pictures."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from tabulate import tabulate
 
 from didicm_jax import data, evaluation, files, parallel, plots
 from didicm_jax.cli.command_line import counted
+from didicm_jax.errors import UserError
 from didicm_jax.evaluation import classes, corruptions, loop, real_labels, record
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
@@ -56,19 +56,27 @@ def run(
     The last sampler is the one that everything but the comparison of samplers is about.
 
     Raises:
-      UserError: the ReaL labels or the baseline are not of these images, or the posteriors are not
-        finite.
+      UserError: the ReaL labels or the baseline are not of these images, the last sampler has no
+        trajectories to keep, or the posteriors are not finite.
     """
-    path = requests.real_labels
-    real = None if path is None else real_labels.read(path, subject.source)
+    path, name = requests.real_labels, posterior.describe(configs[-1])["sampler"]
+    if requests.trajectories and name != "cp":
+        raise UserError(
+            f"expected cp as the last sampler, found {name}, which diffuses no probabilities; leave "
+            "it out or change the sampler",
+            about="trajectories",
+        )
+    real = (
+        None if path is None else real_labels.read(path, subject.source, len(subject.class_names))
+    )
     if requests.baseline is not None:  # before the work
         check_comparable(subject, requests.baseline)
-    with Predictions(output) if parallel.is_main() else contextlib.nullcontext() as kept:
+    with Predictions(output) as kept:
         scored = []
         for number, config in enumerate(configs):
             last = number == len(configs) - 1
             chosen = subject.program(config, trajectory=last and requests.trajectories)
-            keep = (lambda answer: kept.add(answer) if kept else None) if last else None
+            keep = kept.add if last else None
             scored.append(Scored(config, subject.evaluate(chosen, waiting=waiting, keep=keep)))
             if len(configs) > 1:  # a whole list may take long
                 _say(f"{scored[-1].name}: {journal.summary(scored[-1].evaluation.metrics)}")
@@ -85,7 +93,6 @@ def run(
             )
         with parallel.alone() as mine:
             if mine:
-                assert kept is not None
                 _report(subject, scored, corrupted, real, kept, output)
 
 

@@ -71,7 +71,7 @@ class Subject(NamedTuple):
           chosen: from `program`.
           source: other examples of the same classes.
           waiting: surrounds each wait for the other processes.
-          keep: gets the posteriors too, batch after batch; given on all processes or on none.
+          keep: as for `loop.evaluate`.
 
         Raises:
           UserError: the network's posteriors are not finite.
@@ -160,11 +160,6 @@ def open_subject(
     return Subject(folder.path, network, mesh, source, shown.data.name, dataset.class_names)
 
 
-def same_examples(ours: data.Source, theirs: data.Source) -> bool:
-    """Whether two sources hold the same examples in the same order, at whatever resolution."""
-    return ours.digest() == theirs.digest()
-
-
 def check_comparable(ours: Subject, theirs: Subject) -> None:
     """Refuses two networks whose figures on their examples must not be held against each other.
 
@@ -172,7 +167,7 @@ def check_comparable(ours: Subject, theirs: Subject) -> None:
       UserError: their classes or their examples differ.
     """
     check_classes(ours.class_names, theirs.class_names)
-    if not same_examples(ours.source, theirs.source):
+    if ours.source.digest() != theirs.source.digest():
         raise UserError(
             "expected a run that is judged on the same images, found "
             f"{len(theirs.source):,} of {theirs.dataset_name} that are not the "

@@ -8,6 +8,8 @@ import pytest
 
 from didicm_jax import data
 from didicm_jax.data import corruptions
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import real_labels
 from tests.cli.looking import is_picture, one_line, table
 from tests.cli.test_main import DIGITS
 
@@ -122,6 +124,23 @@ def test_real_labels(main, run, tmp_path, capsys, monkeypatch):
     assert "expected the file real.json" in one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "expected the file real.json"),
+        ('{"": [3]}', "expected the file real.json"),
+        ("[[true]]", "expected the file real.json"),
+        # Of ImageNet's classes, where the run knows 10 of them by other numbers.
+        ("[[3], [999]]", "expected labels of 10 classes, those of the run, found label 999"),
+    ],
+)
+def test_labels_of_another_file_or_of_other_classes_are_refused(tmp_path, content, message):
+    path = tmp_path / "real.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"^real_labels: {message}"):
+        real_labels.read(path, data.load("digits").test, 10)
+
+
 def test_a_report_of_two_runs(main, run, classifier, tmp_path):
     given = [f"--workdir={run},{classifier}", f"--output={tmp_path}"]
     assert main("--mode=report", *given) == 0
@@ -159,6 +178,11 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=evaluate", of_run, "--steps=two"], "--steps: expected whole numbers"),
         (["--mode=evaluate", of_run, "--chains=3"], "--chains: expected a sampler that reads it"),
         (["--mode=evaluate", of_run, "--gif"], "--gif: expected with --mode=predict"),
+        (
+            ["--mode=evaluate", of_run, "--sampler=cp,one_shot", "--steps=1", "--trajectories"],
+            "--trajectories: expected cp as the last sampler, found one_shot",
+        ),
+        (["--mode=evaluate", f"--workdir={classifier}", "--trajectories"], "found softmax"),
         (["--mode=evaluate", of_run, "--severities=1"], "--severities: expected with"),
         (["--mode=evaluate", of_run, "--corruptions=fogg"], "did you mean fog"),
         (["--mode=evaluate", of_run, f"--baseline={classifier}"], "expected with --corruptions or"),
@@ -167,6 +191,10 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=compare", of_run], "--baseline: expected the workdir"),
         (["--mode=compare", of_run, f"--baseline={empty}"], "--baseline: expected a run in"),
         (["--mode=compare", of_run, f"--baseline={run}", "--steps=1,2"], "one sampler, found 2"),
+        (
+            ["--mode=compare", of_run, f"--baseline={others}", *of_folder],
+            "--baseline: expected a run with the same 10 classes",
+        ),
         (["--mode=predict", of_run], "--images: expected files or folders"),
         (["--mode=predict", of_run, f"--images={empty}"], "found no file"),
         (["--mode=predict", of_run, f"--images={tmp_path / 'no.png'}"], "found no"),
