@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from tabulate import tabulate
 
-from didicm_jax import data, evaluation, files, parallel, plots
+from didicm_jax import evaluation, files, parallel, plots
 from didicm_jax.cli.command_line import counted
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import classes, corruptions, loop, real_labels, record
@@ -62,8 +62,8 @@ def run(
     path, name = requests.real_labels, posterior.describe(configs[-1])["sampler"]
     if requests.trajectories and name != "cp":
         raise UserError(
-            f"expected cp as the last sampler, found {name}, which diffuses no probabilities; leave "
-            "it out or change the sampler",
+            f"expected cp as the last sampler, found {name}, which diffuses no probabilities; "
+            "leave it out or change the sampler",
             about="trajectories",
         )
     real = (
@@ -123,23 +123,20 @@ def _report(
     for name, rows in classes.tables(last.scores, subject.class_names, pairs=_PAIRS).items():
         files.write_csv(output / name, rows)
         written.append(name)
+    names = [subject.source.name(index) for index in range(len(subject.source))]
     kept.write(
         output / "predictions.npz",
         labels=last.scores.labels,
-        ids=np.array(_ids(subject.source)),
+        ids=np.array(names),
         class_names=np.array(subject.class_names),
     )
     record.write(output, whole)
-    print(f"wrote {record.FILE}, {', '.join(written)}, predictions.npz in {output}")
+    print(f"wrote evaluation.json, {', '.join(written)}, predictions.npz in {output}")
 
 
 def _say(line: str) -> None:
     if parallel.is_main():
         print(line, flush=True)
-
-
-def _ids(source: data.Source) -> list[str]:
-    return [source.name(index) for index in range(len(source))]
 
 
 def _table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> str:
@@ -165,9 +162,9 @@ def _table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> str:
 
 
 def _class_table(summary: dict[str, Any]) -> str:
+    shares = ("accuracy", "confidence", "bias")
     worst = [
-        [each["class"], each["count"], *(f"{100 * each[key]:.1f}" for key in keys)]
-        for keys in [("accuracy", "confidence", "bias")]
+        [each["class"], each["count"], *(f"{100 * each[key]:.1f}" for key in shares)]
         for each in summary["worst"]
     ]
     pairs = [

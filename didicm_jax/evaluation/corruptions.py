@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from didicm_jax import data
+from didicm_jax.data.corruptions import corrupted
 from didicm_jax.evaluation import loop
 from didicm_jax.evaluation.subject import Subject, check_comparable
 
@@ -81,7 +82,7 @@ def evaluate(
         metrics[key] = []
         for name in names:
             # Of one seed for both, so that they see the same.
-            found = [score(_corrupted(each.source, name, severity)) for severity in severities]
+            found = [score(corrupted(each.source, name, severity)) for severity in severities]
             metrics[key].append([clean, *found])
             shown = " ".join(f"{100 * m['top1']:.1f}" for m in found)
             where = ", ".join(map(str, severities))
@@ -110,12 +111,6 @@ def mean_corruption_error(
     if not all(reference[name] for name in errors):
         return None
     return float(np.mean([errors[name] / reference[name] for name in errors]))
-
-
-def _corrupted(source: data.Source, name: str, severity: int) -> data.Source:
-    from didicm_jax.data.corruptions import corrupted
-
-    return corrupted(source, name, severity, seed=0)
 
 
 def _record(

@@ -13,8 +13,8 @@ from didicm_jax.evaluation import classes, metrics, real_labels
 from didicm_jax.evaluation.loop import Evaluation
 from didicm_jax.evaluation.scores import Scores
 from didicm_jax.inference import posterior
+from didicm_jax.run import Places
 
-FILE = "evaluation.json"
 # Coverages at which the selective accuracy is given as a number.
 _COVERAGES = (0.5, 0.8, 0.9)
 _LISTED = 5  # classes, and pairs of them
@@ -85,7 +85,6 @@ def of(
     return record if corruptions is None else record | {"corruptions": corruptions}
 
 
-def write(folder: Path, record: dict[str, Any]) -> Path:
-    """Writes `evaluation.json` into a folder that exists, and returns its path."""
-    files.write_json(folder / FILE, record)
-    return folder / FILE
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Writes `evaluation.json` into a folder that exists."""
+    files.write_json(Places(folder).evaluation_file, record)
