@@ -61,19 +61,10 @@ def of(
     class_names: tuple[str, ...],
     corruptions: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole record: that of the last sampler, and what is said of it alone.
+    """The whole record: the last of `samplers`, from `of_sampler`, and what is said of it alone.
 
-    Args:
-      samplers: from `of_sampler`, in the order of their evaluation.
-      last: what the last of them gave.
-      step: of the checkpoint.
-      dataset: the name of the data.
-      class_names: of the K classes.
-      corruptions: from `corruptions.evaluate`; None without.
-
-    Returns:
-      The last of `samplers`, with `step`, `dataset`, `replaced_images`, all of `samplers`,
-      `classes` (the best, the worst and the most confused), and `corruptions` where there are any.
+    That is all of `samplers`, `step` of the checkpoint, `dataset`, `replaced_images`, `classes` (
+    best, worst and most confused), and `corruptions` of `corruptions.evaluate`, if any.
     """
     record = samplers[-1] | {
         "step": step,

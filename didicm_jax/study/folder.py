@@ -33,7 +33,7 @@ class StudyFolder:
         self._places = {}
         for cell in cells:
             own = parent / cell.name
-            self._places[cell.name] = own if own.exists() else known.get(cell.identity, own)
+            self._places[cell.name] = own if own.exists() else known.get(identity(cell.name), own)
 
     def cell(self, name: str) -> Cell:
         """The cell of this name.
