@@ -1,14 +1,17 @@
 """`--mode=evaluate`: how good a run's posteriors are, in numbers and in pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from didicm_jax import evaluation, files, parallel, plots
+from didicm_jax.cli import pictures
 from didicm_jax.cli.command_line import counted
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import classes, corruptions, loop, real_labels, record
@@ -119,7 +122,7 @@ def _report(
     print(_table(scored, records))
     print(_class_table(whole["classes"]))
     output.mkdir(parents=True, exist_ok=True)
-    written = _draw(scored, records, subject.class_names, corrupted, output)
+    written = ["evaluation.json"]
     for name, rows in classes.tables(last.scores, subject.class_names, pairs=_PAIRS).items():
         files.write_csv(output / name, rows)
         written.append(name)
@@ -131,7 +134,8 @@ def _report(
         class_names=np.array(subject.class_names),
     )
     record.write(output, whole)
-    print(f"wrote evaluation.json, {', '.join(written)}, predictions.npz in {output}")
+    written += ["predictions.npz", *_draw(scored, records, subject.class_names, corrupted, output)]
+    print(f"wrote {', '.join(written)} in {output}")
 
 
 def _say(line: str) -> None:
@@ -203,22 +207,28 @@ def _draw(
     corrupted: corruptions.Found | None,
     output: Path,
 ) -> list[str]:
+    """Draws the figures, and returns the names of those that could be drawn."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for each, found in zip(scored, records, strict=True):
         curves.setdefault(sweep.label(each.config), []).append(found)
     scores = scored[-1].evaluation.scores
-    drawn = {
-        "steps.png": figures.steps(curves),
-        "reliability.png": figures.reliability(
-            evaluation.reliability(scores.outcomes), records[-1]["ece"], scored[-1].name
-        ),
-        "selective.png": figures.selective(
-            {each.name: evaluation.selective(each.evaluation.scores.outcomes) for each in scored}
-        ),
-        "classes.png": figures.classes(classes.per_class(scores, len(class_names)), class_names),
+    bins = evaluation.reliability(scores.outcomes)
+    selective = {
+        each.name: evaluation.selective(each.evaluation.scores.outcomes) for each in scored
+    }
+    of_classes = classes.per_class(scores, len(class_names))
+    makers = {
+        "steps.png": partial(figures.steps, curves),
+        "reliability.png": partial(figures.reliability, bins, records[-1]["ece"], scored[-1].name),
+        "selective.png": partial(figures.selective, selective),
+        "classes.png": partial(figures.classes, of_classes, class_names),
     }
     if corrupted is not None:
-        drawn["corruptions.png"] = figures.corruptions(corrupted.accuracies)
-    for file, figure in drawn.items():
-        plots.save(figure, output / file)
-    return list(drawn)
+        makers["corruptions.png"] = partial(figures.corruptions, corrupted.accuracies)
+    return [
+        file for file, make in makers.items() if pictures.draw(output / file, partial(_save, make))
+    ]
+
+
+def _save(make: Callable[[], Figure], path: Path) -> None:
+    plots.save(make(), path)

@@ -22,7 +22,8 @@ def variations(
 ) -> list[ml_collections.ConfigDict]:
     """One config for each combination of the choices, leaving out what its sampler does not read.
 
-    Combinations that mean the same, such as the grids `auto` and `original` of Euler, are one.
+    Combinations that mean the same, such as the grids `auto` and `original` of Euler, are one, in
+    the place of the last of them.
 
     Args:
       config: of the run; what is not chosen stays as it says.
@@ -58,7 +59,9 @@ def variations(
             if len(set(choices.get("grid", ()))) > 1 and not _walks(config, chosen):
                 continue  # another of the grids is for this integrator
             found = changed(config, chosen)
-            result.setdefault(tuple(posterior.describe(found).items()), found)
+            meaning = tuple(posterior.describe(found).items())
+            result.pop(meaning, None)
+            result[meaning] = found
     return list(result.values())
 
 

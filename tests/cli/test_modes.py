@@ -10,6 +10,7 @@ from didicm_jax import data
 from didicm_jax.data import corruptions
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import real_labels
+from didicm_jax.plots import evaluation as figures
 from tests.cli.looking import is_picture, one_line, table
 from tests.cli.test_main import DIGITS
 
@@ -54,6 +55,20 @@ def test_evaluation_with_a_list_of_samplers(main, run, tmp_path, capsys):
     assert (tmp_path / "confusions.csv").exists()
     assert all(is_picture(tmp_path / name) for name in FIGURES)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_result(main, run, tmp_path, monkeypatch, capsys):
+    def fails(found, names):
+        raise RuntimeError("no such glyph")
+
+    monkeypatch.setattr(figures, "classes", fails)
+    given = ["--examples=8", f"--output={tmp_path}"]
+    assert main("--mode=evaluate", f"--workdir={run}", *given) == 0
+    said = capsys.readouterr()
+    assert "classes.png could not be drawn: RuntimeError: no such glyph" in said.err
+    assert "classes.png" not in said.out
+    for name in ("evaluation.json", "predictions.npz", "confusions.csv", "steps.png"):
+        assert (tmp_path / name).exists()
 
 
 def test_evaluation_of_another_part_of_the_runs_own_data(main, run, tmp_path, capsys):

@@ -45,6 +45,11 @@ def test_what_means_the_same_is_evaluated_once(choices):
     assert len(sweep.variations(configured(), choices)) == 1
 
 
+def test_the_last_that_is_named_stays_the_last():
+    found = sweep.variations(configured(), {"steps": [8, 2, 8]})
+    assert [each.sampler.steps for each in found] == [2, 8]
+
+
 def test_what_is_not_chosen_stays_as_the_run_says():
     config = configured(sampler__integrator="heun", sampler__min_time=1e-3)
     (found,) = sweep.variations(config, {"steps": [3]})
