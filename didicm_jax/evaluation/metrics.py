@@ -24,7 +24,7 @@ _SUM_TOLERANCE = 1e-3
 # Bins of the calibration errors (Guo et al. 2017).
 BINS = 15
 # Of the resamples, what lies below a confidence interval and below its upper end.
-_TAILS = (0.025, 0.975)
+_TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)
 # Numbers that are worked on at a time: temporaries in float64 are as many, whatever N·K is.
 _CHUNK = 2**21
 
