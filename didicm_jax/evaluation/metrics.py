@@ -23,7 +23,8 @@ NLL_FLOOR = float(np.finfo(np.float32).eps)
 _SUM_TOLERANCE = 1e-3
 # Bins of the calibration errors (Guo et al. 2017).
 BINS = 15
-# Of the resamples, what lies below a confidence interval and below its upper end.
+# Of the resamples, what lies below the ends of a confidence interval of 95 %. These very
+# floats: then intervals are those of earlier reports, to the last bit.
 _TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)
 # Numbers that are worked on at a time: temporaries in float64 are as many, whatever N·K is.
 _CHUNK = 2**21
