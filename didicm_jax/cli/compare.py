@@ -50,10 +50,11 @@ def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> Non
     for first, second in side_by_side(pair.subjects, programs, waiting=waiting):
         probs = first.posterior.probs, second.posterior.probs
         parts.append(tuple(evaluation.outcomes(each, first.labels) for each in probs))
-        if parallel.is_main():
-            start = disputes.total
-            name, image = partial(_name, ours.source, start), partial(_image, larger.source, start)
-            disputes.add(*probs, first.labels, name, image)
+        with parallel.alone() as mine:
+            if mine:
+                start = disputes.total
+                name = partial(_name, ours.source, start)
+                disputes.add(*probs, first.labels, name, partial(_image, larger.source, start))
     with parallel.alone() as mine:
         if mine:
             _judge(pair, scores.join(parts), disputes, output)

@@ -1,16 +1,19 @@
 """`--mode=evaluate`: how good a run's posteriors are, in numbers and in pictures."""
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from didicm_jax import data, evaluation, files, parallel, plots
+from didicm_jax import evaluation, files, parallel, plots
+from didicm_jax.cli import pictures
 from didicm_jax.cli.command_line import counted
+from didicm_jax.errors import UserError
 from didicm_jax.evaluation import classes, corruptions, loop, real_labels, record
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
@@ -56,19 +59,27 @@ def run(
     The last sampler is the one that everything but the comparison of samplers is about.
 
     Raises:
-      UserError: the ReaL labels or the baseline are not of these images, or the posteriors are not
-        finite.
+      UserError: the ReaL labels or the baseline are not of these images, the last sampler has no
+        trajectories to keep, or the posteriors are not finite.
     """
-    path = requests.real_labels
-    real = None if path is None else real_labels.read(path, subject.source)
+    path, name = requests.real_labels, posterior.describe(configs[-1])["sampler"]
+    if requests.trajectories and name != "cp":
+        raise UserError(
+            f"expected cp as the last sampler, found {name}, which diffuses no probabilities; "
+            "leave it out or change the sampler",
+            about="trajectories",
+        )
+    real = (
+        None if path is None else real_labels.read(path, subject.source, len(subject.class_names))
+    )
     if requests.baseline is not None:  # before the work
         check_comparable(subject, requests.baseline)
-    with Predictions(output) if parallel.is_main() else contextlib.nullcontext() as kept:
+    with Predictions(output) as kept:
         scored = []
         for number, config in enumerate(configs):
             last = number == len(configs) - 1
             chosen = subject.program(config, trajectory=last and requests.trajectories)
-            keep = (lambda answer: kept.add(answer) if kept else None) if last else None
+            keep = kept.add if last else None
             scored.append(Scored(config, subject.evaluate(chosen, waiting=waiting, keep=keep)))
             if len(configs) > 1:  # a whole list may take long
                 _say(f"{scored[-1].name}: {journal.summary(scored[-1].evaluation.metrics)}")
@@ -85,7 +96,6 @@ def run(
             )
         with parallel.alone() as mine:
             if mine:
-                assert kept is not None
                 _report(subject, scored, corrupted, real, kept, output)
 
 
@@ -112,27 +122,25 @@ def _report(
     print(_table(scored, records))
     print(_class_table(whole["classes"]))
     output.mkdir(parents=True, exist_ok=True)
-    written = _draw(scored, records, subject.class_names, corrupted, output)
+    written = ["evaluation.json"]
     for name, rows in classes.tables(last.scores, subject.class_names, pairs=_PAIRS).items():
         files.write_csv(output / name, rows)
         written.append(name)
+    names = [subject.source.name(index) for index in range(len(subject.source))]
     kept.write(
         output / "predictions.npz",
         labels=last.scores.labels,
-        ids=np.array(_ids(subject.source)),
+        ids=np.array(names),
         class_names=np.array(subject.class_names),
     )
     record.write(output, whole)
-    print(f"wrote {record.FILE}, {', '.join(written)}, predictions.npz in {output}")
+    written += ["predictions.npz", *_draw(scored, records, subject.class_names, corrupted, output)]
+    print(f"wrote {', '.join(written)} in {output}")
 
 
 def _say(line: str) -> None:
     if parallel.is_main():
         print(line, flush=True)
-
-
-def _ids(source: data.Source) -> list[str]:
-    return [source.name(index) for index in range(len(source))]
 
 
 def _table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> str:
@@ -158,9 +166,9 @@ def _table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> str:
 
 
 def _class_table(summary: dict[str, Any]) -> str:
+    shares = ("accuracy", "confidence", "bias")
     worst = [
-        [each["class"], each["count"], *(f"{100 * each[key]:.1f}" for key in keys)]
-        for keys in [("accuracy", "confidence", "bias")]
+        [each["class"], each["count"], *(f"{100 * each[key]:.1f}" for key in shares)]
         for each in summary["worst"]
     ]
     pairs = [
@@ -199,22 +207,28 @@ def _draw(
     corrupted: corruptions.Found | None,
     output: Path,
 ) -> list[str]:
+    """Draws the figures, and returns the names of those that could be drawn."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for each, found in zip(scored, records, strict=True):
         curves.setdefault(sweep.label(each.config), []).append(found)
     scores = scored[-1].evaluation.scores
-    drawn = {
-        "steps.png": figures.steps(curves),
-        "reliability.png": figures.reliability(
-            evaluation.reliability(scores.outcomes), records[-1]["ece"], scored[-1].name
-        ),
-        "selective.png": figures.selective(
-            {each.name: evaluation.selective(each.evaluation.scores.outcomes) for each in scored}
-        ),
-        "classes.png": figures.classes(classes.per_class(scores, len(class_names)), class_names),
+    bins = evaluation.reliability(scores.outcomes)
+    selective = {
+        each.name: evaluation.selective(each.evaluation.scores.outcomes) for each in scored
+    }
+    of_classes = classes.per_class(scores, len(class_names))
+    makers = {
+        "steps.png": partial(figures.steps, curves),
+        "reliability.png": partial(figures.reliability, bins, records[-1]["ece"], scored[-1].name),
+        "selective.png": partial(figures.selective, selective),
+        "classes.png": partial(figures.classes, of_classes, class_names),
     }
     if corrupted is not None:
-        drawn["corruptions.png"] = figures.corruptions(corrupted.accuracies)
-    for file, figure in drawn.items():
-        plots.save(figure, output / file)
-    return list(drawn)
+        makers["corruptions.png"] = partial(figures.corruptions, corrupted.accuracies)
+    return [
+        file for file, make in makers.items() if pictures.draw(output / file, partial(_save, make))
+    ]
+
+
+def _save(make: Callable[[], Figure], path: Path) -> None:
+    plots.save(make(), path)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from didicm_jax.evaluation.metrics import Outcomes, chunks, summarize
+from didicm_jax.evaluation.metrics import Outcomes, bootstrap, chunks, summarize_rows
 
 
 class Difference(NamedTuple):
@@ -20,7 +20,7 @@ class Difference(NamedTuple):
 
 
 def differences(
-    ours: Outcomes, theirs: Outcomes, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+    ours: Outcomes, theirs: Outcomes, *, resamples: int = 1000
 ) -> dict[str, Difference]:
     """Ours minus theirs for each metric, with paired bootstrap intervals.
 
@@ -31,25 +31,16 @@ def differences(
       ours: of the first model, f64[N] each.
       theirs: of the second on the same examples in the same order.
       resamples: how often N examples are drawn with replacement.
-      level: the share of the resamples between the two ends (percentile interval).
-      seed: of the draws.
     """
-    total = len(ours.correct1)
-    random = np.random.default_rng(seed)
 
     def gap(rows: np.ndarray) -> dict[str, float]:
-        a, b = (
-            summarize(Outcomes(*(column[rows] for column in model))) for model in (ours, theirs)
-        )
-        return {name: a[name] - b[name] for name in a if name != "num_examples"}
+        a, b = summarize_rows(ours, rows), summarize_rows(theirs, rows)
+        return {name: a[name] - b[name] for name in a}
 
+    total = len(ours.correct1)
     value = gap(np.arange(total))
-    draws = [gap(random.integers(total, size=total)) for _ in range(resamples)]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return {
-        name: Difference(value[name], *map(float, np.quantile([d[name] for d in draws], tails)))
-        for name in value
-    }
+    ends = bootstrap(gap, total, resamples=resamples)
+    return {name: Difference(value[name], *ends[name]) for name in value}
 
 
 class McNemar(NamedTuple):

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from didicm_jax import data
+from didicm_jax.data.corruptions import corrupted
 from didicm_jax.evaluation import loop
 from didicm_jax.evaluation.subject import Subject, check_comparable
 
@@ -70,18 +71,13 @@ def evaluate(
         subjects["baseline"] = (baseline, baseline.network.config)
     metrics: dict[str, list[list[dict[str, float]]]] = {}
     for key, (each, its_config) in subjects.items():
-        program = each.program(its_config)
-
-        def score(
-            source: data.Source, each: Subject = each, program: Any = program
-        ) -> dict[str, float]:
-            return each.evaluate(program, source, waiting=waiting).metrics
-
-        clean = score(each.source)
+        score = partial(each.evaluate, each.program(its_config), waiting=waiting)
+        clean = score().metrics
         metrics[key] = []
         for name in names:
             # Of one seed for both, so that they see the same.
-            found = [score(_corrupted(each.source, name, severity)) for severity in severities]
+            shown_as = [corrupted(each.source, name, severity) for severity in severities]
+            found = [score(source).metrics for source in shown_as]
             metrics[key].append([clean, *found])
             shown = " ".join(f"{100 * m['top1']:.1f}" for m in found)
             where = ", ".join(map(str, severities))
@@ -110,12 +106,6 @@ def mean_corruption_error(
     if not all(reference[name] for name in errors):
         return None
     return float(np.mean([errors[name] / reference[name] for name in errors]))
-
-
-def _corrupted(source: data.Source, name: str, severity: int) -> data.Source:
-    from didicm_jax.data.corruptions import corrupted
-
-    return corrupted(source, name, severity, seed=0)
 
 
 def _record(

@@ -64,7 +64,8 @@ def evaluate(
       batch_size: as for `batches`.
       proceed: as for `batches`.
       waiting: as for `batches`.
-      keep: gets the posteriors too, batch after batch; given on all processes or on none.
+      keep: gets the posteriors too, batch after batch, on process 0 alone; given on all processes
+        or on none.
 
     Returns:
       None if `proceed` said no.
@@ -91,7 +92,9 @@ def evaluate(
         parts.append(part)
         replaced += int(others.sum())
         if keep is not None and answer is not None:
-            keep(answer)
+            with parallel.alone() as mine:  # a full disk of one process is told to the others
+                if mine:
+                    keep(answer)
     if sum(len(part.labels) for part in parts) < len(source):
         return None
     return Evaluation(scores.join(parts), replaced)
@@ -123,7 +126,7 @@ def batches(
       waiting: surrounds each wait for the other processes.
 
     Raises:
-      UserError: `reduce` raised one, on this process or on another.
+      UserError: `reduce` failed on another process; on this one, what it raised.
     """
     loaded = data.eval_batches(
         source,
@@ -135,10 +138,10 @@ def batches(
     def finish(answer: Posterior, batch: data.Batch, waiting: Waiting) -> Columns:
         replaced = batch["replaced"]
         rows = Rows(batch["label"], replaced, jax.tree.map(parallel.to_host, answer))
-        fault = None
+        fault: Exception | None = None
         try:
             reduced = reduce(rows)
-        except UserError as error:
+        except Exception as error:
             fault = error
         with waiting():
             # Or the others would wait for this process in vain.

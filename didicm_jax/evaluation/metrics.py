@@ -6,7 +6,8 @@ reduces each posterior to six numbers, `summarize` averages those.
 Shapes: N examples, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ NLL_FLOOR = float(np.finfo(np.float32).eps)
 _SUM_TOLERANCE = 1e-3
 # Bins of the calibration errors (Guo et al. 2017).
 BINS = 15
+# Of the resamples, what lies below the ends of a confidence interval of 95 %. These very
+# floats: then intervals are those of earlier reports, to the last bit.
+_TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)
 # Numbers that are worked on at a time: temporaries in float64 are as many, whatever N·K is.
 _CHUNK = 2**21
 
@@ -172,37 +176,39 @@ def selective(results: Outcomes) -> Selective:
     return Selective(kept / total, np.cumsum(expected) / kept)
 
 
-def intervals(
-    results: Outcomes, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """Bootstrap confidence intervals of what `summarize` averages (Efron's percentile interval).
+def summarize_rows(results: Outcomes, rows: np.ndarray) -> dict[str, float]:
+    """`summarize` of the examples at `rows` i64[M], without their number."""
+    found = summarize(Outcomes(*(column[rows] for column in results)))
+    del found["num_examples"]
+    return found
+
+
+def intervals(results: Outcomes, *, resamples: int = 1000) -> dict[str, tuple[float, float]]:
+    """Bootstrap confidence intervals of what `summarize` averages.
 
     The calibration errors are biased upwards on every resample as on the data itself, so their
     intervals say how far the estimate scatters, not where the error of endless data lies.
+    """
+    return bootstrap(partial(summarize_rows, results), len(results.correct1), resamples=resamples)
+
+
+def bootstrap(
+    statistics: Callable[[np.ndarray], dict[str, float]], total: int, *, resamples: int
+) -> dict[str, tuple[float, float]]:
+    """Confidence intervals of 95 % (Efron's percentile interval).
 
     Args:
-      results: of all examples.
+      statistics: of the examples at rows i64[N], each as often as it is there.
+      total: N.
       resamples: how often N examples are drawn with replacement.
-      level: the share of the resamples between the two ends.
-      seed: of the draws.
 
     Returns:
-      Low and high end for each metric.
+      Low and high end for each of the statistics.
     """
-    total = len(results.correct1)
-    random = np.random.default_rng(seed)
-    draws: dict[str, list[float]] = {}
-    for _ in range(resamples):
-        rows = random.integers(total, size=total)
-        for name, value in summarize(Outcomes(*(column[rows] for column in results))).items():
-            draws.setdefault(name, []).append(value)
-    draws.pop("num_examples", None)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return {
-        name: (float(low), float(high))
-        for name, values in draws.items()
-        for low, high in [np.quantile(values, tails)]
-    }
+    random = np.random.default_rng(0)
+    draws = [statistics(random.integers(total, size=total)) for _ in range(resamples)]
+    ends = {name: np.quantile([draw[name] for draw in draws], _TAILS) for name in draws[0]}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def _equal_width(bins: int) -> np.ndarray:

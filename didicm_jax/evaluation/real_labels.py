@@ -11,18 +11,26 @@ from didicm_jax import data
 from didicm_jax.errors import UserError
 
 
-def read(path: Path, source: data.Source) -> list[frozenset[int]]:
+def read(path: Path, source: data.Source, num_classes: int) -> list[frozenset[int]]:
     """The labels that are right for each example of `source`; none for those to be left out.
 
     Args:
       path: the file `real.json`: a list of labels for each of the 50,000 validation images, in the
         order of their numbers.
       source: those images, or some of them, by the names of their files.
+      num_classes: K of the network: the file's labels are numbers of its classes.
 
     Raises:
-      UserError: it is another file, or these are other images, or none of them has a label.
+      UserError: it is another file, or these are other images or classes, or none has a label.
     """
     lists = _lists(path)
+    highest = max((label for labels in lists for label in labels), default=0)
+    if highest >= num_classes:
+        raise UserError(
+            f"expected labels of {num_classes} classes, those of the run, found label {highest}; "
+            "leave it out for other classes than ImageNet's",
+            about="real_labels",
+        )
     labels = []
     for index in range(len(source)):
         name = source.name(index)
@@ -52,10 +60,11 @@ def accuracy(predicted: np.ndarray, labels: Sequence[frozenset[int]]) -> dict[st
 
 def _lists(path: Path) -> list[list[int]]:
     try:
-        lists = json.loads(path.read_text())
-        if not all(isinstance(label, int) for labels in lists for label in labels):
+        lists = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {type(each) for each in (lists, *lists)}, {type(k) for each in lists for k in each}
+        if kinds[0] != {list} or not kinds[1] <= {int}:
             raise ValueError("entries that are no lists of labels")
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
             f"expected the file real.json, lists of labels, found {error}; check the path",
             about="real_labels",

@@ -13,8 +13,8 @@ from didicm_jax.evaluation import classes, metrics, real_labels
 from didicm_jax.evaluation.loop import Evaluation
 from didicm_jax.evaluation.scores import Scores
 from didicm_jax.inference import posterior
+from didicm_jax.run import Places
 
-FILE = "evaluation.json"
 # Coverages at which the selective accuracy is given as a number.
 _COVERAGES = (0.5, 0.8, 0.9)
 _LISTED = 5  # classes, and pairs of them
@@ -61,19 +61,10 @@ def of(
     class_names: tuple[str, ...],
     corruptions: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole record: that of the last sampler, and what is said of it alone.
+    """The whole record: the last of `samplers`, from `of_sampler`, and what is said of it alone.
 
-    Args:
-      samplers: from `of_sampler`, in the order of their evaluation.
-      last: what the last of them gave.
-      step: of the checkpoint.
-      dataset: the name of the data.
-      class_names: of the K classes.
-      corruptions: from `corruptions.evaluate`; None without.
-
-    Returns:
-      The last of `samplers`, with `step`, `dataset`, `replaced_images`, all of `samplers`,
-      `classes` (the best, the worst and the most confused), and `corruptions` where there are any.
+    That is all of `samplers`, `step` of the checkpoint, `dataset`, `replaced_images`, `classes` (
+    best, worst and most confused), and `corruptions` of `corruptions.evaluate`, if any.
     """
     record = samplers[-1] | {
         "step": step,
@@ -85,7 +76,6 @@ def of(
     return record if corruptions is None else record | {"corruptions": corruptions}
 
 
-def write(folder: Path, record: dict[str, Any]) -> Path:
-    """Writes `evaluation.json` into a folder that exists, and returns its path."""
-    files.write_json(folder / FILE, record)
-    return folder / FILE
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Writes `evaluation.json` into a folder that exists."""
+    files.write_json(Places(folder).evaluation_file, record)

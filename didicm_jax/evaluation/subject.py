@@ -43,12 +43,7 @@ class Subject(NamedTuple):
     class_names: tuple[str, ...]
 
     def program(self, config: ml_collections.ConfigDict, *, trajectory: bool = False) -> Program:
-        """The network with the sampler of `config`, to be compiled once for all of its examples.
-
-        Args:
-          config: of the run, with this sampler.
-          trajectory: also give the way to each posterior.
-        """
+        """The network with the sampler of `config`; the rest as for `program.create`."""
         return program.create(
             config,
             self.network.graphdef,
@@ -65,16 +60,9 @@ class Subject(NamedTuple):
         waiting: loop.Waiting = contextlib.nullcontext,
         keep: Callable[[Posterior], None] | None = None,
     ) -> loop.Evaluation:
-        """The scores of a program of this network on its own examples, or on those of `source`.
+        """The scores of one of its programs on its own examples, or on `source`, of its classes.
 
-        Args:
-          chosen: from `program`.
-          source: other examples of the same classes.
-          waiting: surrounds each wait for the other processes.
-          keep: gets the posteriors too, batch after batch; given on all processes or on none.
-
-        Raises:
-          UserError: the network's posteriors are not finite.
+        Arguments and errors as for `loop.evaluate`.
         """
         found = loop.evaluate(
             chosen,
@@ -95,13 +83,9 @@ class Subject(NamedTuple):
         batch_size: int | None = None,
         waiting: loop.Waiting = contextlib.nullcontext,
     ) -> Iterator[Columns]:
-        """What `reduce` makes of the posteriors of its examples, batch after batch, in order.
+        """What `reduce` makes of a program's posteriors of its examples, as `loop.batches` does.
 
-        Args:
-          chosen: from `program`.
-          reduce: as for `loop.batches`.
-          batch_size: of all processes; None for that of the run's config.
-          waiting: surrounds each wait for the other processes.
+        `batch_size` is by default that of the run's config.
         """
         return loop.batches(
             chosen,
@@ -153,16 +137,17 @@ def open_subject(
     dataset = build.dataset(shown)
     mesh = parallel.make_mesh()
     network = networks.load(folder, checkpoint, mesh)
-    _check_same(network.description, dataset, shown.data.name)
+    name = shown.data.name
+    mismatch = network.description.mismatch(Description.of(dataset))
+    if mismatch:
+        raise UserError(
+            f"{mismatch} in {name}; use a data set with the images and the classes of the run",
+            about="dataset",
+        )
     source = dataset.test
     if other.examples is not None:
         source = data.fixed_subset(source, min(other.examples, len(source)))
-    return Subject(folder.path, network, mesh, source, shown.data.name, dataset.class_names)
-
-
-def same_examples(ours: data.Source, theirs: data.Source) -> bool:
-    """Whether two sources hold the same examples in the same order, at whatever resolution."""
-    return ours.digest() == theirs.digest()
+    return Subject(folder.path, network, mesh, source, name, dataset.class_names)
 
 
 def check_comparable(ours: Subject, theirs: Subject) -> None:
@@ -172,7 +157,7 @@ def check_comparable(ours: Subject, theirs: Subject) -> None:
       UserError: their classes or their examples differ.
     """
     check_classes(ours.class_names, theirs.class_names)
-    if not same_examples(ours.source, theirs.source):
+    if ours.source.digest() != theirs.source.digest():
         raise UserError(
             "expected a run that is judged on the same images, found "
             f"{len(theirs.source):,} of {theirs.dataset_name} that are not the "
@@ -213,13 +198,3 @@ def _on_other_data(
         result.data.eval_split = other.split or ""
         result.data.resolution = described.image_shape[0]
     return result
-
-
-def _check_same(described: Description, dataset: data.Dataset, name: str) -> None:
-    """Refuses data that the network was not made for."""
-    mismatch = described.mismatch(Description.of(dataset))
-    if mismatch:
-        raise UserError(
-            f"{mismatch} in {name}; use a data set with the images and the classes of the run",
-            about="dataset",
-        )

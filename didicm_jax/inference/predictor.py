@@ -112,6 +112,8 @@ class Predictor:
         Raises:
           UserError: there is no run or no such checkpoint, it is damaged, or a setting is wrong.
         """
+        if devices is not None and not devices:
+            raise UserError("devices: expected one or several, found none; leave it out")
         mesh = make_mesh(jax.local_devices()[:1] if devices is None else devices)
         folder = RunFolder.open(path)
         if sampler:

@@ -22,6 +22,9 @@ def variations(
 ) -> list[ml_collections.ConfigDict]:
     """One config for each combination of the choices, leaving out what its sampler does not read.
 
+    Combinations that mean the same, such as the grids `auto` and `original` of Euler, are one, in
+    the place of the last of them.
+
     Args:
       config: of the run; what is not chosen stays as it says.
       choices: values for `name`, `integrator`, `grid`, `query`, `chains`, `steps`, or some of them.
@@ -45,7 +48,7 @@ def variations(
                 "out or add another sampler",
                 about=_name(key),
             )
-    result = []
+    result: dict[tuple[tuple[str, object], ...], ml_collections.ConfigDict] = {}
     for name in names:
         # An unknown name reads nothing here, and `validate` says what is wrong with it.
         reads = [
@@ -53,10 +56,13 @@ def variations(
         ]
         for values in itertools.product(*(choices[key] for key in reads)):
             chosen = {"name": name} | dict(zip(reads, values, strict=True))
-            if len(choices.get("grid", ())) > 1 and not _walks(config, chosen):
+            if len(set(choices.get("grid", ()))) > 1 and not _walks(config, chosen):
                 continue  # another of the grids is for this integrator
-            result.append(changed(config, chosen))
-    return result
+            found = changed(config, chosen)
+            meaning = tuple(posterior.describe(found).items())
+            result.pop(meaning, None)
+            result[meaning] = found
+    return list(result.values())
 
 
 def label(config: ml_collections.ConfigDict) -> str:

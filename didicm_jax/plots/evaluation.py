@@ -41,10 +41,11 @@ def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.set_xticks(every, [str(number) for number in every])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.1)
-    right.set_yscale("log")
-    right.yaxis.set_major_formatter(ScalarFormatter())
-    right.yaxis.set_minor_formatter(ScalarFormatter())
-    right.tick_params(axis="y", which="minor", labelsize=8)
+    if right.dataLim.minposy < np.inf:  # else every sampler is right and sure of it
+        right.set_yscale("log")
+        right.yaxis.set_major_formatter(ScalarFormatter())
+        right.yaxis.set_minor_formatter(ScalarFormatter())
+        right.tick_params(axis="y", which="minor", labelsize=8)
     left.legend(fontsize=9, frameon=False)
     figure.suptitle("What more steps bring (bars: 95 % of bootstrap resamples)", fontsize=11)
     return figure

@@ -1,6 +1,7 @@
 """The records of a run: what `metrics.jsonl` holds, and which steps have evaluations."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,9 +51,12 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    # A bool is an int to Python.
-    numbered = isinstance(record, dict) and type(record.get("step")) in (int, float)
-    return record if numbered else None
+    if not isinstance(record, dict) or "step" not in record:
+        return None
+    # A bool is an int to Python; None stands for a number that was not finite.
+    values = [record["step"], *(value for value in record.values() if value is not None)]
+    numbers = all(type(value) in (int, float) for value in values)
+    return record if numbers and math.isfinite(record["step"]) else None
 
 
 def drop_after(path: Path, step: int, say: Callable[[str], None]) -> list[dict[str, Any]]:

@@ -33,11 +33,6 @@ class Cell(NamedTuple):
         return ",".join(f"{axis}={value}" for axis, value in self.values.items())
 
     @property
-    def identity(self) -> frozenset[tuple[str, Any]]:
-        """What it varies, whatever the order and the spelling of the axes."""
-        return frozenset((_key(axis), value) for axis, value in self.values.items())
-
-    @property
     def equal_compute(self) -> bool:
         """Whether it trains for as many operations as the classifier that measures compute."""
         return self.values.get(METHOD, "").endswith(methods.EQUAL_COMPUTE)
@@ -67,7 +62,10 @@ def parse(text: str) -> dict[str, list[Any]]:
 
 
 def identity(name: str) -> frozenset[tuple[str, Any]] | None:
-    """The `Cell.identity` that the name of a folder stands for; None: it is no cell's."""
+    """What a cell of this name varies, whatever the order and the spelling of the axes.
+
+    None for a name that is no cell's.
+    """
     try:
         found = parse(name.replace(",", ";"))
     except UserError:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from didicm_jax import evaluation
@@ -76,7 +75,9 @@ def _samplers(
     held_out = open_subject(folder, "latest")
     test = open_subject(folder.changed(shown, evaluates=True), "latest")
     records = []
-    for chosen in _sampling(config, cell.values.get(METHOD)):
+    method = cell.values.get(METHOD)
+    settings = methods.find(method).samplers if method else ()
+    for chosen in [sweep.changed(config, each) for each in settings] or [config]:
         answer = held_out.program(chosen)
         found = {
             split: scores.join(each.batches(answer, lambda rows: rows))
@@ -100,13 +101,6 @@ def _samplers(
 
 def _passes(run: plan.Run) -> operations.Passes:
     return operations.of_passes(run.graphdef, run.abstract, run.dataset.image_shape)
-
-
-def _sampling(
-    config: ml_collections.ConfigDict, method: str | None
-) -> list[ml_collections.ConfigDict]:
-    samplers = methods.find(method).samplers if method else ()
-    return [sweep.changed(config, settings) for settings in samplers] or [config]
 
 
 def _metrics(probs: Any, labels: Any, scale: float) -> dict[str, float]:

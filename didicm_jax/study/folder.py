@@ -33,7 +33,7 @@ class StudyFolder:
         self._places = {}
         for cell in cells:
             own = parent / cell.name
-            self._places[cell.name] = own if own.exists() else known.get(cell.identity, own)
+            self._places[cell.name] = own if own.exists() else known.get(identity(cell.name), own)
 
     def cell(self, name: str) -> Cell:
         """The cell of this name.
@@ -78,7 +78,7 @@ class StudyFolder:
         path = path if path.exists() else self.path / _FORMER_RECIPE
         if path.exists():
             stored = files.read_json(path)
-            if not isinstance(stored, dict) or stored.keys() != {"config", "held_out"}:
+            if stored.keys() != {"config", "held_out"}:
                 raise UserError(
                     f"{path}: expected config and held_out, found other keys; restore the file or "
                     "choose another folder"

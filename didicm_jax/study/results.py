@@ -91,13 +91,13 @@ def _rows(records: Sequence[Record]) -> list[Row]:
         chosen = {seed: record["samplers"][number] for seed, record in cells.items()}
         rows.append(Row(place, method, chosen, cells))
     order = {place: i for i, place in enumerate(dict.fromkeys(row.place for row in rows))}
-    names = list(methods.METHODS)
-    return sorted(rows, key=lambda row: (order[row.place], _rank(row.method, names), row.method))
+    names = ["", *methods.METHODS]
 
+    def rank(row: Row) -> tuple[int, int, str]:
+        name = row.method.removesuffix(methods.EQUAL_COMPUTE)
+        return order[row.place], names.index(name), row.method
 
-def _rank(method: str, names: Sequence[str]) -> int:
-    name = method.removesuffix(methods.EQUAL_COMPUTE)
-    return names.index(name) if name in names else len(names)
+    return sorted(rows, key=rank)
 
 
 def _choose(method: str, cells: Sequence[Record]) -> int:

@@ -29,7 +29,6 @@ class Ended(NamedTuple):
 
     name: str
     status: int
-    seconds: float
     log: Path
 
 
@@ -53,7 +52,7 @@ def lanes(jobs: int | None) -> list[Lane]:
         )
     backend, devices = answer.stdout.split()[0], int(answer.stdout.split()[1])
     if backend == "gpu":
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        visible = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
         names = visible if len(visible) == devices else [str(i) for i in range(devices)]
         return [Lane(None, {"CUDA_VISIBLE_DEVICES": name}) for name in names[: jobs or devices]]
     if backend != "cpu":  # a process takes all chips of a host
@@ -73,8 +72,8 @@ def run(
     *,
     deadline: float | None,
     ended: Callable[[Ended], None],
-) -> bool:
-    """Runs the cells in this order.
+) -> None:
+    """Runs the cells in this order, until a signal or the deadline, when those that run are saved.
 
     Args:
       names: of the cells.
@@ -83,13 +82,9 @@ def run(
       where: the lanes.
       deadline: on `time.monotonic`'s clock, when all that runs is asked to stop.
       ended: called with each cell that is done or failed.
-
-    Returns:
-      Whether it came to the end; False: stopped by a signal or the deadline, with every running
-      cell saved.
     """
     waiting, free = list(names), list(range(len(where)))
-    running: dict[int, tuple[str, subprocess.Popen[bytes], float]] = {}
+    running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
     asked: set[int] = set()  # processes, to stop
     logs.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop:
@@ -98,13 +93,12 @@ def run(
                 over = stop.made or (deadline is not None and time.monotonic() > deadline)
                 if over:
                     waiting.clear()
-                    _stop([process for _, process, _ in running.values()], asked)
+                    _stop([process for _, process in running.values()], asked)
                 while waiting and free:
                     lane, name = free.pop(0), waiting.pop(0)
-                    process = _start(command(name), logs / f"{name}.log", where[lane])
-                    running[lane] = (name, process, time.monotonic())
+                    running[lane] = name, _start(command(name), logs / f"{name}.log", where[lane])
                 time.sleep(_POLL)
-                for lane, (name, process, began) in list(running.items()):
+                for lane, (name, process) in list(running.items()):
                     status = process.poll()
                     if status is None:
                         continue
@@ -112,14 +106,11 @@ def run(
                     free.append(lane)
                     # Asked before it could answer, it dies of the signal: nothing was begun.
                     if status != STOPPED and not (over and status == -signal.SIGTERM):
-                        ended(Ended(name, status, time.monotonic() - began, logs / f"{name}.log"))
-                if over and not running:
-                    return False
+                        ended(Ended(name, status, logs / f"{name}.log"))
         finally:
-            _stop([process for _, process, _ in running.values()], asked)
-            for _, process, _ in running.values():
+            _stop([process for _, process in running.values()], asked)
+            for _, process in running.values():
                 process.wait()
-    return True
 
 
 def _start(command: list[str], log: Path, lane: Lane) -> subprocess.Popen[bytes]:

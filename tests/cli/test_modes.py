@@ -8,6 +8,9 @@ import pytest
 
 from didicm_jax import data
 from didicm_jax.data import corruptions
+from didicm_jax.errors import UserError
+from didicm_jax.evaluation import real_labels
+from didicm_jax.plots import evaluation as figures
 from tests.cli.looking import is_picture, one_line, table
 from tests.cli.test_main import DIGITS
 
@@ -52,6 +55,20 @@ def test_evaluation_with_a_list_of_samplers(main, run, tmp_path, capsys):
     assert (tmp_path / "confusions.csv").exists()
     assert all(is_picture(tmp_path / name) for name in FIGURES)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_result(main, run, tmp_path, monkeypatch, capsys):
+    def fails(found, names):
+        raise RuntimeError("no such glyph")
+
+    monkeypatch.setattr(figures, "classes", fails)
+    given = ["--examples=8", f"--output={tmp_path}"]
+    assert main("--mode=evaluate", f"--workdir={run}", *given) == 0
+    said = capsys.readouterr()
+    assert "classes.png could not be drawn: RuntimeError: no such glyph" in said.err
+    assert "classes.png" not in said.out
+    for name in ("evaluation.json", "predictions.npz", "confusions.csv", "steps.png"):
+        assert (tmp_path / name).exists()
 
 
 def test_evaluation_of_another_part_of_the_runs_own_data(main, run, tmp_path, capsys):
@@ -122,6 +139,23 @@ def test_real_labels(main, run, tmp_path, capsys, monkeypatch):
     assert "expected the file real.json" in one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "expected the file real.json"),
+        ('{"": [3]}', "expected the file real.json"),
+        ("[[true]]", "expected the file real.json"),
+        # Of ImageNet's classes, where the run knows 10 of them by other numbers.
+        ("[[3], [999]]", "expected labels of 10 classes, those of the run, found label 999"),
+    ],
+)
+def test_labels_of_another_file_or_of_other_classes_are_refused(tmp_path, content, message):
+    path = tmp_path / "real.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"^real_labels: {message}"):
+        real_labels.read(path, data.load("digits").test, 10)
+
+
 def test_a_report_of_two_runs(main, run, classifier, tmp_path):
     given = [f"--workdir={run},{classifier}", f"--output={tmp_path}"]
     assert main("--mode=report", *given) == 0
@@ -159,6 +193,11 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=evaluate", of_run, "--steps=two"], "--steps: expected whole numbers"),
         (["--mode=evaluate", of_run, "--chains=3"], "--chains: expected a sampler that reads it"),
         (["--mode=evaluate", of_run, "--gif"], "--gif: expected with --mode=predict"),
+        (
+            ["--mode=evaluate", of_run, "--sampler=cp,one_shot", "--steps=1", "--trajectories"],
+            "--trajectories: expected cp as the last sampler, found one_shot",
+        ),
+        (["--mode=evaluate", f"--workdir={classifier}", "--trajectories"], "found softmax"),
         (["--mode=evaluate", of_run, "--severities=1"], "--severities: expected with"),
         (["--mode=evaluate", of_run, "--corruptions=fogg"], "did you mean fog"),
         (["--mode=evaluate", of_run, f"--baseline={classifier}"], "expected with --corruptions or"),
@@ -167,6 +206,10 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=compare", of_run], "--baseline: expected the workdir"),
         (["--mode=compare", of_run, f"--baseline={empty}"], "--baseline: expected a run in"),
         (["--mode=compare", of_run, f"--baseline={run}", "--steps=1,2"], "one sampler, found 2"),
+        (
+            ["--mode=compare", of_run, f"--baseline={others}", *of_folder],
+            "--baseline: expected a run with the same 10 classes",
+        ),
         (["--mode=predict", of_run], "--images: expected files or folders"),
         (["--mode=predict", of_run, f"--images={empty}"], "found no file"),
         (["--mode=predict", of_run, f"--images={tmp_path / 'no.png'}"], "found no"),

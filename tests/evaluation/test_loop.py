@@ -18,6 +18,7 @@ from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.inference import posterior
 from didicm_jax.inference.posterior import Posterior
 from didicm_jax.inference.program import Program
+from didicm_jax.parallel import processes
 
 CLASSES = 6
 VARIABLES = ({}, {})
@@ -133,6 +134,26 @@ def test_posteriors_that_cannot_be_scored_end_every_process(logits, monkeypatch)
     monkeypatch.setattr(parallel, "any_process", lambda flag: True)
     with pytest.raises(UserError, match="on another process"):
         loop.evaluate(program(), VARIABLES, source_of(logits), batch_size=8)
+
+
+def test_a_fault_of_any_kind_is_told_to_the_others(logits, monkeypatch):
+    """Of other kinds than posteriors that are not finite, the others did not hear."""
+    off = program(lambda model, images, keys: Posterior(2 * jax.nn.softmax(model(images))))
+    told = []
+    monkeypatch.setattr(parallel, "any_process", lambda flag: told.append(flag) or flag)
+    with pytest.raises(ValueError, match="that sum to 1"):
+        loop.evaluate(off, VARIABLES, source_of(logits), batch_size=8)
+    assert told == [True]
+
+
+def test_process_0_alone_keeps_and_a_full_disk_ends_every_process(logits, monkeypatch):
+    """The others waited for it in vain; here they are process 1, and process 0 has failed."""
+    kept = []
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    monkeypatch.setattr(processes, "any_process", lambda flag: True)
+    with pytest.raises(UserError, match="expected process 0 to do its part"):
+        loop.evaluate(program(), VARIABLES, source_of(logits), batch_size=4, keep=kept.append)
+    assert not kept
 
 
 def test_an_evaluation_holds_no_posteriors():

@@ -115,6 +115,18 @@ def test_mistakes_are_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "line", ['{"step": 1, "loss": "low"}', '{"step": 1e400}', '{"step": 5, "skipped_steps": [1]}']
+)
+def test_a_line_that_holds_no_numbers_costs_nothing_but_itself(tmp_path, line):
+    path = run(tmp_path / "a")
+    expected = report.read(path)
+    whole = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(f"{line}\n{whole}")
+    assert report.read(path) == expected
+    report.write([path], tmp_path / "out")
+
+
 def test_records_are_read_as_they_were_written(tmp_path):
     records = report.read(run(tmp_path / "a"))
     assert [r["loss"] for r in records if "loss" in r] == [1.0, 0.5, None, 0.25]

@@ -292,6 +292,7 @@ def test_mistakes_are_one_line(digits, predict, tmp_path):
         lambda: load(folder, sampler={"steps": "2"}): ("config.sampler.steps", "found '2'"),
         lambda: load(folder, sampler={"stepz": 2}): ("unknown keys sampler.stepz",),
         lambda: load(folder, buckets=[0]): ("buckets",),
+        lambda: load(folder, devices=[]): ("devices: expected one or several",),
     }.items():
         with pytest.raises(UserError) as error:
             call()

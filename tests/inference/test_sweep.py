@@ -33,6 +33,23 @@ def test_every_combination_that_is_read():
     ]
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"steps": [2, 2]},
+        {"grid": ["auto", "original"], "steps": [2]},
+        {"name": ["cp", "cp"], "steps": [2]},
+    ],
+)
+def test_what_means_the_same_is_evaluated_once(choices):
+    assert len(sweep.variations(configured(), choices)) == 1
+
+
+def test_the_last_that_is_named_stays_the_last():
+    found = sweep.variations(configured(), {"steps": [8, 2, 8]})
+    assert [each.sampler.steps for each in found] == [2, 8]
+
+
 def test_what_is_not_chosen_stays_as_the_run_says():
     config = configured(sampler__integrator="heun", sampler__min_time=1e-3)
     (found,) = sweep.variations(config, {"steps": [3]})
@@ -58,6 +75,12 @@ def test_another_sampler_forgets_what_it_does_not_read():
         ({}, {"name": ["ddim"]}, r"config.sampler.name: expected one of cp, cl, one_shot"),
         ({}, {"steps": [0]}, r"config.sampler.steps: expected a number at least 1, found 0"),
         ({}, {"integrator": ["rk4"]}, "expected one of euler, exact, heun"),
+        # Left out as another integrator's, they left nothing to evaluate.
+        (
+            {},
+            {"integrator": ["exact"], "grid": ["original", "original"]},
+            "config.sampler.grid: expected auto or linear with sampler.integrator=exact",
+        ),
         ({"method": "cross_entropy"}, {"steps": [2]}, "^steps: expected a run of method didicm"),
     ],
 )

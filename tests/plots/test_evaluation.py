@@ -46,6 +46,12 @@ def test_steps_shows_each_sampler_in_the_order_of_its_steps():
     assert "nats" in right.get_ylabel()
 
 
+def test_steps_of_samplers_that_are_right_and_sure(tmp_path):
+    """Their NLL of 0 has no place on a logarithmic axis, of which matplotlib warned."""
+    sure = record(2, 1.0, 0.0) | {"intervals": {"top1": (1.0, 1.0), "nll": (0.0, 0.0)}}
+    plots.save(figures.steps({"cp euler": [sure]}), tmp_path / "steps.png")
+
+
 def test_reliability_shows_the_bins():
     found = evaluation.reliability(scored()[2])
     top, bottom = figures.reliability(found, 0.1234, "cp").axes

@@ -17,7 +17,7 @@ GIVEN = ["study.py", "--config=configs/digits.py", "--jobs=1"]
 def test_cells_that_were_stopped_are_neither_done_nor_failed(tmp_path):
     ends = {"done": 0, "failed": 3, "stopped": schedule.STOPPED}
     found = []
-    completed = schedule.run(
+    schedule.run(
         list(ends),
         lambda name: [sys.executable, "-c", f"print('hello'); raise SystemExit({ends[name]})"],
         tmp_path / "logs",
@@ -25,9 +25,23 @@ def test_cells_that_were_stopped_are_neither_done_nor_failed(tmp_path):
         deadline=None,
         ended=found.append,
     )
-    assert completed
     assert {each.name: each.status for each in found} == {"done": 0, "failed": 3}
     assert {each.log.read_text() for each in found} == {"hello\n"}
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices", "expected"),
+    [(None, 1, ["0"]), ("", 1, ["0"]), (None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"])],
+)
+def test_a_cell_sees_the_gpu_of_its_lane(monkeypatch, visible, devices, expected):
+    """The only one of a machine was hidden from it where nothing said which are visible."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    answer = SimpleNamespace(returncode=0, stdout=f"gpu {devices}", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    found = [lane.environment["CUDA_VISIBLE_DEVICES"] for lane in schedule.lanes(None)]
+    assert found == expected
 
 
 def test_a_cell_has_the_cores_of_its_lane_and_the_study_keeps_its_own(tmp_path):
@@ -61,7 +75,7 @@ def test_a_cell_that_fails_is_counted_as_one(tmp_path, monkeypatch, capsys):
     log.write_text("no luck\n")
 
     def fail(names, *_, ended, **__):
-        ended(schedule.Ended(names[0], 1, 0.0, log))
+        ended(schedule.Ended(names[0], 1, log))
         return True
 
     monkeypatch.setattr(schedule, "run", fail)
