@@ -49,8 +49,18 @@ class BrokenFiles(UserError):
         self.names = names
 
 
-def check_name(name: str) -> None:
-    """Raises UserError where `name` cannot be the name of a set."""
+def check(name: str, *, shorter_side: int, max_bad: int, max_pixels: int, workers: int) -> None:
+    """Refuses what `prepare` cannot be asked for, before anything is listed.
+
+    Raises:
+      UserError: `name` cannot be that of a set, or a number is out of range.
+    """
+    if min(shorter_side, max_bad, workers) < 0:
+        raise UserError(
+            "expected shorter_side, max_bad and workers to be 0 or more, found"
+            f" {shorter_side}, {max_bad} and {workers}: raise the negative one"
+        )
+    check_max_pixels(max_pixels)
     if not _NAME.fullmatch(name) or name in _TAKEN:
         raise UserError(
             f"expected the name to be lower-case letters, digits and _, starting with a letter, and"
@@ -85,27 +95,27 @@ def prepare(
       UserError: another run is at work on this set, the set is there but made from something else,
         or the disk does not take it.
     """
-    if shorter_side < 0 or max_bad < 0 or workers < 0:
-        raise UserError(
-            "expected shorter_side, max_bad and workers to be 0 or more, found"
-            f" {shorter_side}, {max_bad} and {workers}: raise the negative one"
-        )
-    check_max_pixels(max_pixels)
-    check_name(listing.name)
+    check(
+        listing.name,
+        shorter_side=shorter_side,
+        max_bad=max_bad,
+        max_pixels=max_pixels,
+        workers=workers,
+    )
+    described = prepared.describe(listing, shorter_side, max_pixels)
     parent = data_dir / listing.name
     folder = parent / listing.version
     try:
         if folder.exists():  # Then nothing is written, and it may be where nothing can be.
-            return prepared.found(folder, listing, shorter_side)
+            return prepared.found(folder, listing, described)
         with _only_run(parent):
             if folder.exists():
-                return prepared.found(folder, listing, shorter_side)
+                return prepared.found(folder, listing, described)
             for stale in parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
                 shutil.rmtree(stale)
             encode = functools.partial(
                 _encode, listing=listing, shorter_side=shorter_side, max_pixels=max_pixels
             )
-            described = prepared.describe(listing, shorter_side)
             return _write(listing, data_dir, encode, described, max_bad, workers)
     except OSError as error:
         raise UserError(

@@ -114,13 +114,10 @@ def test_what_is_too_large_or_unknown_is_told_with_the_flags_of_the_command(
     assert "broken: train/boat/00.jpg: 150x100 pixels, more than --max_pixels=14999" in errors
     assert "config.data" not in errors
     assert prepare.main(["prepare.py", *flags, "--max_pixels=15000"]) == 0
-    path = tmp_path / "birds" / "1.0.0" / "metadata.json"
-    path.write_text(path.read_text().replace('"digest"', '"other"'))
     capsys.readouterr()
     assert prepare.main(["prepare.py", *flags]) == 0
     output = capsys.readouterr()
     assert output.out.startswith("already prepared: 29 train, 10 validation")
-    assert "names and sizes of the files" in output.err
 
 
 @pytest.mark.parametrize(
@@ -133,6 +130,11 @@ def test_what_is_too_large_or_unknown_is_told_with_the_flags_of_the_command(
         (["--max_bad=many"], "--max_bad"),
         (["folder"], "expected flags alone, found 'folder'"),
         (["--dataset=folder", "--name=My", "--source=x", "--data_dir=y"], "found 'My'"),
+        # Numbers are looked at before the source is, whose listing can take minutes.
+        *(
+            (["--dataset=folder", "--name=a", "--source=x", "--data_dir=y", flag], found)
+            for flag, found in (("--max_bad=-1", "raise the negative"), ("--max_pixels=-1", "-1"))
+        ),
         (
             ["--dataset=imagenet2012", "--source=/nowhere", "--data_dir=/nowhere"],
             "found no ILSVRC2012_img_train.tar",
