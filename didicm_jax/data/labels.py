@@ -128,7 +128,7 @@ def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.n
     def read(first: int) -> None:
         for row in range(first, min(first + _CHUNK, total)):
             try:
-                labels[row] = read_label(records[row], label_key)
+                labels[row] = read_label(records, row, label_key)
             except BrokenImage as error:
                 raise UserError(
                     f"expected a label in every record of {what}, found record {row} wrong"

@@ -117,10 +117,10 @@ def prepare(
                 _encode, listing=listing, shorter_side=shorter_side, max_pixels=max_pixels
             )
             return _write(listing, data_dir, encode, described, max_bad, workers)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter where array_record's writer fails
         raise UserError(
-            f"expected to read the source and to write to {parent}, found {error}: check"
-            " permissions, space and data_dir"
+            f"expected to read the source and to write to {parent}, found"
+            f" {str(error).splitlines()[0]}: check permissions, space and data_dir"
         ) from error
 
 
@@ -291,7 +291,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
             listed = len(work.listing.splits[split])
             lost = sum(name.startswith(f"{split}/") for name in work.broken)
             if not written == len(labels) == listed - lost:
-                raise RuntimeError(f"{split}: {written} written of {listed}, {lost} broken")
+                raise AssertionError(f"{split}: {written} written of {listed}, {lost} broken")
             path = Path(self.data_dir) / label_files.labels_file(self.name, split)
             path.write_bytes(label_files.encode(np.asarray(labels)))
         self._made["counts"] = {split: len(labels) for split, labels in work.labels.items()}

@@ -160,7 +160,7 @@ class RecordSource:
         """The name of its file, or, where the record has none, the number of the record."""
         record = int(self._kept[index])
         try:
-            return _name(_parse(self._records[record])) or str(record)
+            return _name(_features(self._records, record)) or str(record)
         except BrokenImage:
             return str(record)
 
@@ -180,7 +180,7 @@ class RecordSource:
         while True:
             features = {}
             try:
-                features = _parse(self._records[int(self._kept[index])])
+                features = _features(self._records, int(self._kept[index]))
                 values = features[self._image_key].bytes_list.value
                 if not values:
                     raise BrokenImage("the record holds no image")
@@ -211,12 +211,12 @@ class RecordSource:
             )
 
 
-def _parse(record: bytes) -> Any:
-    """The features of a serialized example, by name; BrokenImage where it is none."""
+def _features(records: Records, index: int) -> Any:
+    """The features of an example, by name; BrokenImage where it cannot be read."""
     try:
-        return tf_example_pb2.Example.FromString(record).features.feature
-    except message.DecodeError as error:
-        raise BrokenImage(f"the record is damaged ({error})") from error
+        return tf_example_pb2.Example.FromString(records[index]).features.feature
+    except (message.DecodeError, RuntimeError) as error:  # the latter by array_record's checksums
+        raise BrokenImage(f"the record is damaged ({str(error).splitlines()[0]})") from error
 
 
 def _name(features: Any) -> str:
@@ -224,13 +224,13 @@ def _name(features: Any) -> str:
     return next((value[0].decode(errors="replace") for value in names if len(value)), "")
 
 
-def read_label(record: bytes, label_key: str) -> int:
-    """The label of a serialized example.
+def read_label(records: Records, index: int, label_key: str) -> int:
+    """The label of an example.
 
     Raises:
       BrokenImage: the record is damaged or has none.
     """
-    features = _parse(record)
+    features = _features(records, index)
     values = list(features[label_key].int64_list.value) if label_key in features else []
     if not values:
         raise BrokenImage(f"no {label_key}")

@@ -1,6 +1,7 @@
 """`launch/prepare.py` as a user runs it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -162,3 +163,22 @@ def test_help_names_every_flag(capsys, monkeypatch):
     names = ("dataset", "source", "data_dir", "name")
     for flag in (*names, "shorter_side", "max_bad", "max_pixels", "workers"):
         assert f"--{flag}" in text or f"--[no]{flag}" in text
+
+
+def test_a_full_disk_is_one_line(photos, tmp_path):
+    """The writer of records has errors of its own for it."""
+    source = make_tree(tmp_path / "tree", photos)
+    flags = ("--dataset=folder", "--name=birds", f"--source={source}", f"--data_dir={tmp_path}")
+    ended = subprocess.run(
+        **command(*flags),
+        capture_output=True,
+        timeout=120,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert ended.returncode == 2
+    errors = ended.stderr.splitlines()
+    assert errors[-1].startswith("error: expected to read the source and to write to ")
+    assert "File too large" in errors[-1]
+    assert not [line for line in errors[:-1] if not line.startswith("birds ")]
+    assert [path.name for path in (tmp_path / "birds").iterdir()] == [".prepare.lock"]
