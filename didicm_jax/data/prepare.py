@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from didicm_jax.data import LOADERS, prepared
 from didicm_jax.data import labels as label_files
-from didicm_jax.data import prepared
 from didicm_jax.data.decode import BrokenImage, check_bytes
 from didicm_jax.data.listing import Item, Listing
 from didicm_jax.data.options import MAX_PIXELS, check_max_pixels, cores
@@ -33,7 +33,6 @@ from didicm_jax.data.repair import to_stored
 from didicm_jax.errors import UserError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TAKEN = ("digits", "idx")
 # Of a shard. tfds holds the one that it writes in memory.
 _SHARD_BYTES = 256 << 20
 # Images in work ahead of the writer, per thread.
@@ -61,10 +60,10 @@ def check(name: str, *, shorter_side: int, max_bad: int, max_pixels: int, worker
             f" {shorter_side}, {max_bad} and {workers}: raise the negative one"
         )
     check_max_pixels(max_pixels)
-    if not _NAME.fullmatch(name) or name in _TAKEN:
+    if not _NAME.fullmatch(name) or name in LOADERS:
         raise UserError(
             f"expected the name to be lower-case letters, digits and _, starting with a letter, and"
-            f" not digits or idx, found {name!r}: choose another"
+            f" not {' or '.join(LOADERS)}, found {name!r}: choose another"
         )
 
 
@@ -149,11 +148,13 @@ def _write(
 ) -> Prepared:
     threads = workers or cores()
     with ThreadPoolExecutor(threads) as pool:
-
-        def submit(item: Item) -> Future[bytes]:
-            return pool.submit(encode, item)
-
-        work = _Work(listing, submit, _AHEAD * threads, described, max_bad)
+        work = _Work(
+            listing,
+            lambda item: pool.submit(encode, item),
+            _AHEAD * threads,
+            described,
+            max_bad,
+        )
         cls = type(
             "Prepared",
             (_Builder,),

@@ -35,7 +35,7 @@ def read(folder: Any) -> dict[str, Any]:
     """What is kept about the set in `folder`, an etils path or another; nothing where none is."""
     try:
         made = json.loads((folder / _FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last of brackets within brackets
         return {}
     return made if isinstance(made, dict) else {}
 

@@ -64,7 +64,8 @@ def denoise(log_score: chex.Array, sigma: chex.Array) -> chex.Array:
     chex.assert_rank(log_score, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([log_score, sigma], jnp.ndim(sigma))
     q_t = jax.nn.softmax(at_least_float32(log_score))
-    excess = numerics.above_floor(q_t, jnp.asarray(sigma, q_t.dtype)[..., None])
+    floor = numerics.redrawn(jnp.asarray(sigma, q_t.dtype)[..., None]) / q_t.shape[-1]
+    excess = jnp.maximum(q_t - floor, 0.0)
     total = excess.sum(-1, keepdims=True)
     return jnp.where(total > 0, excess / jnp.where(total > 0, total, 1.0), q_t)
 
@@ -122,7 +123,7 @@ def bayes_step(
     quotient = probs / numerics.positive(marginal(clean, sigma))
     removed = (sigma - sigma_next)[..., None]
     jump = numerics.redrawn(removed) / probs.shape[-1]
-    mixed = numerics.stays(removed) * quotient + jump * quotient.sum(-1, keepdims=True)
+    mixed = jnp.exp(-removed) * quotient + jump * quotient.sum(-1, keepdims=True)
     return marginal(clean, sigma_next) * mixed
 
 

@@ -100,7 +100,15 @@ def test_what_is_prepared_is_found_where_nothing_can_be_written(photos, tmp_path
 @pytest.mark.parametrize(
     "text",
     [
-        *(b"", b"[1, 2]", b"{", b'{"listed": {}}', b"\xff\xfe", b'{"listed": "\xe9"}'),
+        *(
+            b"[" * 100_000,
+            b"",
+            b"[1, 2]",
+            b"{",
+            b'{"listed": {}}',
+            b"\xff\xfe",
+            b'{"listed": "\xe9"}',
+        ),
         b'{"listed": {"train": 29, "validation": 10}, "shorter_side": 0, "counts": 3, "broken": 0}',
     ],
 )

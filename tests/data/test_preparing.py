@@ -228,3 +228,10 @@ def test_a_turned_photo_beyond_the_limit_of_pillow_is_turned(photos, monkeypatch
         100,
         150,
     )
+
+
+def test_a_set_is_not_called_as_what_others_load(monkeypatch):
+    """It could not be read: its name would stand for the other."""
+    monkeypatch.setitem(data.LOADERS, "stripes", data.LOADERS["digits"])
+    with pytest.raises(UserError, match="not digits or idx or stripes, found 'stripes'"):
+        check("stripes", shorter_side=0, max_bad=0, max_pixels=1, workers=0)
