@@ -30,7 +30,7 @@ from didicm_jax.data.options import MAX_PIXELS, check_max_pixels, cores
 from didicm_jax.data.prepared import Prepared
 from didicm_jax.data.progress import show_progress
 from didicm_jax.data.repair import to_stored
-from didicm_jax.errors import UserError
+from didicm_jax.errors import UserError, first_line
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Of a shard. tfds holds the one that it writes in memory.
@@ -119,7 +119,7 @@ def prepare(
     except (OSError, RuntimeError) as error:  # the latter where array_record's writer fails
         raise UserError(
             f"expected to read the source and to write to {parent}, found"
-            f" {str(error).splitlines()[0]}: check permissions, space and data_dir"
+            f" {first_line(error)}: check permissions, space and data_dir"
         ) from error
 
 
@@ -210,23 +210,23 @@ class _Work:
         bounds = [len(items) * n // count for n in range(count + 1)]
         what = f"{self.listing.name} {split}"
         results = show_progress(self._results(items), total=len(items), what=what)
-        return [self._shard(split, results, end - start) for start, end in pairwise(bounds)]
+        return [
+            functools.partial(self._shard, split, results, end - start)
+            for start, end in pairwise(bounds)
+        ]
 
     def _shard(
         self, split: str, results: Iterator[tuple[Item, Future[bytes]]], count: int
-    ) -> Callable[[], Iterator[tuple[str, dict[str, Any]]]]:
-        def generate() -> Iterator[tuple[str, dict[str, Any]]]:
-            for _ in range(count):
-                item, future = next(results)
-                try:
-                    image = future.result()
-                except BrokenImage as error:
-                    self.broken.append(f"{split}/{item.name}: {error}")
-                    continue
-                self.labels[split].append(item.label)
-                yield item.name, {"image": image, "label": item.label, "file_name": item.name}
-
-        return generate
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for _ in range(count):
+            item, future = next(results)
+            try:
+                image = future.result()
+            except BrokenImage as error:
+                self.broken.append(f"{split}/{item.name}: {error}")
+                continue
+            self.labels[split].append(item.label)
+            yield item.name, {"image": image, "label": item.label, "file_name": item.name}
 
     def _results(self, items: list[Item]) -> Iterator[tuple[Item, Future[bytes]]]:
         waiting: deque[tuple[Item, Future[bytes]]] = deque()
