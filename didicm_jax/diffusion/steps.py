@@ -101,7 +101,8 @@ def bayes_step(
 
     With q and q' the marginals of q_0 at `sigma` and `sigma_next`, and
     `b = exp(-(sigma - sigma_next))`, `p'_i = q'_i ( b p_i / q_i + (1 - b)/K sum_j p_j / q_j )`.
-    If p is q then the result is q'; two steps with the same q_0 are one over both.
+    If p is q then the result is q'; two steps with the same q_0 are one over both. Nothing is
+    asserted: the kernels that call it have.
 
     Args:
       probs: p at noise `sigma`, `[..., K]`.
@@ -112,12 +113,6 @@ def bayes_step(
     Returns:
       Probabilities at noise `sigma_next`, `[..., K]`.
     """
-    chex.assert_type([probs, clean, sigma, sigma_next], float)
-    chex.assert_rank(probs, jnp.ndim(sigma) + 1)
-    chex.assert_equal_shape([probs, clean])
-    chex.assert_equal_shape([sigma, sigma_next])
-    probs = at_least_float32(probs)
-    clean = clean.astype(probs.dtype)
     sigma = jnp.asarray(sigma, probs.dtype)
     sigma_next = jnp.asarray(sigma_next, probs.dtype)
     quotient = probs / numerics.positive(marginal(clean, sigma))
