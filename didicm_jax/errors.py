@@ -17,3 +17,8 @@ class UserError(ValueError):
         """
         super().__init__(f"{about}: {message}" if about else message)
         self.message, self.about = message, about
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -74,10 +74,16 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
     # Only now: they take a second to import.
     from didicm_jax.data.listing import list_folder, list_imagenet
     from didicm_jax.data.options import MAX_PIXELS
-    from didicm_jax.data.prepare import check_name, prepare
+    from didicm_jax.data.prepare import check, prepare
 
     name = values.name or values.dataset
-    check_name(name)
+    numbers = {
+        "shorter_side": values.shorter_side,
+        "max_bad": values.max_bad,
+        "max_pixels": values.max_pixels or MAX_PIXELS,
+        "workers": values.workers,
+    }
+    check(name, **numbers)
     if values.dataset == "folder" and name == "imagenet2012":
         raise UserError(
             "expected --name to be one of your own, found 'imagenet2012', the official set:"
@@ -92,16 +98,11 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
     result = prepare(
         list_source(Path(values.source).expanduser(), name=name),
         Path(values.data_dir).expanduser(),
-        shorter_side=values.shorter_side,
-        max_bad=values.max_bad,
-        max_pixels=values.max_pixels or MAX_PIXELS,
-        workers=values.workers,
+        **numbers,
     )
     counts = ", ".join(f"{count:,} {split}" for split, count in result.counts.items())
     state = "prepared" if result.is_new else "already prepared"
     print(f"{state}: {counts} images in {result.folder}")
-    if result.unknown:
-        print(f"of the set that is there, {result.unknown}", file=sys.stderr)
     _print_broken(result.broken)
 
 

@@ -5,13 +5,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from didicm_jax.data import splits
 from didicm_jax.data.digits import load_digits
 from didicm_jax.data.idx import load_idx, read_idx
-from didicm_jax.data.options import MAX_PIXELS, PhotoOptions, check_resolution
+from didicm_jax.data.options import PhotoOptions
 from didicm_jax.data.pipeline import (
     eval_batches,
     num_eval_batches,
@@ -60,14 +61,7 @@ def load(
     data_ratio: float = 1.0,
     seed: int = 0,
     resolution: int | None = None,
-    crop_scale: tuple[float, float] = (0.08, 1.0),
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    eval_crop: float = 0.875,
-    train_split: str = "train",
-    eval_split: str = "",
-    max_broken_share: float = 0.001,
-    max_pixels: int = MAX_PIXELS,
-    num_workers: int = 0,
+    **options: Any,
 ) -> Dataset:
     """Loads the dataset called `name`, optionally with fewer training images.
 
@@ -80,46 +74,29 @@ def load(
       seed: chooses which ones.
       resolution: the side of the images in pixels: the same crop, resized to that many. None is
         224 for photos, and as they are for `digits` and `idx`, which are resized once, here.
-      crop_scale: of photos in training, the random crop's smallest and largest share of the area;
-        this and what follows does not concern `digits` and `idx`.
-      crop_ratio: its smallest and largest width / height.
-      eval_crop: in evaluation, how much of the shorter side the centred square shows.
-      train_split: as tfds understands it, `train` or `train[:90%]`; this and the next of any set.
-      eval_split: the same for evaluation; empty is `validation`, or `test` where that is missing.
-      max_broken_share: more broken images than this share of a split end the run.
-      max_pixels: a photo of more pixels is not decoded, it counts as broken.
-      num_workers: threads that decode for each split; 0 is one per core.
+      **options: those of `PhotoOptions`, of which `digits` and `idx` heed the splits alone.
 
     Raises:
-      UserError: unknown name, files that are missing or damaged, labels outside the classes, or
-        more training images asked for than there are.
+      UserError: an option outside its range, unknown name, files that are missing or damaged,
+        labels outside the classes, or more training images asked for than there are.
     """
     if train_examples is not None and data_ratio != 1.0:
         raise UserError(
             "expected either config.data.train_examples or config.data.data_ratio, found both"
             f" ({train_examples} and {data_ratio}): leave one out"
         )
+    settings = PhotoOptions(resolution=224 if resolution is None else resolution, **options)
     if name in LOADERS:
-        dataset = splits.choose(LOADERS[name](data_dir or None), train_split, eval_split)
+        dataset = splits.choose(
+            LOADERS[name](data_dir or None), settings.train_split, settings.eval_split
+        )
         if resolution is not None:
-            check_resolution(resolution)
             dataset = _resized(dataset, name, resolution)
     else:
         # Here and not above: tensorflow-datasets takes a second to import.
         from didicm_jax.data.tfds import load_tfds
 
-        options = PhotoOptions(
-            resolution=224 if resolution is None else resolution,
-            crop_scale=tuple(crop_scale),  # type: ignore[arg-type]
-            crop_ratio=tuple(crop_ratio),  # type: ignore[arg-type]
-            eval_crop=eval_crop,
-            train_split=train_split,
-            eval_split=eval_split,
-            max_broken_share=max_broken_share,
-            max_pixels=max_pixels,
-            num_workers=num_workers,
-        )
-        dataset = load_tfds(name, data_dir or None, options)
+        dataset = load_tfds(name, data_dir or None, settings)
     if train_examples is not None:
         return replace(dataset, train=subset(dataset.train, count=train_examples, seed=seed))
     if data_ratio != 1.0:

@@ -22,7 +22,7 @@ import numpy as np
 
 from didicm_jax.data.decode import resize
 from didicm_jax.data.options import cores
-from didicm_jax.data.source import Batch, Source
+from didicm_jax.data.source import Batch, Part, Source
 from didicm_jax.errors import UserError
 
 # In the order of the paper: noise, blur, weather, digital.
@@ -87,45 +87,19 @@ def corrupted(
     return Corrupted(source, name, severity, seed=seed, workers=workers or cores())
 
 
-class Corrupted:
-    """A source with corrupted images; made by `corrupted`."""
+class Corrupted(Part):
+    """All examples of a source, shown corrupted; made by `corrupted`."""
 
     def __init__(
         self, source: Source, name: str, severity: int, *, seed: int, workers: int
     ) -> None:
-        self._source = source
+        super().__init__(source, np.arange(len(source)))
         self._what = (name, severity, seed)
         self._workers = workers
 
-    @property
-    def labels(self) -> np.ndarray:
-        """All labels, i32[N]."""
-        return self._source.labels
-
-    @property
-    def replaced(self) -> int:
-        """How many different examples `broken` names."""
-        return self._source.replaced
-
-    def broken(self) -> np.ndarray:
-        """The examples found so far that cannot be decoded, i64[M]."""
-        return self._source.broken()
-
-    def digest(self, indices: np.ndarray | None = None) -> str:
-        """That of the same examples uncorrupted: the corruption is how they are shown."""
-        return self._source.digest(indices)
-
-    def __len__(self) -> int:
-        """The number of examples N."""
-        return len(self._source)
-
-    def name(self, index: int) -> str:
-        """What the example at `index` is called."""
-        return self._source.name(index)
-
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C], corrupted, and `label` i32[B]."""
-        batch = self._source.batch(indices, draws)
+        batch = super().batch(indices, draws)
         # The padding of a last batch repeats an example.
         different, rows, back = np.unique(indices, return_index=True, return_inverse=True)
         images = batch["image"][rows]

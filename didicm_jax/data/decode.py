@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from didicm_jax.data import turbojpeg
 from didicm_jax.data.crops import Box
@@ -90,6 +90,15 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     check_pixels(*image.size, max_pixels)
     return image
+
+
+def is_turned(data: bytes, max_pixels: int) -> bool:
+    """Whether the orientation tag of the file `data` asks to turn it; False where it is broken."""
+    try:
+        with open_image(data, max_pixels) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # Broken, and found out when it is decoded.
+        return False
 
 
 def decode_crop(

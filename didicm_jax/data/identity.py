@@ -7,33 +7,29 @@ part it is asked for by.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
 from didicm_jax.data import prepared
+from didicm_jax.data.splits import Slice
 
 _THREADS = 16  # for sizes of files, which remote file systems are slow to tell
 
 
-def digest(builder: Any, split: str, rows: np.ndarray) -> str:
-    """A digest of the examples at `rows` i64[M] of a split, in this order.
+def digest(builder: Any, parts: Sequence[Slice], rows: np.ndarray) -> str:
+    """A digest of the examples at `rows` i64[M] of these parts of splits, in this order.
 
     Args:
       builder: of tfds, of a set that is prepared.
-      split: as tfds understands it, `train` or `train[:90%]`.
-      rows: places in that split.
+      parts: of its splits, one after the other.
+      rows: places in them.
     """
-    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
-    ranges = [
-        np.arange(builder.info.splits[part.splitname].num_examples)[part.from_ : part.to]
-        for part in parts
-    ]
-    names = np.repeat([part.splitname for part in parts], [len(each) for each in ranges])
-    numbers = np.concatenate(ranges)
+    names = np.repeat([part.split for part in parts], [len(part.rows) for part in parts])
+    numbers = np.concatenate([part.rows for part in parts])
     used, ranks = np.unique(names[rows], return_inverse=True)
     made = prepared.read(epath.Path(builder.data_dir))
     if "digest" in made:

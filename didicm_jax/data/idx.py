@@ -55,7 +55,7 @@ def load_idx(data_dir: str | None = None) -> Dataset:
       UserError: a folder or file that is missing, damaged or mislabelled, images and labels that
         do not match, or test labels that do not occur in the range of the training labels.
     """
-    folder = FASHION_MNIST_DIR if data_dir is None else Path(data_dir)
+    folder = FASHION_MNIST_DIR if data_dir is None else Path(data_dir).expanduser()
     paths = _find_files(folder, is_default=data_dir is None)
     train, test = (
         _load_split(paths[f"{prefix}-{_IMAGES_SUFFIX}"], paths[f"{prefix}-{_LABELS_SUFFIX}"])

@@ -19,6 +19,7 @@ from didicm_jax.data.decode import (
     check_bytes,
     check_pixels,
     decode_crop,
+    is_turned,
     open_image,
     resize,
     to_rgb,
@@ -30,7 +31,6 @@ from didicm_jax.errors import UserError
 Given = Any
 
 _CHANNELS = (1, 3, 4)
-_ORIENTATION_TAG = 0x0112
 # Floats that resizing left this far outside [0, 1] are not in another unit.
 _OVERSHOOT = 0.1
 
@@ -87,11 +87,10 @@ def show(
     if isinstance(image, str | os.PathLike):
         image = _read_file(Path(image), max_pixels)
     if isinstance(image, bytes):
-        turned = _turned(image, max_pixels)
-        if turned is None:
+        if not is_turned(image, max_pixels):
             _show_file(image, out, eval_crop, max_pixels)
             return
-        image = turned
+        image = open_image(image, max_pixels)
     pixels = _levels(_pixels(image, max_pixels))
     box = _box(pixels.shape[1], pixels.shape[0], out.shape[0], eval_crop)
     crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
@@ -146,18 +145,6 @@ def _box(width: int, height: int, resolution: int, eval_crop: float | None) -> B
     if eval_crop is None:
         return Box(0, 0, width, height)
     return center_box(width, height, resolution=resolution, crop=eval_crop)
-
-
-def _turned(data: bytes, max_pixels: int) -> Image.Image | None:
-    """The image of a file that is to be turned; None for one that is not, or is broken."""
-    try:
-        with open_image(data, max_pixels) as image:
-            if image.getexif().get(_ORIENTATION_TAG, 1) == 1:
-                return None
-            image.load()
-            return image
-    except Exception:  # Broken, and found out when it is decoded.
-        return None
 
 
 def _levels(array: np.ndarray) -> np.ndarray:

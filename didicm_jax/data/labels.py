@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.progress import show_progress
 from didicm_jax.data.records import Records, read_label
+from didicm_jax.data.splits import Slice
 from didicm_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +40,13 @@ def encode(labels: np.ndarray) -> bytes:
 
 
 def find_labels(
-    folder: Any, name: str, split: str, records: Records, label_key: str, threads: int
+    folder: Any,
+    name: str,
+    split: str,
+    parts: Sequence[Slice],
+    records: Records,
+    label_key: str,
+    threads: int,
 ) -> np.ndarray:
     """The labels i32[N] of all `records`.
 
@@ -46,12 +54,12 @@ def find_labels(
       folder: etils path of the prepared set, on any file system.
       name: of the set, as its files have it.
       split: as tfds understands it, `train` or `train[:90%]`.
-      records: the examples of that split.
+      parts: what that is made of.
+      records: its examples.
       label_key: the feature that holds the label.
       threads: how many read records where that is needed.
     """
-    beside = folder / labels_file(name, split)
-    labels = load(beside, len(records))
+    labels = _find_beside(folder, name, parts)
     if labels is not None:
         return labels
     cached = _cache_path(folder, split)
@@ -61,6 +69,17 @@ def find_labels(
         if cached is not None:
             _store(cached, labels)
     return labels
+
+
+def _find_beside(folder: Any, name: str, parts: Sequence[Slice]) -> np.ndarray | None:
+    """The labels in the files next to the records, which hold those of whole splits."""
+    found = []
+    for part in parts:
+        whole = load(folder / labels_file(name, part.split), part.total)
+        if whole is None:
+            return None
+        found.append(whole[part.rows])
+    return np.concatenate(found) if found else None
 
 
 def load(path: Any, count: int) -> np.ndarray | None:
@@ -109,7 +128,7 @@ def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.n
     def read(first: int) -> None:
         for row in range(first, min(first + _CHUNK, total)):
             try:
-                labels[row] = read_label(records[row], label_key)
+                labels[row] = read_label(records, row, label_key)
             except BrokenImage as error:
                 raise UserError(
                     f"expected a label in every record of {what}, found record {row} wrong"

@@ -137,6 +137,10 @@ def _tar_items(path: Path, offset: int = 0, size: int | None = None) -> Iterator
                     if member.isfile():
                         base = name.rsplit("/", 1)[-1]
                         yield Item(base, 0, path, member.offset_data, member.size)
+                # Without the block of zeros, one cut off between two files would look whole.
+                file.seek(tar.offset)
+                if file.read(512) != bytes(512):
+                    raise tarfile.ReadError("its end is missing")
     except (tarfile.TarError, OSError, RecursionError) as error:
         raise UserError(
             f"expected a whole tar in {path}, found one that cannot be read ({error}):"
@@ -252,9 +256,17 @@ def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
     for label, class_name in enumerate(class_names):
         for path in sorted((folder / class_name).rglob("*")):
             relative = path.relative_to(folder)
-            if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            if path.is_file():
                 name = _printable(relative.as_posix())
                 yield Item(name, label, path, 0, path.stat().st_size)
+            elif path.is_symlink() or not path.is_dir():
+                raise UserError(
+                    f"expected files and folders in {folder / class_name}, found"
+                    f" {_printable(str(relative))!r}, a link to a folder or to nothing, or no file:"
+                    " remove it, or put there what it stands for"
+                )
 
 
 def _check_some(splits: dict[str, list[Item]], source: Path) -> None:

@@ -12,7 +12,17 @@ MAX_PIXELS = 89_478_485
 
 @dataclass(frozen=True)
 class PhotoOptions:
-    """How images that need decoding become batches. `load` describes each.
+    """Which splits a set is read from, and how images that need decoding become batches.
+
+    resolution: the side of the images in pixels.
+    crop_scale: in training, the random crop's smallest and largest share of the area.
+    crop_ratio: its smallest and largest width / height.
+    eval_crop: in evaluation, how much of the shorter side the centred square shows.
+    train_split: as tfds understands it, `train` or `train[:90%]`.
+    eval_split: the same for evaluation; empty is `validation`, or `test` where that is missing.
+    max_broken_share: more broken images than this share of a split end the run.
+    max_pixels: an image of more pixels is not decoded, it counts as broken.
+    num_workers: threads that decode for each split; 0 is one per core.
 
     Raises:
       UserError: a value outside its range.
@@ -32,7 +42,8 @@ class PhotoOptions:
         """Checks every value, before anything is opened."""
         _check_range("crop_scale", self.crop_scale, most=1.0)
         _check_range("crop_ratio", self.crop_ratio, most=math.inf)
-        check_resolution(self.resolution)
+        if self.resolution < 1:
+            raise _wrong("resolution", "1 pixel or more", self.resolution, 224)
         if not 0 < self.eval_crop <= 1:
             raise _wrong(
                 "eval_crop", "a share of the shorter side in (0, 1]", self.eval_crop, 0.875
@@ -56,12 +67,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def check_resolution(resolution: int) -> None:
-    """Raises UserError where `resolution` is no number of pixels."""
-    if resolution < 1:
-        raise _wrong("resolution", "1 pixel or more", resolution, 224)
 
 
 def check_max_pixels(max_pixels: int) -> None:

@@ -22,18 +22,17 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from didicm_jax.data import LOADERS, prepared
 from didicm_jax.data import labels as label_files
-from didicm_jax.data import prepared
 from didicm_jax.data.decode import BrokenImage, check_bytes
 from didicm_jax.data.listing import Item, Listing
 from didicm_jax.data.options import MAX_PIXELS, check_max_pixels, cores
 from didicm_jax.data.prepared import Prepared
 from didicm_jax.data.progress import show_progress
 from didicm_jax.data.repair import to_stored
-from didicm_jax.errors import UserError
+from didicm_jax.errors import UserError, first_line
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TAKEN = ("digits", "idx")
 # Of a shard. tfds holds the one that it writes in memory.
 _SHARD_BYTES = 256 << 20
 # Images in work ahead of the writer, per thread.
@@ -49,12 +48,22 @@ class BrokenFiles(UserError):
         self.names = names
 
 
-def check_name(name: str) -> None:
-    """Raises UserError where `name` cannot be the name of a set."""
-    if not _NAME.fullmatch(name) or name in _TAKEN:
+def check(name: str, *, shorter_side: int, max_bad: int, max_pixels: int, workers: int) -> None:
+    """Refuses what `prepare` cannot be asked for, before anything is listed.
+
+    Raises:
+      UserError: `name` cannot be that of a set, or a number is out of range.
+    """
+    if min(shorter_side, max_bad, workers) < 0:
+        raise UserError(
+            "expected shorter_side, max_bad and workers to be 0 or more, found"
+            f" {shorter_side}, {max_bad} and {workers}: raise the negative one"
+        )
+    check_max_pixels(max_pixels)
+    if not _NAME.fullmatch(name) or name in LOADERS:
         raise UserError(
             f"expected the name to be lower-case letters, digits and _, starting with a letter, and"
-            f" not digits or idx, found {name!r}: choose another"
+            f" not {' or '.join(LOADERS)}, found {name!r}: choose another"
         )
 
 
@@ -85,32 +94,32 @@ def prepare(
       UserError: another run is at work on this set, the set is there but made from something else,
         or the disk does not take it.
     """
-    if shorter_side < 0 or max_bad < 0 or workers < 0:
-        raise UserError(
-            "expected shorter_side, max_bad and workers to be 0 or more, found"
-            f" {shorter_side}, {max_bad} and {workers}: raise the negative one"
-        )
-    check_max_pixels(max_pixels)
-    check_name(listing.name)
+    check(
+        listing.name,
+        shorter_side=shorter_side,
+        max_bad=max_bad,
+        max_pixels=max_pixels,
+        workers=workers,
+    )
+    described = prepared.describe(listing, shorter_side, max_pixels)
     parent = data_dir / listing.name
     folder = parent / listing.version
     try:
         if folder.exists():  # Then nothing is written, and it may be where nothing can be.
-            return prepared.found(folder, listing, shorter_side)
+            return prepared.found(folder, listing, described)
         with _only_run(parent):
             if folder.exists():
-                return prepared.found(folder, listing, shorter_side)
+                return prepared.found(folder, listing, described)
             for stale in parent.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
                 shutil.rmtree(stale)
             encode = functools.partial(
                 _encode, listing=listing, shorter_side=shorter_side, max_pixels=max_pixels
             )
-            described = prepared.describe(listing, shorter_side)
             return _write(listing, data_dir, encode, described, max_bad, workers)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter where array_record's writer fails
         raise UserError(
-            f"expected to read the source and to write to {parent}, found {error}: check"
-            " permissions, space and data_dir"
+            f"expected to read the source and to write to {parent}, found"
+            f" {first_line(error)}: check permissions, space and data_dir"
         ) from error
 
 
@@ -139,11 +148,13 @@ def _write(
 ) -> Prepared:
     threads = workers or cores()
     with ThreadPoolExecutor(threads) as pool:
-
-        def submit(item: Item) -> Future[bytes]:
-            return pool.submit(encode, item)
-
-        work = _Work(listing, submit, _AHEAD * threads, described, max_bad)
+        work = _Work(
+            listing,
+            lambda item: pool.submit(encode, item),
+            _AHEAD * threads,
+            described,
+            max_bad,
+        )
         cls = type(
             "Prepared",
             (_Builder,),
@@ -199,23 +210,23 @@ class _Work:
         bounds = [len(items) * n // count for n in range(count + 1)]
         what = f"{self.listing.name} {split}"
         results = show_progress(self._results(items), total=len(items), what=what)
-        return [self._shard(split, results, end - start) for start, end in pairwise(bounds)]
+        return [
+            functools.partial(self._shard, split, results, end - start)
+            for start, end in pairwise(bounds)
+        ]
 
     def _shard(
         self, split: str, results: Iterator[tuple[Item, Future[bytes]]], count: int
-    ) -> Callable[[], Iterator[tuple[str, dict[str, Any]]]]:
-        def generate() -> Iterator[tuple[str, dict[str, Any]]]:
-            for _ in range(count):
-                item, future = next(results)
-                try:
-                    image = future.result()
-                except BrokenImage as error:
-                    self.broken.append(f"{split}/{item.name}: {error}")
-                    continue
-                self.labels[split].append(item.label)
-                yield item.name, {"image": image, "label": item.label, "file_name": item.name}
-
-        return generate
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for _ in range(count):
+            item, future = next(results)
+            try:
+                image = future.result()
+            except BrokenImage as error:
+                self.broken.append(f"{split}/{item.name}: {error}")
+                continue
+            self.labels[split].append(item.label)
+            yield item.name, {"image": image, "label": item.label, "file_name": item.name}
 
     def _results(self, items: list[Item]) -> Iterator[tuple[Item, Future[bytes]]]:
         waiting: deque[tuple[Item, Future[bytes]]] = deque()
@@ -281,7 +292,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
             listed = len(work.listing.splits[split])
             lost = sum(name.startswith(f"{split}/") for name in work.broken)
             if not written == len(labels) == listed - lost:
-                raise RuntimeError(f"{split}: {written} written of {listed}, {lost} broken")
+                raise AssertionError(f"{split}: {written} written of {listed}, {lost} broken")
             path = Path(self.data_dir) / label_files.labels_file(self.name, split)
             path.write_bytes(label_files.encode(np.asarray(labels)))
         self._made["counts"] = {split: len(labels) for split, labels in work.labels.items()}

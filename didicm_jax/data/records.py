@@ -8,6 +8,7 @@ the Python around them and the scaling with threads.
 Shapes: N examples, B rows of a batch, R the resolution.
 """
 
+import copy
 import hashlib
 import logging
 import threading
@@ -24,7 +25,7 @@ from didicm_jax.data.decode import BrokenImage, decode_crop
 from didicm_jax.data.draws import uniforms
 from didicm_jax.data.options import PhotoOptions
 from didicm_jax.data.source import Batch
-from didicm_jax.errors import UserError
+from didicm_jax.errors import UserError, first_line
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +61,6 @@ class RecordSource:
         name: str,
         options: PhotoOptions,
         identify: Callable[[np.ndarray], str] | None = None,
-        kept: np.ndarray | None = None,
     ) -> None:
         """Takes what the records hold.
 
@@ -72,12 +72,10 @@ class RecordSource:
           options: size and crops.
           identify: says what the records at i64[M] are, in this order, without reading them
             (`identity.digest`); None reads them.
-          kept: which records to use, i64[N], in this order; None for all.
         """
         self._records = records
-        self._all_labels = labels.astype(np.int32, copy=False)
-        self._kept = np.arange(len(labels)) if kept is None else kept
-        self._labels = self._all_labels[self._kept]
+        self._labels = labels.astype(np.int32, copy=False)
+        self._kept = np.arange(len(labels))
         self._image_key = image_key
         self._name = name
         self._options = options
@@ -106,10 +104,10 @@ class RecordSource:
 
     def digest(self, indices: np.ndarray | None = None) -> str:
         """What the examples at `indices` i64[M] are, labels included; None for all."""
-        kept = self._kept if indices is None else self._kept[indices]
-        labels = self._all_labels[kept].astype("<i4").tobytes()
+        chosen = slice(None) if indices is None else indices
+        labels = self._labels[chosen].astype("<i4").tobytes()
         identify = self._identify or self._read_digest
-        return hashlib.sha256(identify(kept).encode() + labels).hexdigest()
+        return hashlib.sha256(identify(self._kept[chosen]).encode() + labels).hexdigest()
 
     def _read_digest(self, kept: np.ndarray) -> str:
         each = (hashlib.sha256(self._records[int(record)]).digest() for record in kept)
@@ -121,15 +119,10 @@ class RecordSource:
 
     def take(self, kept: np.ndarray) -> "RecordSource":
         """The examples at `kept` i64[M], numbered anew; replacements come from among them."""
-        return RecordSource(
-            self._records,
-            self._all_labels,
-            image_key=self._image_key,
-            name=self._name,
-            options=self._options,
-            identify=self._identify,
-            kept=self._kept[kept],
-        )
+        part = copy.copy(self)
+        part._labels, part._kept = self._labels[kept], self._kept[kept]
+        part._broken = set()
+        return part
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,R,R,3] and `label` i32[B].
@@ -160,7 +153,7 @@ class RecordSource:
         """The name of its file, or, where the record has none, the number of the record."""
         record = int(self._kept[index])
         try:
-            return _name(_parse(self._records[record])) or str(record)
+            return _name(_features(self._records, record)) or str(record)
         except BrokenImage:
             return str(record)
 
@@ -180,7 +173,7 @@ class RecordSource:
         while True:
             features = {}
             try:
-                features = _parse(self._records[int(self._kept[index])])
+                features = _features(self._records, int(self._kept[index]))
                 values = features[self._image_key].bytes_list.value
                 if not values:
                     raise BrokenImage("the record holds no image")
@@ -211,12 +204,12 @@ class RecordSource:
             )
 
 
-def _parse(record: bytes) -> Any:
-    """The features of a serialized example, by name; BrokenImage where it is none."""
+def _features(records: Records, index: int) -> Any:
+    """The features of an example, by name; BrokenImage where it cannot be read."""
     try:
-        return tf_example_pb2.Example.FromString(record).features.feature
-    except message.DecodeError as error:
-        raise BrokenImage(f"the record is damaged ({error})") from error
+        return tf_example_pb2.Example.FromString(records[index]).features.feature
+    except (message.DecodeError, RuntimeError) as error:  # the latter by array_record's checksums
+        raise BrokenImage(f"the record is damaged ({first_line(error)})") from error
 
 
 def _name(features: Any) -> str:
@@ -224,13 +217,13 @@ def _name(features: Any) -> str:
     return next((value[0].decode(errors="replace") for value in names if len(value)), "")
 
 
-def read_label(record: bytes, label_key: str) -> int:
-    """The label of a serialized example.
+def read_label(records: Records, index: int, label_key: str) -> int:
+    """The label of an example.
 
     Raises:
       BrokenImage: the record is damaged or has none.
     """
-    features = _parse(record)
+    features = _features(records, index)
     values = list(features[label_key].int64_list.value) if label_key in features else []
     if not values:
         raise BrokenImage(f"no {label_key}")

@@ -2,14 +2,20 @@
 
 import io
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from didicm_jax.data.decode import BrokenImage, check_jpeg, is_jpeg, open_image, to_rgb
+from didicm_jax.data.decode import (
+    BrokenImage,
+    check_jpeg,
+    is_jpeg,
+    is_turned,
+    open_image,
+    to_rgb,
+)
 from didicm_jax.data.options import MAX_PIXELS
 
 # Where an image has to be encoded anew. Above 95 files grow much and images hardly improve.
 _QUALITY = 95
-_ORIENTATION_TAG = 0x0112
 
 
 def to_stored(
@@ -36,7 +42,8 @@ def to_stored(
     Raises:
       BrokenImage: a file that is truncated or damaged, no image, or one of more than `max_pixels`.
     """
-    if is_jpeg(data) and not shorter_side and not (upright and _is_turned(data)):
+    turned = upright and is_turned(data, max_pixels)
+    if is_jpeg(data) and not shorter_side and not turned:
         try:
             check_jpeg(data, max_pixels)
             return data
@@ -45,13 +52,13 @@ def to_stored(
         except ValueError:
             pass  # Pillow tells broken files from CMYK and harmless warnings.
     try:
-        return _with_pillow(data, keep_png, upright, shorter_side, max_pixels)
+        return _with_pillow(data, keep_png, turned, shorter_side, max_pixels)
     except Exception as error:  # Pillow's plugins raise whatever their parsing runs into.
         raise BrokenImage.caused_by(error) from error
 
 
 def _with_pillow(
-    data: bytes, keep_png: bool, upright: bool, shorter_side: int, max_pixels: int
+    data: bytes, keep_png: bool, turned: bool, shorter_side: int, max_pixels: int
 ) -> bytes:
     with open_image(data, max_pixels) as image:
         size = image.size
@@ -60,7 +67,6 @@ def _with_pillow(
             # JPEG alone heeds this: decodes to no less than twice the size that is wanted.
             image.draft(None, tuple(int(2 * shrink * side) + 1 for side in size))  # type: ignore[arg-type]
         image.load()
-        turned = upright and image.getexif().get(_ORIENTATION_TAG, 1) != 1
         kept = is_jpeg(data) or (keep_png and image.format == "PNG")
         plain = image.mode in ("RGB", "L") and "transparency" not in image.info
         if kept and plain and not turned and shrink >= 1:
@@ -70,16 +76,9 @@ def _with_pillow(
             wanted = tuple(max(shorter_side, round(side * shrink)) for side in size)
             rgb = rgb.resize(wanted, Image.Resampling.BICUBIC)  # type: ignore[arg-type]
         if turned:
-            rgb.getexif()[_ORIENTATION_TAG] = image.getexif()[_ORIENTATION_TAG]
+            tag = ExifTags.Base.Orientation
+            rgb.getexif()[tag] = image.getexif()[tag]
             rgb = ImageOps.exif_transpose(rgb)
     buffer = io.BytesIO()
     rgb.save(buffer, "JPEG", quality=_QUALITY, exif=b"")
     return buffer.getvalue()
-
-
-def _is_turned(data: bytes) -> bool:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(_ORIENTATION_TAG, 1) != 1
-    except Exception:  # Broken, and found out when it is decoded.
-        return False

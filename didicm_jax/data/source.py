@@ -123,35 +123,43 @@ class ArraySource:
         return np.frombuffer(joined, np.uint8).reshape(len(self), self._BYTES)
 
 
-class _Part:
+class Part:
     """Some examples of another source, numbered anew from 0."""
 
     def __init__(self, source: Source, kept: np.ndarray) -> None:
+        """Takes the source and which of its examples to keep, i64[N], in this order."""
         self._source = source
         self._kept = kept
         self._labels = source.labels[kept]
 
     @property
     def labels(self) -> np.ndarray:
+        """All labels, i32[N]."""
         return self._labels
 
     @property
     def replaced(self) -> int:
+        """How many different examples `broken` names."""
         return len(self.broken())
 
     def broken(self) -> np.ndarray:
+        """The examples found so far that cannot be decoded, i64[M], ascending, each once."""
         return np.flatnonzero(np.isin(self._kept, self._source.broken()))
 
     def digest(self, indices: np.ndarray | None = None) -> str:
+        """That of the same examples of the other source."""
         return self._source.digest(self._kept if indices is None else self._kept[indices])
 
     def __len__(self) -> int:
+        """The number of examples N."""
         return len(self._kept)
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
+        """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""
         return self._source.batch(self._kept[indices], draws)
 
     def name(self, index: int) -> str:
+        """What the example at `index` is called."""
         return self._source.name(int(self._kept[index]))
 
 
@@ -190,7 +198,7 @@ def subset(
         )
     kept = np.sort(stratified_order(source.labels, seed)[:count])
     # A source that replaces broken images does so from within the part.
-    return source.take(kept) if hasattr(source, "take") else _Part(source, kept)
+    return source.take(kept) if hasattr(source, "take") else Part(source, kept)
 
 
 def fixed_subset(source: Source, count: int) -> Source:

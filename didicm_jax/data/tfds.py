@@ -13,7 +13,8 @@ from didicm_jax.data.labels import find_labels
 from didicm_jax.data.options import PhotoOptions
 from didicm_jax.data.records import Records, RecordSource
 from didicm_jax.data.source import Dataset
-from didicm_jax.errors import UserError
+from didicm_jax.data.splits import Slice, slices_of
+from didicm_jax.errors import UserError, first_line
 
 _EVAL_SPLITS = ("validation", "test")
 
@@ -49,7 +50,7 @@ def _open(name: str, data_dir: str | None) -> Any:
     except ValueError as error:
         raise UserError(
             f"expected config.data.name to be the name of a data set, found {name!r}"
-            f" ({_first_line(error)}): write it as tensorflow-datasets does, NAME or NAME/CONFIG"
+            f" ({first_line(error)}): write it as tensorflow-datasets does, NAME or NAME/CONFIG"
         ) from error
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     options = {**options, "data_dir": data_dir}
@@ -60,7 +61,7 @@ def _open(name: str, data_dir: str | None) -> Any:
     except Exception as error:  # Files that are there and damaged, as json, protobuf, … word it.
         raise UserError(
             f"expected a whole description of {name} in {data_dir or '~/tensorflow_datasets'},"
-            f" found files that cannot be read ({_first_line(error)}): copy or prepare the set"
+            f" found files that cannot be read ({first_line(error)}): copy or prepare the set"
             " again"
         ) from error
     try:
@@ -76,7 +77,7 @@ def _open(name: str, data_dir: str | None) -> Any:
     except Exception as error:  # An unknown version, config or argument, as tfds words it.
         raise UserError(
             f"expected config.data.name to be a set that tensorflow-datasets builds, found {name!r}"
-            f" ({_first_line(error)}): correct its config or version"
+            f" ({first_line(error)}): correct its config or version"
         ) from error
 
 
@@ -130,17 +131,28 @@ def _eval_split(builder: Any, name: str) -> str:
 def _source(
     builder: Any, split: str, image_key: str, label_key: str, options: PhotoOptions
 ) -> RecordSource:
+    parts = _parts(builder, split)
     records = _records(builder, split)
     folder = epath.Path(builder.data_dir)
-    labels = find_labels(folder, builder.name, split, records, label_key, options.threads)
+    labels = find_labels(folder, builder.name, split, parts, records, label_key, options.threads)
     return RecordSource(
         records,
         labels,
         image_key=image_key,
         name=f"{builder.name} {split}",
         options=options,
-        identify=functools.partial(identity.digest, builder, split),
+        identify=functools.partial(identity.digest, builder, parts),
     )
+
+
+def _parts(builder: Any, split: str) -> list[Slice]:
+    totals = {name: info.num_examples for name, info in builder.info.splits.items()}
+    if not totals:  # Not prepared: opening it says so.
+        return []
+    try:
+        return slices_of(split, totals)
+    except ValueError as error:
+        raise _no_split(builder, split, error) from error
 
 
 def _records(builder: Any, split: str) -> Records:
@@ -151,11 +163,7 @@ def _records(builder: Any, split: str) -> Records:
     except NotImplementedError as error:
         raise _not_prepared(builder) from error
     except (ValueError, AssertionError, KeyError) as error:
-        splits = ", ".join(builder.info.splits)
-        raise UserError(
-            f"expected a split {split!r} of {builder.name}, found {splits}"
-            f" ({_first_line(error)}): correct config.data.train_split or config.data.eval_split"
-        ) from error
+        raise _no_split(builder, split, error) from error
     try:
         # A shard that is missing or cut off shows here and not in the middle of an epoch.
         for index in {0, len(records) - 1} if len(records) else ():
@@ -163,9 +171,16 @@ def _records(builder: Any, split: str) -> Records:
     except Exception as error:  # What array_record and file systems raise is not one family.
         raise UserError(
             f"expected the records of {builder.name} {split} in {builder.data_dir}, found files"
-            f" that cannot be read ({_first_line(error)}): copy or prepare the set again"
+            f" that cannot be read ({first_line(error)}): copy or prepare the set again"
         ) from error
     return records
+
+
+def _no_split(builder: Any, split: str, error: Exception) -> UserError:
+    return UserError(
+        f"expected a split {split!r} of {builder.name}, found {', '.join(builder.info.splits)}"
+        f" ({first_line(error)}): correct config.data.train_split or config.data.eval_split"
+    )
 
 
 def _not_prepared(builder: Any) -> UserError:
@@ -186,7 +201,3 @@ def _not_prepared(builder: Any) -> UserError:
         f"expected {builder.name} as array_record in {builder.data_dir}, found {found}: prepare it"
         f" with {how}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -40,7 +40,7 @@ def marginal(probs: chex.Array, sigma: chex.Array) -> chex.Array:
     chex.assert_rank(probs, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([probs, sigma], jnp.ndim(sigma))
     sigma = jnp.asarray(sigma)[..., None]
-    return numerics.stays(sigma) * probs + numerics.redrawn(sigma) / probs.shape[-1]
+    return jnp.exp(-sigma) * probs + numerics.redrawn(sigma) / probs.shape[-1]
 
 
 def transition(labels: chex.Array, sigma: chex.Array, num_classes: int) -> chex.Array:

@@ -3,7 +3,7 @@
 Shape symbols: `...` is any batch shape, `B` images, `M` draws per image, `K` the number of classes.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import chex
 import jax
@@ -62,7 +62,12 @@ def sample_times(
 
     Returns:
       f32 `shape`.
+
+    Raises:
+      ValueError: `min_time` is outside [0, 1).
     """
+    if not 0 <= min_time < 1:
+        raise ValueError(f"min_time: expected 0 <= min_time < 1, found {min_time}")
     jitter_key, deal_key = jax.random.split(key)
     uniform = jax.random.uniform(jitter_key, shape)
     if stratified:
@@ -183,7 +188,7 @@ def didicm_loss(
       Per example, `[...]`, weighted by the rate, in nats.
 
     Raises:
-      ValueError: `draws_per_image` is below 1.
+      ValueError: `draws_per_image` is below 1, or `min_time` outside [0, 1).
 
     Source: arXiv 2511.20263, the DiDiCM training objective.
     """
@@ -229,7 +234,12 @@ def loss_at_times(
 
     Returns:
       The mean over the draws of each image, `[B]`, in nats.
+
+    Raises:
+      ValueError: there is no such loss.
     """
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss: expected one of {get_args(Loss)}, found {loss!r}")
     chex.assert_type([probs, time], float)
     chex.assert_rank([probs, time], 2)
     chex.assert_equal_shape_prefix([keys, probs, time], 1)

@@ -23,11 +23,6 @@ def at_least_float32(x: chex.Numeric) -> chex.Array:
     return x if wide else x.astype(jnp.float32)
 
 
-def stays(sigma: chex.Array) -> chex.Array:
-    """`a = exp(-sigma)`."""
-    return jnp.exp(-sigma)
-
-
 def redrawn(sigma: chex.Array) -> chex.Array:
     """`1 - a`, with all its digits where sigma is tiny: at 1e-6 a float32 `1 - a` has one left."""
     return -jnp.expm1(-sigma)
@@ -70,16 +65,6 @@ def onto_simplex(probs: chex.Array) -> chex.Array:
     makes posteriors with entries that are exactly 0. The sum before is 1, so some entry is > 0.
     """
     return normalize(jnp.clip(probs, 0.0, 1.0))
-
-
-def above_floor(probs: chex.Array, sigma: chex.Array) -> chex.Array:
-    """`q_t - (1 - a) / K`, what of q_t is a q_0; 0 where a learned q_t is below that floor.
-
-    Args:
-      probs: q_t, `[..., K]`.
-      sigma: `[..., 1]`.
-    """
-    return jnp.maximum(probs - redrawn(sigma) / probs.shape[-1], 0.0)
 
 
 def positive(probs: chex.Array) -> chex.Array:

@@ -1,7 +1,8 @@
 """How a network's output stands for the log concrete score `log q_t(i | y) - log q_t(label | y)`.
 
-Shape symbols: `B` images, `K` classes. What the network gives is the output, what is made of it the
-log score, in float32 and exactly 0 at the label.
+Shape symbols: `B` images, `K` classes. Every function here takes the output of the network, float
+`[B, K]`, the (noised) label of each image, int `[B]` in [0, K), and the total noise >= 0, float
+`[B]`. It gives the log score, float32 `[B, K]`, natural log, exactly 0 at the label.
 """
 
 from collections.abc import Callable
@@ -13,20 +14,11 @@ import jax.numpy as jnp
 from didicm_jax.diffusion import numerics
 from didicm_jax.diffusion.chain import is_label, take_label
 
-# (output float [B, K], labels int [B], sigma float [B]) -> log score f32[B, K].
-Parameterization = Callable[[chex.Array, chex.Array, chex.Array], chex.Array]
-
 
 def ratio(output: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.Array:
     """Free log-ratios: the output is the log score, its entry at the label replaced by 0.
 
-    Args:
-      output: of the network, `[B, K]`.
-      labels: the (noised) label of each image, int `[B]` in [0, K).
-      sigma: not read; the network has seen it.
-
-    Returns:
-      Log score, float32 `[B, K]`, natural log.
+    `sigma` is not read; the network has seen it.
 
     Source: arXiv 2511.20263, and SEDD (arXiv 2310.16834).
     """
@@ -42,14 +34,6 @@ def bounded(output: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex.A
     range, and their exponential, the loss and its gradient then grow without limit. Here they
     cannot, and as the loss falls towards the range from either side, its gradient passes to an
     output that lies outside and leads it back.
-
-    Args:
-      output: of the network, `[B, K]`.
-      labels: the (noised) label of each image, int `[B]` in [0, K).
-      sigma: total noise >= 0, float `[B]`.
-
-    Returns:
-      Log score, float32 `[B, K]`, natural log.
     """
     _assert_arguments(output, labels, sigma)
     num_classes = output.shape[-1]
@@ -65,15 +49,8 @@ def posterior(output: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex
     """The output is logits of `q_0(. | y)`, and the score follows from it.
 
     `log q_t = logaddexp(log_softmax(output) - sigma, log((1 - e^-sigma) / K))`. So every ratio
-    respects the floor that a true score has, `q_t(i) >= (1 - e^-sigma) / K`, whatever the output.
-
-    Args:
-      output: of the network, `[B, K]`; -inf stands for a class of no probability.
-      labels: the (noised) label of each image, int `[B]` in [0, K).
-      sigma: total noise >= 0, float `[B]`.
-
-    Returns:
-      Log score, float32 `[B, K]`, natural log.
+    respects the floor that a true score has, `q_t(i) >= (1 - e^-sigma) / K`, whatever the output,
+    which may be -inf for a class of no probability.
     """
     _assert_arguments(output, labels, sigma)
     log_clean = jax.nn.log_softmax(output.astype(jnp.float32))
@@ -83,8 +60,8 @@ def posterior(output: chex.Array, labels: chex.Array, sigma: chex.Array) -> chex
     return jnp.where(is_label(labels, output.shape[-1]), 0.0, difference)
 
 
-# By the value of the option `parameterization`.
-PARAMETERIZATIONS: dict[str, Parameterization] = {
+# By the value of the option `parameterization`: (output, labels, sigma) to the log score.
+PARAMETERIZATIONS: dict[str, Callable[[chex.Array, chex.Array, chex.Array], chex.Array]] = {
     "ratio": ratio,
     "bounded": bounded,
     "posterior": posterior,

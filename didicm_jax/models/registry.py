@@ -1,6 +1,7 @@
 """All models by name. A family joins with one row: its names and how it checks and builds."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from flax import nnx
@@ -18,21 +19,12 @@ class Options(Protocol):
         """Raises UserError unless model `name` can be built with these options."""
 
 
-class Builder(Protocol):
-    """Makes a model out of options that have been checked."""
-
-    def __call__(
-        self, options: Any, *, num_classes: int, image_size: ImageSize, rngs: nnx.Rngs
-    ) -> Classifier | ScoreModel:
-        """The model, its parameters initialised."""
-
-
 class Entry(NamedTuple):
     """A model by name: its kind (`ScoreModel` or `Classifier`), its options and its builder."""
 
     kind: type[nnx.Module]
     options: type[Any]
-    build: Builder
+    build: Callable[..., Any]  # (options, *, num_classes, image_size, rngs), the options checked
 
 
 # By name; what others add here is known to `create_model` and to the settings.

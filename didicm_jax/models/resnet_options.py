@@ -110,12 +110,11 @@ class ResNetOptions:
         stride = stem.stride * (2 if stem.pools else 1) * STAGE_STRIDE
         # At half the stride the last halving would find a single pixel, and see only padding.
         if min(sides) <= stride // 2:
-            advice = "use larger images" if self.stem == "small" else "use larger images or a stem"
-            if self.stem != "small":
-                advice += " of smaller stride (stem='small')"
+            other = "" if self.stem == "small" else " or a stem of smaller stride (stem='small')"
             raise UserError(
                 f"{name}: expected images of at least {stride // 2 + 1} pixels a side for the "
-                f"stem {self.stem!r} (total stride {stride}), found {sides[0]}x{sides[1]}: {advice}"
+                f"stem {self.stem!r} (total stride {stride}), found {sides[0]}x{sides[1]}: "
+                f"use larger images{other}"
             )
 
 

@@ -1,6 +1,7 @@
 """`launch/prepare.py` as a user runs it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -114,13 +115,10 @@ def test_what_is_too_large_or_unknown_is_told_with_the_flags_of_the_command(
     assert "broken: train/boat/00.jpg: 150x100 pixels, more than --max_pixels=14999" in errors
     assert "config.data" not in errors
     assert prepare.main(["prepare.py", *flags, "--max_pixels=15000"]) == 0
-    path = tmp_path / "birds" / "1.0.0" / "metadata.json"
-    path.write_text(path.read_text().replace('"digest"', '"other"'))
     capsys.readouterr()
     assert prepare.main(["prepare.py", *flags]) == 0
     output = capsys.readouterr()
     assert output.out.startswith("already prepared: 29 train, 10 validation")
-    assert "names and sizes of the files" in output.err
 
 
 @pytest.mark.parametrize(
@@ -133,6 +131,11 @@ def test_what_is_too_large_or_unknown_is_told_with_the_flags_of_the_command(
         (["--max_bad=many"], "--max_bad"),
         (["folder"], "expected flags alone, found 'folder'"),
         (["--dataset=folder", "--name=My", "--source=x", "--data_dir=y"], "found 'My'"),
+        # Numbers are looked at before the source is, whose listing can take minutes.
+        *(
+            (["--dataset=folder", "--name=a", "--source=x", "--data_dir=y", flag], found)
+            for flag, found in (("--max_bad=-1", "raise the negative"), ("--max_pixels=-1", "-1"))
+        ),
         (
             ["--dataset=imagenet2012", "--source=/nowhere", "--data_dir=/nowhere"],
             "found no ILSVRC2012_img_train.tar",
@@ -160,3 +163,22 @@ def test_help_names_every_flag(capsys, monkeypatch):
     names = ("dataset", "source", "data_dir", "name")
     for flag in (*names, "shorter_side", "max_bad", "max_pixels", "workers"):
         assert f"--{flag}" in text or f"--[no]{flag}" in text
+
+
+def test_a_full_disk_is_one_line(photos, tmp_path):
+    """The writer of records has errors of its own for it."""
+    source = make_tree(tmp_path / "tree", photos)
+    flags = ("--dataset=folder", "--name=birds", f"--source={source}", f"--data_dir={tmp_path}")
+    ended = subprocess.run(
+        **command(*flags),
+        capture_output=True,
+        timeout=120,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert ended.returncode == 2
+    errors = ended.stderr.splitlines()
+    assert errors[-1].startswith("error: expected to read the source and to write to ")
+    assert "File too large" in errors[-1]
+    assert not [line for line in errors[:-1] if not line.startswith("birds ")]
+    assert [path.name for path in (tmp_path / "birds").iterdir()] == [".prepare.lock"]

@@ -191,3 +191,8 @@ def test_fashion_mnist_from_the_debian_package():
     image = dataset.test.batch(np.array([0]))["image"]
     assert dataset.class_names[dataset.test.labels[0]] == "Ankle boot"
     assert image.max() > 200
+
+
+def test_the_folder_may_be_written_with_a_tilde(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert_holds_the_arrays(data.load("idx", data_dir=f"~/{folder.name}"))

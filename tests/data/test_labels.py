@@ -70,3 +70,23 @@ def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
         message = r"^expected a label in every record of birds train, found record 1 [^\n]*$"
         with pytest.raises(UserError, match=message):
             load("birds", copied)
+
+
+def test_the_labels_of_a_part_are_taken_from_the_file_of_the_whole_split(tree, monkeypatch):
+    """Reading them from the records would take a pass over all of ImageNet."""
+
+    def read_all(*arguments):
+        raise AssertionError("read from the records")
+
+    monkeypatch.setattr(label_files, "_read_all", read_all)
+    whole = load("birds", tree)
+    parts = data.load(
+        "birds",
+        data_dir=str(tree),
+        resolution=32,
+        train_split="train[20:]+validation[:2]",
+        eval_split="train[:20]",
+    )
+    expected = np.r_[whole.train.labels[20:], whole.test.labels[:2]]
+    np.testing.assert_array_equal(parts.train.labels, expected)
+    np.testing.assert_array_equal(parts.test.labels, whole.train.labels[:20])

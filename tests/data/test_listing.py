@@ -161,3 +161,32 @@ def test_tars_within_folders_and_with_folder_entries_are_read(photos, tmp_path):
     assert [i[:2] for i in again.splits["validation"]] == [
         i[:2] for i in listing.splits["validation"]
     ]
+
+
+@pytest.mark.parametrize("cut", [0, 200])
+def test_a_tar_that_is_cut_off_between_two_files_is_not_whole(photos, tmp_path, cut):
+    """Python's reader takes the end of the file, and half a header, for the end of the tar."""
+    folder = make_imagenet(tmp_path / "tars", photos)
+    for name in ("train", "val"):
+        path = folder / f"ILSVRC2012_img_{name}.tar"
+        whole = path.read_bytes()
+        with tarfile.open(path) as tar:
+            end = tar.getmembers()[2].offset
+        path.write_bytes(whole[: end + cut])
+        with pytest.raises(UserError, match=rf"^expected a whole tar in .*{name}\.tar, [^\n]*$"):
+            list_imagenet(folder)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "link to a folder", "pipe"])
+def test_what_is_no_file_in_a_class_folder_is_not_passed_over(photos, tmp_path, kind):
+    folder = make_tree(tmp_path / "tree", photos)
+    odd = folder / "train" / "boat" / "odd"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to(tmp_path / ("nowhere" if kind == "link to nothing" else "tree"))
+    with pytest.raises(UserError, match=r"^expected files and folders [^\n]*'boat/odd'[^\n]*$"):
+        list_folder(folder, name="birds")
+    odd.rename(odd.with_name(".odd"))
+    assert len(list_folder(folder, name="birds").splits["train"]) == 29

@@ -1,6 +1,5 @@
 """Whether a set that is there is the one that is asked for."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -28,32 +27,18 @@ def test_another_source_or_size_is_not_taken_for_the_one_that_is_there(photos, t
     assert batch["image"].std() > 20
 
 
-def as_before(data_dir):
-    """The set `birds` there as it was prepared before digests were kept."""
-    path = data_dir / "birds" / "1.0.0" / "metadata.json"
-    made = json.loads(path.read_text())
-    del made["digest"]
-    path.write_text(json.dumps(made))
-
-
-@pytest.mark.parametrize("before", [False, True])
-def test_a_set_of_the_same_name_and_counts_and_other_classes_is_another(photos, tmp_path, before):
+def test_a_set_of_the_same_name_and_counts_and_other_classes_is_another(photos, tmp_path):
     folder = make_tree(tmp_path / "tree", photos)
     prepare(list_folder(folder, name="birds"), tmp_path / "data")
-    if before:
-        as_before(tmp_path / "data")
     for split in ("train", "val"):
         (folder / split / "crane").rename(folder / split / "whale")
     with pytest.raises(UserError, match=r"found a set of .* such as 'crane' instead of 'whale'"):
         prepare(list_folder(folder, name="birds"), tmp_path / "data")
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_a_set_of_the_same_counts_and_other_labels_is_another(photos, tmp_path, before):
+def test_a_set_of_the_same_counts_and_other_labels_is_another(photos, tmp_path):
     folder = make_tree(tmp_path / "tree", photos)
     prepare(list_folder(folder, name="birds"), tmp_path / "data")
-    if before:
-        as_before(tmp_path / "data")
     (folder / "train/boat/00.jpg").rename(folder / "train/crane/zz.jpg")
     with pytest.raises(UserError, match=r"found a set from files of other names, sizes or labels"):
         prepare(list_folder(folder, name="birds"), tmp_path / "data")
@@ -72,16 +57,30 @@ def test_a_set_of_the_same_classes_and_labels_and_other_files_is_another(photos,
         prepare(list_folder(folder, name="birds"), tmp_path / "data")
 
 
-def test_a_set_of_before_is_found_with_what_it_does_not_tell(photos, tmp_path):
-    folder = make_tree(tmp_path / "tree", photos, broken=True)
-    prepare(list_folder(folder, name="birds"), tmp_path / "data", max_bad=1)
-    assert prepare(list_folder(folder, name="birds"), tmp_path / "data").unknown == ""
-    as_before(tmp_path / "data")
-    again = prepare(list_folder(folder, name="birds"), tmp_path / "data")
-    assert not again.is_new
-    assert "names and sizes of the files" in again.unknown
-    dataset = data.load("birds", data_dir=str(tmp_path / "data"), resolution=8)
-    assert (len(dataset.train), len(dataset.train.digest())) == (28, 64)
+def test_a_set_that_lacks_images_of_too_many_pixels_is_not_that_of_a_higher_limit(photos, tmp_path):
+    """Else the advice to raise the limit would be followed and change nothing."""
+    make_tree(tmp_path / "tree", photos)
+    limits = {"max_pixels": 14_999, "max_bad": 39}
+    for split in ("train", "val"):
+        for label in ("boat", "crane"):
+            name = tmp_path / "tree" / split / label / "00.jpg"
+            name.write_bytes(encode(small(photos[0], 40, 30)))
+    listing = list_folder(tmp_path / "tree", name="birds")
+    made = prepare(listing, tmp_path / "data", **limits)
+    assert made.counts == {"train": 2, "validation": 2}
+    assert not prepare(listing, tmp_path / "data", **limits).is_new
+    with pytest.raises(UserError, match=r"found a set that lacks 35 of .* max_pixels=14999: del"):
+        prepare(listing, tmp_path / "data", max_pixels=15_000)
+
+
+def test_a_set_that_does_not_tell_its_files_is_not_taken_for_the_one_that_is_asked_for(
+    photos, tmp_path
+):
+    listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
+    path = prepare(listing, tmp_path / "data").folder / "metadata.json"
+    path.write_text(path.read_text().replace('"digest"', '"other"'))
+    with pytest.raises(UserError, match="found a set that does not tell the names and sizes"):
+        prepare(listing, tmp_path / "data")
 
 
 def test_what_is_prepared_is_found_where_nothing_can_be_written(photos, tmp_path, monkeypatch):
@@ -99,7 +98,19 @@ def test_what_is_prepared_is_found_where_nothing_can_be_written(photos, tmp_path
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[1, 2]", b"{", b'{"listed": {}}', b"\xff\xfe", b'{"listed": "\xe9"}']
+    "text",
+    [
+        *(
+            b"[" * 100_000,
+            b"",
+            b"[1, 2]",
+            b"{",
+            b'{"listed": {}}',
+            b"\xff\xfe",
+            b'{"listed": "\xe9"}',
+        ),
+        b'{"listed": {"train": 29, "validation": 10}, "shorter_side": 0, "counts": 3, "broken": 0}',
+    ],
 )
 def test_a_folder_without_a_sound_description_is_another_set(photos, tmp_path, text):
     listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")

@@ -16,7 +16,7 @@ from didicm_jax import data
 from didicm_jax.data import prepare as preparing
 from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.listing import list_folder
-from didicm_jax.data.prepare import BrokenFiles, check_name, prepare
+from didicm_jax.data.prepare import BrokenFiles, check, prepare
 from didicm_jax.data.repair import to_stored
 from didicm_jax.errors import UserError
 from tests.data.making import encode, make_tree, odd_images, small
@@ -206,7 +206,7 @@ def test_many_shards_hold_the_same_in_the_same_order(tree, photos, tmp_path, mon
 @pytest.mark.parametrize("name", ["digits", "idx", "Birds", "3birds", "my-birds", ""])
 def test_names_that_sets_cannot_have(name):
     with pytest.raises(UserError, match=f"found '{name}': choose another"):
-        check_name(name)
+        check(name, shorter_side=0, max_bad=0, max_pixels=1, workers=0)
 
 
 def test_negative_numbers_and_places_that_cannot_be_written_are_named(photos, tmp_path):
@@ -216,3 +216,22 @@ def test_negative_numbers_and_places_that_cannot_be_written_are_named(photos, tm
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"write to .*file/birds, found .* data_dir"):
         prepare(listing, tmp_path / "file")
+
+
+def test_a_turned_photo_beyond_the_limit_of_pillow_is_turned(photos, monkeypatch):
+    """Pillow refuses to open it, by a limit that is lower than the one that was asked for."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encode(small(photos[0]), exif=exif)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7_000)  # an error from twice as many on
+    assert opened(to_stored(content, keep_png=True, upright=True, shorter_side=0)).size == (
+        100,
+        150,
+    )
+
+
+def test_a_set_is_not_called_as_what_others_load(monkeypatch):
+    """It could not be read: its name would stand for the other."""
+    monkeypatch.setitem(data.LOADERS, "stripes", data.LOADERS["digits"])
+    with pytest.raises(UserError, match="not digits or idx or stripes, found 'stripes'"):
+        check("stripes", shorter_side=0, max_bad=0, max_pixels=1, workers=0)

@@ -49,3 +49,9 @@ def test_what_is_no_part_is_one_line(split):
         data.load("digits", eval_split=split)
     assert split in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("split", ["train[10:5]", "train[:0%]"])
+def test_a_part_without_examples_is_called_that_and_not_a_damaged_set(tree, split):
+    with pytest.raises(UserError, match=r"expected a split .*\(no example in it\): correct"):
+        data.load("birds", data_dir=str(tree), train_split=split)

@@ -263,3 +263,22 @@ def test_a_folder_prepared_with_a_test_split_alone(photos, tmp_path):
     (folder / "val").rename(folder / "test")
     prepare(list_folder(folder, name="other"), tmp_path / "data")
     assert len(load("other", tmp_path / "data").test) == 10
+
+
+def test_a_record_that_the_disk_damaged_is_a_broken_image_and_not_the_end(tree, tmp_path):
+    copied = tmp_path / "data"
+    shutil.copytree(tree, copied)
+    folder = copied / "birds" / "1.0.0"
+    shard = next(folder.glob("birds-train.array_record*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    source = load("birds", copied, max_broken_share=0.5).train
+    assert source.batch(np.arange(29))["image"].std() > 20
+    (broken,) = source.broken()
+    assert 0 < broken < 28
+    assert source.name(broken) == str(broken)
+    (folder / "birds-train.labels.npy").unlink()
+    message = rf"^expected a label in every record of birds train, found record {broken} [^\n]*$"
+    with pytest.raises(UserError, match=message):
+        load("birds", copied)

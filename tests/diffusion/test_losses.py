@@ -363,3 +363,22 @@ def test_arguments_of_another_rank_or_type_are_refused(change, message):
     } | change
     with pytest.raises(AssertionError, match=message):
         diffusion.weighted_score_entropy(*arguments.values(), SCHEDULE)
+
+
+def test_a_loss_that_there_is_not_is_not_taken_for_another():
+    keys, probs = jax.random.split(jax.random.key(0), 2), jnp.full((2, 3), 1 / 3)
+    with pytest.raises(ValueError, match=r"loss: expected one of .* found 'crossentropy'"):
+        diffusion.loss_at_times(
+            keys,
+            lambda labels, sigma: jnp.zeros((2, 3)),
+            probs,
+            jnp.full((2, 1), 0.5),
+            diffusion.loglinear(),
+            "crossentropy",
+        )
+
+
+@pytest.mark.parametrize("min_time", [-0.1, 1.0, float("nan")])
+def test_times_beyond_the_schedule_are_not_drawn(min_time):
+    with pytest.raises(ValueError, match="expected 0 <= min_time < 1"):
+        diffusion.sample_times(jax.random.key(0), (4,), min_time=min_time)
