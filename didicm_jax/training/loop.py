@@ -45,11 +45,12 @@ def train(
       debug_nans: look for the operation behind the first non-finite step, and raise.
 
     Raises:
-      UserError: too many non-finite steps in a row, too many broken images, no checkpoint that is
-        whole or of this network, or the last save failed.
+      UserError: another start trains the run, too many non-finite steps in a row, too many broken
+        images, no checkpoint that is whole or of this network, or the last save failed.
       FloatingPointError: with `debug_nans`, what was not finite and where.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(folder.alone())
         stop = stack.enter_context(StopRequest())
         watch = stack.enter_context(parallel.Watch(peer_timeout, ADVICE))
         return _Training(run, folder, stop, watch, stack, debug_nans).run()
