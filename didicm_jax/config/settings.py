@@ -154,9 +154,9 @@ def _check_values(values: Mapping[str, Any]) -> None:
 
 def _refuse_keys(word: str, keys: set[str], advice: str) -> None:
     if keys:
-        names = " ".join(", ".join(sorted(keys)).split())
         raise UserError(
-            f"config: expected the keys of docs/settings.md, found {word} keys {names}; {advice}"
+            f"config: expected the keys of docs/settings.md, found {word} keys "
+            f"{', '.join(sorted(keys))}; {advice}"
         )
 
 
