@@ -22,8 +22,8 @@ _COLOURS = {
 
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """50,000 training and 10,000 test images of 32x32, a DiDiRN-18 with a stem for thumbnails."""
-    parsed = presets.parse(options, "configs/cifar.py", {"classes": tuple(_COLOURS)})
-    classes = parsed.values["classes"]
+    given = presets.parse(options, "configs/cifar.py", {"classes": tuple(_COLOURS)})
+    classes = given["classes"]
     config = configuration.default()
     config.data.name = f"cifar{classes}"
     config.data.mean, config.data.std = _COLOURS[classes]

@@ -15,8 +15,9 @@ class UserError(ValueError):
         The name stands before the message. It is kept apart because a command line puts the flag in
         its place (`cli.command_line.flagged`).
         """
-        super().__init__(f"{about}: {message}" if about else message)
-        self.message, self.about = message, about
+        # Names of files and errors of libraries, which it may quote, have line breaks.
+        self.message, self.about = (" ".join(each.splitlines()) for each in (message, about))
+        super().__init__(f"{self.about}: {self.message}" if about else self.message)
 
 
 def first_line(error: BaseException) -> str:

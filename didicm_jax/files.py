@@ -1,11 +1,12 @@
-"""Small files, written whole or not at all."""
+"""Small files, written whole or not at all, and locks."""
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,3 +77,21 @@ def read_json(path: Path) -> dict[str, Any]:
             "from a copy"
         )
     return values
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Holds the lock that a file stands for, until the process leaves or ends in any way.
+
+    Yields:
+      Whether it was free; where the file system has no locks, it always is.
+    """
+    with path.open("a") as file:
+        free = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        except OSError:
+            pass
+        yield free

@@ -21,7 +21,7 @@ from didicm_jax import config as configuration
 from didicm_jax.cli import entry, options
 from didicm_jax.cli.command_line import config_first, flagged, parse
 from didicm_jax.errors import UserError
-from didicm_jax.run import Description, Places, RunFolder
+from didicm_jax.run import Places, RunFolder
 
 _ADVICE = "start the same command again: training goes on from its last checkpoint"
 
@@ -114,7 +114,7 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax.training import loop, plan
 
     run = plan.plan(config)
-    folder = RunFolder.claim(values.workdir, config, Description.of(run.dataset))
+    folder = RunFolder.claim(values.workdir, config, run.description)
     if parallel.is_main():
         print(run.describe(), flush=True)
     outcome = loop.train(

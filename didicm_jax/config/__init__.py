@@ -3,8 +3,6 @@
 from didicm_jax.config.durations import steps
 from didicm_jax.config.reference import listing
 from didicm_jax.config.settings import (
-    FREE,
-    FREE_IN_EVALUATION,
     default,
     differences,
     flatten,
@@ -16,8 +14,6 @@ from didicm_jax.config.settings import (
 )
 
 __all__ = [
-    "FREE",
-    "FREE_IN_EVALUATION",
     "default",
     "differences",
     "flatten",

@@ -44,7 +44,7 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
 
 
 class Task(Protocol):
-    """What a network must know of a data set: `data.Dataset`, or its `description.Description`."""
+    """What a network must know of a data set: `data.Dataset`, or `run.Description`."""
 
     @property
     def num_classes(self) -> int:

@@ -37,11 +37,9 @@ class Number:
         """Which values pass."""
         if self.high <= 1:
             return self._interval()
-        return (
-            f"above {_text(self.low)}, up to {_text(self.high)}"
-            if self.open_low
-            else (f"{_text(self.low)} to {_text(self.high)}")
-        )
+        if self.open_low:
+            return f"above {_text(self.low)}, up to {_text(self.high)}"
+        return f"{_text(self.low)} to {_text(self.high)}"
 
     def fault(self, value: Any) -> str:
         """What was expected; of a number that is none, NaN, too."""

@@ -5,7 +5,7 @@ here, which an installed package has too.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 
@@ -28,30 +28,8 @@ _IMAGENET_VIT = {
 }
 
 
-class Options(NamedTuple):
-    """The options of a config file.
-
-    values: of every option, given or by default.
-    given: the names of those that were given.
-    file: what errors call the config file.
-    """
-
-    values: dict[str, Any]
-    given: frozenset[str]
-    file: str
-
-    def refuse(self, names: tuple[str, ...], where: str) -> None:
-        """Raises UserError if one of `names`, which nothing reads `where`, was given."""
-        for name in names:
-            if name in self.given:
-                raise UserError(
-                    f"{self.file}: expected {name} to be left out with {where}, which does not "
-                    f"read it, found {self.values[name]}; leave it out"
-                )
-
-
-def parse(text: str, file: str, defaults: dict[str, Any]) -> Options:
-    """Reads `key=value,…`.
+def parse(text: str, file: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The value of every option, given as `key=value,…` or by default.
 
     Args:
       text: what follows the colon of a config file.
@@ -74,7 +52,7 @@ def parse(text: str, file: str, defaults: dict[str, Any]) -> Options:
         if expected:
             raise UserError(f"{file}: expected {key} to be {expected}, found {word!r}; correct it")
     first = {key: x[0] if isinstance(x, tuple) else x for key, x in defaults.items()}
-    return Options(first | given, frozenset(given), file)
+    return first | given
 
 
 def imagenet(options: str = "") -> ml_collections.ConfigDict:
@@ -86,7 +64,7 @@ def imagenet(options: str = "") -> ml_collections.ConfigDict:
       UserError: an option is unknown, or has a value that does not fit.
     """
     smoke = options == "smoke"
-    given = parse("" if smoke else options, "configs/imagenet.py", _IMAGENET).values
+    given = parse("" if smoke else options, "configs/imagenet.py", _IMAGENET)
     config = _photos((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), given["resolution"])
     config.data.data_ratio = given["data_ratio"]
     config.model.name = given["model"]
@@ -127,15 +105,20 @@ def imagenet_vit(options: str = "") -> ml_collections.ConfigDict:
     Raises:
       UserError: an option is unknown, has a value that does not fit, or is not read.
     """
-    parsed = parse(options, "configs/imagenet_vit.py", _IMAGENET_VIT)
-    given = parsed.values
+    given = parse(options, "configs/imagenet_vit.py", _IMAGENET_VIT)
     config = _photos((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), given["resolution"])
     config.data.crop_scale = (0.05, 1.0)
     config.augment.rand_augment = "rand-m10"
     config.augment.mixup = 0.2
     config.model.name = given["model"]
     if given["method"] == "classifier":
-        parsed.refuse(("conditioned_blocks", "draws"), "method=classifier")
+        for name in ("conditioned_blocks", "draws"):
+            if f"{name}=" in options:
+                raise UserError(
+                    f"configs/imagenet_vit.py: expected {name} to be left out with "
+                    "method=classifier, which does not read it, found "
+                    f"{given[name]}; leave it out"
+                )
         config.method = "cross_entropy"
         config.model.name = given["model"].removeprefix("didi")
     else:

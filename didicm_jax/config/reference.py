@@ -10,7 +10,7 @@ COMMAND = "python -m didicm_jax.config > docs/settings.md"
 
 _HEAD = f"""# Settings
 
-Every setting of a run, generated from the table in `didicm_jax/config/table/` by
+Every setting of a run, generated from the table in `didicm_jax/config/table.py` by
 
     {COMMAND}
 

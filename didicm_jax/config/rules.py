@@ -40,6 +40,12 @@ def _images(values: Mapping[str, Any]) -> None:
             f"config.data.data_ratio: expected its default 1.0 with data.train_examples={count}, "
             f"found {ratio}; leave one out"
         )
+    repeats, batch = values["data.repeats"], values["train.batch_size"]
+    if repeats > batch:
+        raise UserError(
+            f"config.data.repeats: expected at most the {batch} of config.train.batch_size, found "
+            f"{repeats}; lower it"
+        )
     mean, std = values["data.mean"], values["data.std"]
     if len(mean) != len(std):
         raise UserError(

@@ -6,13 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from didicm_jax.config.checks import Check, Number
-
-# Ranges that several settings share.
-INTEGERS = 2**31 - 1  # the largest: seeds and steps are 32-bit integers on the devices
-BATCHES = Number(1, 2**20)
-SHARES = Number(0, 1, open_low=True)
-BELOW_ONE = Number(0, 1, open_high=True)
+from didicm_jax.config.checks import Check
 
 
 class Change(enum.Enum):

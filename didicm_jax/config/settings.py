@@ -71,11 +71,6 @@ def may_change(key: str, *, evaluates: bool) -> bool:
     return setting is not None and setting.change in allowed
 
 
-# The keys that may change, for training and for evaluation.
-FREE = tuple(key for key in BY_KEY if may_change(key, evaluates=False))
-FREE_IN_EVALUATION = tuple(key for key in BY_KEY if may_change(key, evaluates=True))
-
-
 def sampler_reads(name: str) -> tuple[str, ...]:
     """The settings of `config.sampler`, but for its name, that the sampler `name` reads."""
     return tuple(
@@ -159,9 +154,9 @@ def _check_values(values: Mapping[str, Any]) -> None:
 
 def _refuse_keys(word: str, keys: set[str], advice: str) -> None:
     if keys:
-        names = " ".join(", ".join(sorted(keys)).split())
         raise UserError(
-            f"config: expected the keys of docs/settings.md, found {word} keys {names}; {advice}"
+            f"config: expected the keys of docs/settings.md, found {word} keys "
+            f"{', '.join(sorted(keys))}; {advice}"
         )
 
 

@@ -19,7 +19,6 @@ from didicm_jax.parallel.processes import (
     initialize,
     is_main,
     leave,
-    sum_processes,
 )
 
 __all__ = [
@@ -38,6 +37,5 @@ __all__ = [
     "round_up",
     "shard",
     "spread",
-    "sum_processes",
     "to_host",
 ]

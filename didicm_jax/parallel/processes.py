@@ -85,7 +85,7 @@ def initialize(
         raise UserError(
             f"expected {num_processes or 'all'} processes to meet at "
             f"{coordinator_address or 'the address that the cluster names'} within {timeout:g} s, "
-            f"found {' '.join(str(error).split())[:200]}; check the address and start all of them",
+            f"found {str(error)[:200]}; check the address and start all of them",
             about="coordinator_address",
         ) from error
 
@@ -144,11 +144,6 @@ def gather(values: np.ndarray) -> np.ndarray:
     # As bytes: jax would round a float64.
     raw = multihost_utils.process_allgather(values.view(np.uint8).reshape(-1))
     return np.asarray(raw).reshape(-1).view(values.dtype).reshape(-1, *values.shape[1:])
-
-
-def sum_processes(number: int) -> int:
-    """The sum of `number` over the processes."""
-    return int(gather(np.array([number])).sum())
 
 
 def leave(message: str, status: int) -> None:

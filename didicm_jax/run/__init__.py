@@ -1,5 +1,6 @@
 """A folder of a run: its config, its checkpoints, its journal."""
 
-from didicm_jax.run.folder import Description, Places, RunFolder
+from didicm_jax.run.description import Description
+from didicm_jax.run.folder import Places, RunFolder
 
 __all__ = ["Description", "Places", "RunFolder"]

@@ -37,11 +37,11 @@ class Checkpoints:
         """
         self._places = Places(workdir.resolve())
         self._folder = self._places.checkpoints
-        self._read_only, self._create, self._say = read_only, not read_only, say
+        self._read_only, self._say = read_only, say
         self._saving: int | None = None  # the step whose save has not been seen to end
         self._fault = ""  # why the last save failed, if it did
         self._said = ""  # of the last one that failed
-        self._manager = self._open()
+        self._manager = self._open(create=not read_only)
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, if there is one."""
@@ -142,11 +142,9 @@ class Checkpoints:
         Raises:
           UserError: it is damaged, or of another network.
         """
-        problem = self._damage(step)
+        restored, problem = self._read(step, like, fields=list(like))
         if problem is None:
-            restored, problem = self._read(step, like, fields=list(like))
-            if problem is None:
-                return restored
+            return restored
         raise UserError(
             f"{self._folder / str(step)}: expected a whole checkpoint, found {problem}; use "
             "another one"
@@ -166,24 +164,22 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            problem = self._damage(step)
+            state, problem = self._read(step, like)
             if problem is None:
-                state, problem = self._read(step, like)
-                if problem is None:
-                    self._set_aside(damaged, step)
-                    return step, state
+                self._set_aside(damaged, step)
+                return step, state
             damaged[step] = problem
         if damaged:
             step, problem = next(iter(damaged.items()))
             raise UserError(
-                f"expected a whole checkpoint in {self._folder}, found all "
-                f"{len(damaged)} damaged (that of step {step}: {problem}); put back copies of "
-                "them, or start again in another folder",
+                f"expected a whole checkpoint in {self._folder}, found all {len(damaged)} damaged "
+                f"(that of step {step}: {problem}); put back copies of them, or start again in "
+                "another folder",
                 about="run folder",
             )
         return None
 
-    def _open(self) -> ocp.CheckpointManager:
+    def _open(self, *, create: bool) -> ocp.CheckpointManager:
         if not self._read_only:
             if parallel.is_main():
                 worth.mend(self._folder, self._say)
@@ -199,11 +195,14 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 best_fn=worth.rank,
                 preservation_policy=keep,
-                create=self._create,
+                create=create,
                 lightweight_initialize=self._read_only,  # metrics that are cut are not mended
-                # Where one process fails, the others wait this long for it.
                 async_options=ocp.AsyncOptions(
-                    post_finalization_callback=self._seal, timeout_secs=600
+                    post_finalization_callback=self._seal,
+                    timeout_secs=600,  # where one process fails, the others wait this long for it
+                    # In the background, where a full disk refuses a folder, threads would wait as
+                    # long for it, and a process of its own with them, after its last line.
+                    create_directories_asynchronously=jax.process_count() > 1,
                 ),
                 # It would be written, and waited for, whenever a manager is opened.
                 save_root_metadata=False,
@@ -219,11 +218,15 @@ class Checkpoints:
 
     def _add_metric(self, step: int, top1: float) -> None:
         """Gives a checkpoint that was saved before its evaluation what it is worth."""
-        checkpoint = self._folder / str(step)
+        checkpoint, fault = self._folder / str(step), None
         if parallel.is_main() and worth.read(checkpoint, self._say) is None:
-            worth.write(checkpoint, top1)
-        parallel.barrier()  # until it is written
-        self._manager.reload()
+            try:
+                worth.write(checkpoint, top1)
+            except OSError as error:
+                fault = error
+        if self._agree(step, fault):  # which waits until it is written
+            self._fault = ""
+            self._manager.reload()
 
     def _seal(self) -> None:
         """Called when all is written and before the checkpoint gets its name."""
@@ -235,7 +238,7 @@ class Checkpoints:
             integrity.seal(written[0])
 
     def _failed(self, step: int, error: Exception) -> None:
-        self._fault = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        self._fault = _words(error)
         self._saving = None
         words = (
             f"checkpoint {step} could not be saved ({self._fault}); training goes on, and the next "
@@ -247,8 +250,7 @@ class Checkpoints:
         # A manager that failed remembers a step that is not there; closing it fails again.
         with contextlib.suppress(Exception):
             self._manager.close()
-        self._create = False
-        self._manager = self._open()
+        self._manager = self._open(create=False)
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with the files, the same on every process."""
@@ -263,7 +265,9 @@ class Checkpoints:
         Raises:
           UserError: it is of another network.
         """
-        problem, state = None, None
+        problem, state = self._damage(step), None
+        if problem is not None:
+            return None, problem
         try:
             arrays.check(self._folder / str(step), like, fields)
             arguments = ocp.args.PyTreeRestore(
@@ -275,7 +279,7 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:  # whatever reading half a file may raise
-            problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            problem = _words(error)
         failed = parallel.any_process(problem is not None)
         return state, (problem or "another process cannot read it") if failed else None
 
@@ -295,3 +299,7 @@ class Checkpoints:
         if damaged:
             parallel.barrier()  # until they are moved
             self._manager.reload()
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -3,52 +3,20 @@
 Of several processes the first one writes, and all must see the same folder.
 """
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ml_collections
 
 from didicm_jax import config as configuration
 from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from didicm_jax import data
-
-
-@dataclass(frozen=True)
-class Description:
-    """The classes and the images of a data set, so that prediction does not need the data."""
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # height, width and channels that the network takes
-
-    @classmethod
-    def of(cls, dataset: "data.Dataset") -> "Description":
-        """The description of a data set."""
-        return cls(dataset.class_names, dataset.image_shape)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes K."""
-        return len(self.class_names)
-
-    def mismatch(self, found: "Description") -> str:
-        """What data should be like this, and are not, as "expected …, found …"; "" if they are."""
-        if self.image_shape != found.image_shape:
-            shapes = ["x".join(map(str, each.image_shape)) for each in (self, found)]
-            return f"expected images of {shapes[0]}, found {shapes[1]}"
-        if self.num_classes != found.num_classes:
-            return f"expected {self.num_classes} classes, found {found.num_classes}"
-        pairs = zip(self.class_names, found.class_names, strict=True)
-        for place, (ours, theirs) in enumerate(pairs):
-            if ours != theirs:
-                return f"expected class {place} to be {ours!r}, found {theirs!r}"
-        return ""
+from didicm_jax.run.description import Description
 
 
 @dataclass(frozen=True)
@@ -66,6 +34,11 @@ class Places:
     def description_file(self) -> Path:
         """`class_names` and `image_shape`."""
         return self.path / "dataset.json"
+
+    @property
+    def lock(self) -> Path:
+        """What whoever trains the run holds."""
+        return self.path / ".lock"
 
     @property
     def metrics_file(self) -> Path:
@@ -122,7 +95,7 @@ class RunFolder(Places):
                 about="run folder",
             ) from error
         return cls(
-            places.path, _read_config(places.config_file), _describe(places.description_file)
+            places.path, _read_config(places.config_file), Description.read(places.description_file)
         )
 
     @classmethod
@@ -217,21 +190,58 @@ class RunFolder(Places):
             )
         return wanted
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the run while it is trained.
+
+        Raises:
+          UserError: another start of it is at work.
+        """
+        with contextlib.ExitStack() as stack:
+            free = not parallel.is_main() or stack.enter_context(files.lock(self.lock))
+            if parallel.any_process(not free):
+                raise UserError(
+                    f"expected nobody else to train the run in {self.path}, found another start at "
+                    "work; wait for its end or stop it",
+                    about="run folder",
+                )
+            yield
+
     def _check(self, found: "RunFolder | None") -> None:
         """Refuses to go on with the run that the folder holds, if it is another."""
         if found is not None:
             found.changed(self.config, evaluates=False)
             mismatch = found.description.mismatch(self.description)
+            if not mismatch and found.description.trained_on not in (
+                "",
+                self.description.trained_on,
+            ):
+                mismatch = "other training examples of the same classes"
             if mismatch:
                 raise UserError(
                     f"expected the data that the run in {self.path} was trained on, "
                     f"found others ({mismatch}); use the old data, or another folder",
                     about="run folder",
                 )
+        else:
+            self._check_unused()
         if self.path.is_dir() and not os.access(self.path, os.W_OK):
             raise UserError(
                 f"expected a folder that can be written, found {self.path} read-only; "
                 "change its permissions or choose another",
+                about="run folder",
+            )
+
+    def _check_unused(self) -> None:
+        """Refuses files of a run that has lost its config, or that are not of a run at all."""
+        named = (self.checkpoints, self.metrics_file, self.evaluation_file)
+        held = [place.name for place in named if place.exists()]
+        if not held and self.description_file.exists():  # as left by a start that was killed
+            held = ["dataset.json"] * (Description.read(self.description_file) != self.description)
+        if held:
+            raise UserError(
+                f"expected a run or an unused folder, found {', '.join(held)} and no config.json "
+                f"in {self.path}; restore that from a copy, or use another folder",
                 about="run folder",
             )
 
@@ -263,22 +273,9 @@ def _read_config(path: Path) -> ml_collections.ConfigDict:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (TypeError, ValueError, KeyError, AttributeError) as error:  # of odd keys and sections
-        found = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        found = f"{type(error).__name__}: {error}"[:200]
         raise UserError(
             f"{path}: expected the settings of a run, found others ({found}); restore it from a "
             "copy"
         ) from error
     return config
-
-
-def _describe(path: Path) -> Description:
-    values = files.read_json(path)
-    try:
-        height, width, channels = (int(side) for side in values["image_shape"])
-        names = tuple(str(name) for name in values["class_names"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: expected class_names and an image_shape of three numbers, found "
-            f"{str(values)[:100]}; restore it from a copy"
-        ) from error
-    return Description(names, (height, width, channels))

@@ -44,13 +44,14 @@ class Reporter:
         self._first: tuple[int, float] | None = None  # step and time of the first report
         self._bar: tqdm | None = None
         self._evaluated: set[float] = set()
+        self._logs: list[_Log] = []
+        self._unwritten = ""  # why the last records could not be written
         if silent:
             return
         places = Places(workdir)
         kept = records.drop_after(places.metrics_file, step, self.say)
         self._evaluated = {record["step"] for record in kept if records.is_evaluation(record)}
         self._logs = [_Lines(places.metrics_file), _Events(places.tensorboard, step)]
-        self._unwritten = ""  # why the last records could not be written
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=total_steps,
@@ -70,8 +71,6 @@ class Reporter:
 
     def train(self, step: int, record: dict[str, float]) -> None:
         """Logs one training step: `loss` and `images_per_second` are also shown."""
-        if self._silent:
-            return
         self._write(step, record)
         shown = f"loss {record['loss']:.4f}, {record['images_per_second']:,.0f} images/s"
         if self._bar is not None:
@@ -94,14 +93,12 @@ class Reporter:
         """Ends the live line and closes the files."""
         if self._bar is not None:
             self._bar.close()
-        if not self._silent:
-            for log in self._logs:
-                log.close()
+        for log in self._logs:
+            log.close()
 
     def flush(self) -> None:
         """Writes everything now, if that is possible."""
-        if not self._silent:
-            self._flush(finish=True)
+        self._flush(finish=True)
 
     def finish(self) -> None:
         """Makes sure that everything is written.
@@ -109,14 +106,13 @@ class Reporter:
         Raises:
           UserError: something could not be.
         """
-        if not self._silent:
-            self._flush(finish=True)
-            if self._unwritten:
-                raise UserError(
-                    f"expected to write metrics.jsonl and tensorboard, found "
-                    f"{self._unwritten}; make room or mend the folder",
-                    about="run folder",
-                )
+        self._flush(finish=True)
+        if self._unwritten:
+            raise UserError(
+                f"expected to write metrics.jsonl and tensorboard, found {self._unwritten}; make "
+                "room or mend the folder",
+                about="run folder",
+            )
 
     def _time_left(self, step: int) -> str:
         """Judged by the pace since the first report: compilation is before it."""
@@ -128,8 +124,6 @@ class Reporter:
         return f", {tqdm.format_interval(pace * (self._total - step))} left"
 
     def _write(self, step: int, record: dict[str, float]) -> None:
-        if self._silent:
-            return
         for log in self._logs:
             log.waiting.append((step, time.time(), record))
         self._flush()

@@ -13,7 +13,7 @@ from didicm_jax import evaluation
 from didicm_jax.evaluation import report, scores, temperature
 from didicm_jax.evaluation.subject import open_subject
 from didicm_jax.inference import posterior, sweep
-from didicm_jax.run import Description, RunFolder
+from didicm_jax.run import RunFolder
 from didicm_jax.study import methods
 from didicm_jax.study.axes import METHOD, Cell
 from didicm_jax.study.folder import StudyFolder
@@ -41,7 +41,7 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
         # Another version of XLA may count otherwise: what has begun keeps its duration.
         config.train.duration = begun.train.duration if begun else f"{steps} steps"
         run = plan.plan(config)
-    claimed = RunFolder.claim(folder, config, Description.of(run.dataset))
+    claimed = RunFolder.claim(folder, config, run.description)
     print(run.describe(), flush=True)
     started = time.monotonic()
     if loop.train(run, claimed).metrics is None:

@@ -10,13 +10,13 @@ from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import record
-from didicm_jax.inference.program import Program
+from didicm_jax.inference import program
 from didicm_jax.run import RunFolder, checkpoints, journal
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.feed import Feed, Pace
 from didicm_jax.training.plan import Run
-from didicm_jax.training.programs import make_local, make_predict, make_step
+from didicm_jax.training.programs import make_local, make_step
 from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
 
@@ -45,11 +45,12 @@ def train(
       debug_nans: look for the operation behind the first non-finite step, and raise.
 
     Raises:
-      UserError: too many non-finite steps in a row, too many broken images, no checkpoint that is
-        whole or of this network, or the last save failed.
+      UserError: another start trains the run, too many non-finite steps in a row, too many broken
+        images, no checkpoint that is whole or of this network, or the last save failed.
       FloatingPointError: with `debug_nans`, what was not finite and where.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(folder.alone())
         stop = stack.enter_context(StopRequest())
         watch = stack.enter_context(parallel.Watch(peer_timeout, ADVICE))
         return _Training(run, folder, stop, watch, stack, debug_nans).run()
@@ -270,13 +271,13 @@ def _feed(run: Run, step: int) -> Feed:
     )
 
 
-def _evaluation_program(run: Run) -> Program:
+def _evaluation_program(run: Run) -> program.Program:
     """The program of the evaluations, traced: a mistake in it costs no training."""
-    program = make_predict(run)
+    traced = program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
     # Padding is masked, so any number of devices will do.
     batch_size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
-    program.trace(run.abstract, run.dataset.image_shape, batch_size)
-    return program
+    traced.trace(run.abstract, run.dataset.image_shape, batch_size)
+    return traced
 
 
 def _conclude(

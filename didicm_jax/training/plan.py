@@ -1,6 +1,6 @@
 """A run before its first step: everything checked, nothing computed, nothing written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
@@ -15,6 +15,7 @@ from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.inference import posterior
 from didicm_jax.models.variables import Variables, split
+from didicm_jax.run import Description
 from didicm_jax.training import optimizers, state
 
 
@@ -42,6 +43,11 @@ class Run:
     durations: Durations
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
+
+    @property
+    def description(self) -> Description:
+        """Of its data set, with which examples it trains on."""
+        return replace(Description.of(self.dataset), trained_on=self.dataset.train.digest())
 
     def describe(self) -> str:
         """What the run will do, for people."""

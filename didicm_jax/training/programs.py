@@ -1,6 +1,5 @@
 """The compiled programs of a run."""
 
-from didicm_jax.inference import program
 from didicm_jax.training import objectives
 from didicm_jax.training.plan import Run
 from didicm_jax.training.step import (
@@ -36,8 +35,3 @@ def make_step(run: Run, *, donate: bool = True) -> TrainStep:
         placement=run.placement(),
         donate=donate,
     )
-
-
-def make_predict(run: Run) -> program.Program:
-    """The map from bytes to posteriors of a run's network and sampler."""
-    return program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)

@@ -62,6 +62,7 @@ def test_an_unknown_key_and_a_missing_key_are_errors():
         ("method", "svm", "expected one of didicm"),
         ("diffusion.min_time", 1.0, r"in \[0, 1\), found 1.0"),
         ("model.conditioned_stages", 5, "at most 4, found 5"),
+        ("data.repeats", 65, "at most the 64 of config.train.batch_size, found 65"),
     ],
 )
 def test_values_out_of_range_are_named(key, value, found):

@@ -15,10 +15,10 @@ from didicm_jax import data
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
-from didicm_jax.inference import posterior, predictor
+from didicm_jax.inference import posterior, predictor, program
 from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
-from didicm_jax.training import plan, programs
+from didicm_jax.training import plan
 from tests.data.making import encode, make_tree
 
 SMALL = {
@@ -72,9 +72,9 @@ def predict(digits):
 
 def evaluated(run, state):
     """The posteriors of the evaluation, on four devices."""
-    program, rows = programs.make_predict(run), []
+    answer, rows = program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh), []
     for batch in data.eval_batches(run.dataset.test, batch_size=120):
-        rows.append(np.asarray(program(state.averaged, batch).probs))
+        rows.append(np.asarray(answer(state.averaged, batch).probs))
     return np.concatenate(rows)
 
 

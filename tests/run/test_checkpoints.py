@@ -1,6 +1,8 @@
 import contextlib
+import errno
 import os
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh
 
-from didicm_jax import parallel
+from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run import integrity
 from didicm_jax.run.checkpoints import Checkpoints
@@ -266,6 +268,42 @@ def test_a_save_that_fails_is_told_and_the_next_one_works(tmp_path):
     checkpoints.finish()
     checkpoints.close()
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}
+
+
+def test_a_folder_that_a_full_disk_refuses_leaves_no_thread_waiting(tmp_path, monkeypatch):
+    """The process would not end for ten minutes."""
+
+    def full(path, *arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before, said = set(threading.enumerate()), []
+    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+        monkeypatch.setattr(os, "mkdir", full)
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+        with pytest.raises(UserError, match="expected to save the run"):
+            checkpoints.finish()
+    assert len(said) == 1
+    assert "checkpoint 1 could not be saved" in said[0]
+    assert [x for x in set(threading.enumerate()) - before if not x.daemon] == []
+
+
+def test_an_accuracy_that_a_full_disk_refuses_does_not_end_the_run(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said = []
+    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+        with monkeypatch.context() as patched:
+            patched.setattr(files, "write_json", full)
+            checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        with pytest.raises(UserError, match="No space left on device"):
+            checkpoints.finish()
+        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        checkpoints.finish()
+        assert checkpoints.best() == 1
+    assert len(said) == 1
+    assert "checkpoint 1 could not be saved" in said[0]
 
 
 def test_an_evaluation_that_comes_later_makes_a_checkpoint_the_best(tmp_path):

@@ -1,6 +1,7 @@
 """The owner of a run's folder: what it reads, refuses, and writes."""
 
 import copy
+import dataclasses
 import json
 import os
 
@@ -57,6 +58,65 @@ def test_data_of_other_classes_do_not_relabel_a_run(run, description, words):
     config = changed(data__data_dir="elsewhere", train__log_every="3 steps")  # which may change
     one_line(lambda: RunFolder.claim(run.path, config, description), words, "use the old data")
     assert contents(run.path) == before
+
+
+def test_a_run_goes_on_with_its_own_examples_alone(tmp_path):
+    """Another folder of data may hold other images of the same classes."""
+    ours = dataclasses.replace(DIGITS, trained_on="1a")
+    run = RunFolder.claim(tmp_path / "run", configuration.default(), ours)
+    assert RunFolder.open(run.path).description == ours
+    before = contents(run.path)
+    config = configuration.default()
+    RunFolder.claim(run.path, config, ours)
+    one_line(
+        lambda: RunFolder.claim(run.path, config, dataclasses.replace(ours, trained_on="2b")),
+        "other training examples of the same classes",
+    )
+    assert contents(run.path) == before
+
+
+def test_a_run_of_an_earlier_version_does_not_know_its_examples(run):
+    described = json.loads(run.description_file.read_text())
+    run.description_file.write_text(
+        json.dumps({key: described[key] for key in ("class_names", "image_shape")})
+    )
+    now = dataclasses.replace(DIGITS, trained_on="1a")
+    assert RunFolder.claim(run.path, configuration.default(), now).description == now
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "metrics.jsonl", "evaluation.json", "dataset.json"]
+)
+def test_files_without_a_config_are_not_taken_for_a_new_run(tmp_path, name):
+    """They are those of a run with settings that nobody knows, or not of a run at all."""
+    if name == "checkpoints":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text('{"class_names": ["zero", "one"], "image_shape": [8, 8, 1]}')
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    one_line(
+        lambda: RunFolder.claim(tmp_path, configuration.default(), DIGITS),
+        f"found {name} and no config.json",
+        "use another folder",
+    )
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_start_that_was_killed_before_its_config_was_written_goes_on(run):
+    run.config_file.unlink()
+    RunFolder.claim(run.path, configuration.default(), DIGITS)
+    assert RunFolder.open(run.path).description == DIGITS
+
+
+def test_two_starts_do_not_train_one_run_at_once(run):
+    with run.alone():
+        one_line(
+            RunFolder.open(run.path).alone().__enter__,
+            f"expected nobody else to train the run in {run.path}",
+            "wait for its end",
+        )
+    with run.alone():
+        pass
 
 
 def test_another_config_is_refused_and_changes_nothing(run):
@@ -149,7 +209,18 @@ def test_a_stored_config_is_checked_when_it_is_read(run, case):
 
 
 @pytest.mark.parametrize(
-    "text", [None, "{", "[]", '{"class_names": ["a"], "image_shape": [8, 8]}', '{"class_names": 3}']
+    "text",
+    [
+        None,
+        "{",
+        "[]",
+        '{"class_names": ["a"], "image_shape": [8, 8]}',
+        '{"class_names": 3}',
+        '{"class_names": "ab", "image_shape": [8, 8, 1]}',
+        '{"class_names": [], "image_shape": [8, 8, 1]}',
+        '{"class_names": ["a"], "image_shape": [8, Infinity, 1]}',
+        '{"class_names": ["a"], "image_shape": [8, 8, 0]}',
+    ],
 )
 def test_a_damaged_or_missing_description_is_named(run, text):
     run.description_file.unlink() if text is None else run.description_file.write_text(text)
