@@ -17,7 +17,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.evaluation import classes, corruptions, loop, real_labels, record
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
-from didicm_jax.inference import posterior, sweep
+from didicm_jax.inference import sampling, sweep
 from didicm_jax.plots import evaluation as figures
 from didicm_jax.run import journal
 
@@ -43,7 +43,7 @@ class Scored(NamedTuple):
     @property
     def name(self) -> str:
         """Of the sampler, with its steps."""
-        steps = int(str(posterior.describe(self.config)["steps"]))
+        steps = int(str(sampling.describe(self.config)["steps"]))
         return f"{sweep.label(self.config)}, {counted(steps, 'step')}"
 
 
@@ -62,7 +62,7 @@ def run(
       UserError: the ReaL labels or the baseline are not of these images, the last sampler has no
         trajectories to keep, or the posteriors are not finite.
     """
-    path, name = requests.real_labels, posterior.describe(configs[-1])["sampler"]
+    path, name = requests.real_labels, sampling.describe(configs[-1])["sampler"]
     if requests.trajectories and name != "cp":
         raise UserError(
             f"expected cp as the last sampler, found {name}, which diffuses no probabilities; "

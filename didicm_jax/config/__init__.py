@@ -9,7 +9,6 @@ from didicm_jax.config.settings import (
     from_json,
     may_change,
     sampler_reads,
-    under,
     validate,
 )
 
@@ -22,6 +21,5 @@ __all__ = [
     "may_change",
     "sampler_reads",
     "steps",
-    "under",
     "validate",
 ]

@@ -81,11 +81,6 @@ def sampler_reads(name: str) -> tuple[str, ...]:
     )
 
 
-def under(key: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a dotted key is one of `prefixes` or within a section among them."""
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
-
-
 def from_json(stored: Any) -> ml_collections.ConfigDict:
     """The config that a run's `config.json` holds, valid.
 

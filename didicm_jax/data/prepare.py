@@ -6,7 +6,6 @@ source, class by class, which reading with random access does not notice.
 """
 
 import contextlib
-import fcntl
 import functools
 import io
 import re
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from didicm_jax import files
 from didicm_jax.data import LOADERS, prepared
 from didicm_jax.data import labels as label_files
 from didicm_jax.data.decode import BrokenImage, check_bytes
@@ -127,14 +127,12 @@ def prepare(
 def _only_run(parent: Path) -> Iterator[None]:
     """Holds the lock of the set in `parent`, which the system frees when the process ends."""
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / ".prepare.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with files.lock(parent / ".prepare.lock") as free:
+        if not free:
             raise UserError(
                 f"expected to be alone at work on {parent}, found another run that prepares it:"
                 " wait for it to end or stop it"
-            ) from error
+            )
         yield
 
 

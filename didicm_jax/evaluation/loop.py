@@ -16,8 +16,8 @@ from didicm_jax.errors import UserError
 from didicm_jax.evaluation import scores
 from didicm_jax.evaluation.metrics import summarize
 from didicm_jax.evaluation.scores import Scores
-from didicm_jax.inference.posterior import Posterior
 from didicm_jax.inference.program import Program
+from didicm_jax.inference.sampling import Posterior
 
 Columns = TypeVar("Columns")  # a tree of arrays [n, ...]
 # What surrounds each wait for the other processes: `Watch.waiting`, say. Only there does a process

@@ -13,7 +13,7 @@ from typing import IO, Self
 import numpy as np
 
 from didicm_jax import files
-from didicm_jax.inference.posterior import Posterior
+from didicm_jax.inference.sampling import Posterior
 
 
 class Predictions:

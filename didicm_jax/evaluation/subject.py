@@ -16,8 +16,8 @@ from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop
 from didicm_jax.inference import network as networks
 from didicm_jax.inference import program
-from didicm_jax.inference.posterior import Posterior
 from didicm_jax.inference.program import Program
+from didicm_jax.inference.sampling import Posterior
 from didicm_jax.run import Description, RunFolder
 
 Columns = TypeVar("Columns")  # a tree of arrays [n, ...]

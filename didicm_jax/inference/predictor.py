@@ -18,7 +18,7 @@ from didicm_jax.data import inputs
 from didicm_jax.data.options import cores
 from didicm_jax.errors import UserError
 from didicm_jax.inference import network, program, sweep
-from didicm_jax.inference.posterior import Posterior
+from didicm_jax.inference.sampling import Posterior
 from didicm_jax.parallel import make_mesh, replicated, round_up
 from didicm_jax.run import RunFolder
 

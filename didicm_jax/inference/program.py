@@ -16,8 +16,8 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from didicm_jax.config import build
-from didicm_jax.inference import posterior
-from didicm_jax.inference.posterior import Answer, Posterior
+from didicm_jax.inference import sampling
+from didicm_jax.inference.sampling import Answer, Posterior
 from didicm_jax.parallel import AXIS, shard
 
 
@@ -41,7 +41,7 @@ class Program:
 
         Args:
           graphdef: structure of the network.
-          answer: from `posterior.create`.
+          answer: from `sampling.create`.
           normalize: `images u8[B,H,W,C] -> f32[B,H,W,C]`.
           mesh: one axis, `data`; each device takes its share of a batch.
           seed: of samplers that draw.
@@ -111,7 +111,7 @@ def create(
     """
     return Program(
         graphdef,
-        posterior.create(config, num_classes, trajectory=trajectory),
+        sampling.create(config, num_classes, trajectory=trajectory),
         build.policy(config).eval,
         mesh,
         seed=config.seed,

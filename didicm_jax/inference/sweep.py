@@ -11,7 +11,7 @@ from didicm_jax import config as configuration
 from didicm_jax import diffusion
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
-from didicm_jax.inference import posterior
+from didicm_jax.inference import sampling
 
 # Settings of `config.sampler` that may be chosen, besides its name; the last varies fastest.
 _KEYS = ("integrator", "grid", "query", "chains", "steps")
@@ -59,7 +59,7 @@ def variations(
             if len(set(choices.get("grid", ()))) > 1 and not _walks(config, chosen):
                 continue  # another of the grids is for this integrator
             found = changed(config, chosen)
-            meaning = tuple(posterior.describe(found).items())
+            meaning = tuple(sampling.describe(found).items())
             result.pop(meaning, None)
             result[meaning] = found
     return list(result.values())
@@ -67,7 +67,7 @@ def variations(
 
 def label(config: ml_collections.ConfigDict) -> str:
     """A short name of the sampler without its steps, for tables and legends."""
-    described = posterior.describe(config)
+    described = sampling.describe(config)
     words = [str(described["sampler"])]
     words += [str(described[key]) for key in ("integrator",) if key in described]
     usual = {

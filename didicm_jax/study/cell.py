@@ -12,7 +12,7 @@ import numpy as np
 from didicm_jax import evaluation
 from didicm_jax.evaluation import report, scores, temperature
 from didicm_jax.evaluation.subject import open_subject
-from didicm_jax.inference import posterior, sweep
+from didicm_jax.inference import sampling, sweep
 from didicm_jax.run import RunFolder
 from didicm_jax.study import methods
 from didicm_jax.study.axes import METHOD, Cell
@@ -34,13 +34,13 @@ def run(cell: Cell, study: StudyFolder) -> bool:
 
 def _run(cell: Cell, study: StudyFolder) -> bool:
     config, folder = copy.deepcopy(cell.config), study.place(cell)
-    run, plain = plan.plan(config), plan.plan(cell.plain)
+    run, plain = plan.make_plan(config), plan.make_plan(cell.plain)
     step, plain_step = operations.of_step(run), operations.of_step(plain)
     if cell.equal_compute:
         begun, steps = study.begun(cell), math.ceil(run.durations.total * plain_step / step)
         # Another version of XLA may count otherwise: what has begun keeps its duration.
         config.train.duration = begun.train.duration if begun else f"{steps} steps"
-        run = plan.plan(config)
+        run = plan.make_plan(config)
     claimed = RunFolder.claim(folder, config, run.description)
     print(run.describe(), flush=True)
     started = time.monotonic()
@@ -83,7 +83,7 @@ def _samplers(
             split: scores.join(each.batches(answer, lambda rows: rows))
             for split, each in (("validation", held_out), ("test", test))
         }
-        described = posterior.describe(chosen)
+        described = sampling.describe(chosen)
         cost = passes.of(int(str(described["steps"])))
         validation = found["validation"]
         scale = temperature.fit(validation.posterior.probs, validation.labels)
@@ -99,7 +99,7 @@ def _samplers(
     return records
 
 
-def _passes(run: plan.Run) -> operations.Passes:
+def _passes(run: plan.Plan) -> operations.Passes:
     return operations.of_passes(run.graphdef, run.abstract, run.dataset.image_shape)
 
 

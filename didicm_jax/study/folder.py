@@ -1,7 +1,6 @@
 """The folder of a study: what it compares, its cells, and who works in it."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -115,14 +114,12 @@ class StudyFolder:
         name = self.place(cell).name if cell else "study"
         path = self.path / "locks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        with files.lock(path) as free:
+            if not free:
                 raise UserError(
                     f"{self.path}: expected no other process at work on {name}, found one; wait "
                     "for its end or use another folder"
-                ) from error
+                )
             yield
 
 

@@ -15,7 +15,7 @@ from didicm_jax.run import RunFolder, checkpoints, journal
 from didicm_jax.training import state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.feed import Feed, Pace
-from didicm_jax.training.plan import Run
+from didicm_jax.training.plan import Plan
 from didicm_jax.training.programs import make_local, make_step
 from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
@@ -32,14 +32,14 @@ class Outcome(NamedTuple):
 
 
 def train(
-    run: Run, folder: RunFolder, *, peer_timeout: float = 600, debug_nans: bool = False
+    run: Plan, folder: RunFolder, *, peer_timeout: float = 600, debug_nans: bool = False
 ) -> Outcome:
     """Trains, or goes on training, and evaluates at the end.
 
     SIGTERM and SIGINT, on any process, end it early with everything saved.
 
     Args:
-      run: from `plan`.
+      run: from `plan.make_plan`.
       folder: from `RunFolder.claim`; reports, checkpoints and the last evaluation go here.
       peer_timeout: seconds without progress after which a process gives the others up.
       debug_nans: look for the operation behind the first non-finite step, and raise.
@@ -61,7 +61,7 @@ class _Training:
 
     def __init__(
         self,
-        run: Run,
+        run: Plan,
         folder: RunFolder,
         stop: StopRequest,
         watch: parallel.Watch,
@@ -260,7 +260,7 @@ class _Training:
         return Outcome(None, step, self.stop.name or "a signal to another process")
 
 
-def _feed(run: Run, step: int) -> Feed:
+def _feed(run: Plan, step: int) -> Feed:
     return Feed(
         run.dataset.train,
         run.mesh,
@@ -271,7 +271,7 @@ def _feed(run: Run, step: int) -> Feed:
     )
 
 
-def _evaluation_program(run: Run) -> program.Program:
+def _evaluation_program(run: Plan) -> program.Program:
     """The program of the evaluations, traced: a mistake in it costs no training."""
     traced = program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
     # Padding is masked, so any number of devices will do.
@@ -281,7 +281,7 @@ def _evaluation_program(run: Run) -> program.Program:
 
 
 def _conclude(
-    run: Run, folder: RunFolder, found: evaluation.Evaluation, step: int
+    run: Plan, folder: RunFolder, found: evaluation.Evaluation, step: int
 ) -> dict[str, Any]:
     result = record.of(
         [record.of_sampler(run.config, found.scores)],

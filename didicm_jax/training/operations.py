@@ -12,7 +12,7 @@ from flax import nnx
 
 from didicm_jax.models import ScoreModel
 from didicm_jax.training import programs, state
-from didicm_jax.training.plan import Run
+from didicm_jax.training.plan import Plan
 
 
 class Passes(NamedTuple):
@@ -32,7 +32,7 @@ def count(program: jax.stages.Lowered) -> float:
     return float(costs["flops"])
 
 
-def of_step(run: Run) -> float:
+def of_step(run: Plan) -> float:
     """Operations of a training step of a run, on all devices together."""
     size, shards = run.config.train.batch_size, (run.mesh.size,)
     batch = {

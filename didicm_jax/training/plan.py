@@ -13,7 +13,7 @@ from didicm_jax import augment, data, parallel
 from didicm_jax import config as configuration
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
-from didicm_jax.inference import posterior
+from didicm_jax.inference import sampling
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.run import Description
 from didicm_jax.training import optimizers, state
@@ -31,7 +31,7 @@ class Durations:
 
 
 @dataclass(frozen=True)
-class Run:
+class Plan:
     """A checked config and what it names."""
 
     config: ml_collections.ConfigDict
@@ -65,7 +65,7 @@ class Run:
             "method": f"{config.method}, {config.optimizer.name}",
             "training": f"{steps.total:,} steps of {config.train.batch_size} images "
             f"({config.train.duration})",
-            "evaluation": ", ".join(f"{k} {v}" for k, v in posterior.describe(config).items()),
+            "evaluation": ", ".join(f"{k} {v}" for k, v in sampling.describe(config).items()),
         }
         return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
 
@@ -102,7 +102,7 @@ class Run:
         return state.create(variables, self.optimizer, ema=self.config.train.ema_decay > 0)
 
 
-def plan(config: ml_collections.ConfigDict) -> Run:
+def make_plan(config: ml_collections.ConfigDict) -> Plan:
     """Checks a config against the data, the devices and the network.
 
     Raises:
@@ -127,7 +127,7 @@ def plan(config: ml_collections.ConfigDict) -> Run:
         total_steps=durations.total,
         initial=settings.warmup_learning_rate,
     )
-    return Run(
+    return Plan(
         config,
         dataset,
         mesh,

@@ -1,7 +1,7 @@
 """The compiled programs of a run."""
 
 from didicm_jax.training import objectives
-from didicm_jax.training.plan import Run
+from didicm_jax.training.plan import Plan
 from didicm_jax.training.step import (
     LocalGradients,
     TrainStep,
@@ -10,7 +10,7 @@ from didicm_jax.training.step import (
 )
 
 
-def make_local(run: Run) -> LocalGradients:
+def make_local(run: Plan) -> LocalGradients:
     """What one device does in a training step of a run."""
     config, num_classes = run.config, run.dataset.num_classes
     return make_local_gradients(
@@ -24,7 +24,7 @@ def make_local(run: Run) -> LocalGradients:
     )
 
 
-def make_step(run: Run, *, donate: bool = True) -> TrainStep:
+def make_step(run: Plan, *, donate: bool = True) -> TrainStep:
     """The jitted training step of a run."""
     return make_train_step(
         make_local(run),

@@ -16,8 +16,8 @@ from PIL import Image
 
 from didicm_jax import data
 from didicm_jax.config import build
-from didicm_jax.inference import posterior
-from didicm_jax.inference.posterior import Posterior
+from didicm_jax.inference import sampling
+from didicm_jax.inference.sampling import Posterior
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
 
@@ -469,7 +469,7 @@ def test_a_mistake_in_the_evaluation_is_found_before_the_first_step(main, tmp_pa
     def broken(model, images, keys):
         return Posterior(jnp.zeros((len(images), 10)) + jnp.zeros(3))
 
-    monkeypatch.setattr(posterior, "create", lambda *_, **__: broken)
+    monkeypatch.setattr(sampling, "create", lambda *_, **__: broken)
     with pytest.raises((TypeError, ValueError), match=r"incompatible|broadcast|rank"):
         main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL)
     assert not (tmp_path / "run" / "checkpoints").exists()

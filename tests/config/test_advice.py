@@ -156,8 +156,8 @@ def test_the_batch_that_a_message_names_is_accepted_and_the_batch_need_not_chang
     """On four devices; a run that goes on after a change of devices keeps its batch."""
     config = configured(SMALL | changes)
     with pytest.raises(UserError, match="; use another number of devices or") as error:
-        plan.plan(config)
+        plan.make_plan(config)
     text = str(error.value)
     assert "\n" not in text
     config.train.batch_size = int(re.search(r"in a new run, config\.\S+=(\d+)$", text)[1])
-    assert plan.plan(config).config is config
+    assert plan.make_plan(config).config is config

@@ -18,7 +18,7 @@ from didicm_jax import config as configuration
 from didicm_jax.config import checks
 from didicm_jax.config.table import BY_KEY, SETTINGS
 from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
-from didicm_jax.inference import posterior
+from didicm_jax.inference import sampling
 from didicm_jax.training import plan, programs
 from tests.config.test_table import BOTH, GEOMETRIC, configured
 
@@ -231,7 +231,7 @@ CORNERS = [
 @pytest.mark.parametrize(("end", "others"), CORNERS, ids=["lamb0", "lamb1", "geo", "adam", "sgd"])
 def test_a_step_and_an_evaluation_at_the_corners_of_all_numbers(end, others):
     config, _ = corner(end, others)
-    run = plan.plan(config)
+    run = plan.make_plan(config)
     index = np.arange(16, dtype=np.int32)
     batch = run.dataset.train.batch(index) | {"index": index}
     step, state = programs.make_step(run, donate=False), run.new_state()
@@ -243,7 +243,7 @@ def test_a_step_and_an_evaluation_at_the_corners_of_all_numbers(end, others):
         assert metrics.skipped == 0
     model = nnx.merge(run.graphdef, *state.averaged)
     model.eval()
-    answer = posterior.create(config, run.dataset.num_classes)
+    answer = sampling.create(config, run.dataset.num_classes)
     keys = jax.random.split(jax.random.key(0), 16)
     asked = jax.jit(lambda images: answer(model, run.policy.eval(images), keys).probs)
     probs = asked(batch["image"])

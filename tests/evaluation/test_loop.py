@@ -15,9 +15,9 @@ from didicm_jax import data, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop, metrics, scores
 from didicm_jax.evaluation.predictions import Predictions
-from didicm_jax.inference import posterior
-from didicm_jax.inference.posterior import Posterior
+from didicm_jax.inference import sampling
 from didicm_jax.inference.program import Program
+from didicm_jax.inference.sampling import Posterior
 from didicm_jax.parallel import processes
 
 CLASSES = 6
@@ -31,7 +31,7 @@ class Written(nnx.Module):
         return images[:, 0, :, 0]
 
 
-def program(answer=posterior.softmax):
+def program(answer=sampling.softmax):
     return Program(
         nnx.graphdef(Written()),
         answer,
@@ -174,7 +174,7 @@ def test_a_program_is_traced_without_running(logits):
     """With the shapes alone, and what the sampler refuses it refuses then."""
     config = configuration.default()
     config.method = "cross_entropy"
-    chosen = program(posterior.create(config, CLASSES))
+    chosen = program(sampling.create(config, CLASSES))
     found = chosen.trace(jax.eval_shape(lambda: VARIABLES), (1, CLASSES, 1), 8)
     assert found.probs == jax.ShapeDtypeStruct(
         (8, CLASSES), jnp.float32, sharding=found.probs.sharding

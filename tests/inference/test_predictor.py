@@ -15,7 +15,7 @@ from didicm_jax import data
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
-from didicm_jax.inference import posterior, predictor, program
+from didicm_jax.inference import predictor, program, sampling
 from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
 from didicm_jax.training import plan
@@ -48,7 +48,7 @@ def make_run(folder, **changes):
     """A workdir as training leaves it, and the plan of its run."""
     config = configuration.default().unlock()
     config.update_from_flattened_dict(SMALL | changes)
-    run = plan.plan(config)
+    run = plan.make_plan(config)
     RunFolder.claim(folder, config, Description.of(run.dataset))
     saved = Checkpoints(folder)
     for step, top1 in ((1, 0.9), (2, 0.1)):
@@ -102,7 +102,7 @@ def test_samplers_can_be_changed(digits, name):
     images = run.dataset.test.batch(np.arange(33))["image"]
     changed = run.config.copy_and_resolve_references().unlock()
     changed.sampler.update({"steps": 8} | changes)  # `one_shot` reads none: the default
-    run = plan.plan(changed)
+    run = plan.make_plan(changed)
     np.testing.assert_allclose(found(images).probs, evaluated(run, state)[:33], atol=1e-5)
     assert found(images).trajectory is None
     assert found(images).steps_used is None
@@ -149,13 +149,13 @@ def test_a_classifier_with_running_statistics_has_no_trajectory(tmp_path):
 
 def test_programs_are_compiled_once_for_each_bucket(digits, monkeypatch):
     traces = []
-    real = posterior.create
+    real = sampling.create
 
     def counting(*args, **kwargs):
         answer = real(*args, **kwargs)
         return lambda model, images, keys: traces.append(len(images)) or answer(model, images, keys)
 
-    monkeypatch.setattr(posterior, "create", counting)
+    monkeypatch.setattr(sampling, "create", counting)
     predict = didicm_jax.Predictor.from_workdir(digits[0], buckets=[4, 1])
     images = np.zeros((11, 8, 8, 1), np.uint8)
     for count in (11, 1, 3, 0, 8, 2, 11):

@@ -52,7 +52,7 @@ def test_a_step_of_a_run_is_about_three_passes_of_its_batch():
     """Forward, and backward for inputs and weights; all devices together, however many."""
     config = digits_config.get_config()
     config.method, config.model.name = "cross_entropy", "resnet18"
-    run = plan.plan(config)
+    run = plan.make_plan(config)
     assert run.mesh.size == 4
     one = operations.of_passes(run.graphdef, run.abstract, run.dataset.image_shape)
     batch = config.train.batch_size * one.of(1)

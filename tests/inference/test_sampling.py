@@ -9,7 +9,7 @@ from flax import nnx
 from didicm_jax import config as configuration
 from didicm_jax import data, parallel
 from didicm_jax.config import build
-from didicm_jax.inference import posterior
+from didicm_jax.inference import sampling
 from didicm_jax.inference.program import Program
 
 CLASSES = 6
@@ -54,7 +54,7 @@ def predict_all(logits, config, batch_size=8):
     graphdef, params, stats = nnx.split(Exact(), nnx.Param, nnx.BatchStat)
     program = Program(
         graphdef,
-        posterior.create(config, CLASSES),
+        sampling.create(config, CLASSES),
         lambda images: images.astype(jnp.float32),
         mesh,
         seed=3,
@@ -148,7 +148,7 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
     ],
 )
 def test_reports_name_the_settings_that_are_read(changes, expected):
-    assert posterior.describe(configured(**changes)) == expected
+    assert sampling.describe(configured(**changes)) == expected
 
 
 def test_the_schedule_is_the_one_that_the_config_names():
