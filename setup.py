@@ -20,7 +20,6 @@ setup(
     # The lower bounds are the oldest versions that the test suite has passed with.
     install_requires=[
         "absl-py>=2.5",
-        "array_record>=0.8.6",
         "chex>=0.1.92",
         "etils[epath]>=1.15",
         # jax.export needs it and does not say so.
@@ -32,11 +31,13 @@ setup(
         "jax>=0.10.2",
         "matplotlib>=3.11",
         "ml_collections>=1.1",
+        "ml_dtypes>=0.6",
         "numpy>=2.4",
         "opencv-python-headless>=5.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow>=13.0",
+        "protobuf>=7.36",
         "safetensors>=0.8",
         "scikit-learn>=1.9",
         "scipy>=1.17",

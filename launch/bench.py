@@ -1,9 +1,8 @@
 """Benchmarks, one JSON line each: `python launch/bench.py kernels`.
 
 Every ratio is measured within one run, its parts in turns, and given as the median over the rounds
-(`--repeats`) with the smallest and the largest of them. `variance` measures no time: there a repeat
-is a pair of draws. `all` runs one after another, each in a process of its own; with `--output` a
-Markdown table and a bar chart are made of the lines.
+(`--repeats`) with the smallest and the largest of them. `all` runs one after another, each in a
+process of its own; with `--output` a Markdown table and a bar chart are made of the lines.
 """
 
 import argparse

@@ -18,6 +18,13 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        files.write_json(tmp_path / "folder", {"a": 1})
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
 def test_what_is_no_json_is_one_line(tmp_path):
     (tmp_path / "x.json").write_text("{")
     for name in ("x.json", "y.json"):

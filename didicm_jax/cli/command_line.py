@@ -2,12 +2,14 @@
 
 import contextlib
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
@@ -16,6 +18,18 @@ from didicm_jax.errors import UserError
 def config_first(argv: list[str]) -> list[str]:
     """The config file first: what changes it may stand before or after it."""
     return [argv[0], *sorted(argv[1:], key=lambda word: not word.startswith("--config="))]
+
+
+def new_flags(argv: list[str], config: str) -> flags.FlagValues:
+    """The flags of one call, so that a program can make several; `--config` is among them.
+
+    Args:
+      argv: the command line, as `config_first` gives it.
+      config: what the help says of `--config`.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, config, flag_values=values, sys_argv=argv)
+    return values
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDict | None:
@@ -46,7 +60,13 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
         if match is None:
             # A config file that raises comes with a traceback; what it says is on the last line.
             said = str(error).strip().splitlines()[-1]
-            raise UserError(said.split("UserError: ")[-1]) from error
+            own = said.split("UserError: ")[-1]
+            if own.startswith("TypeError: get_config()"):
+                own = (
+                    "--config: expected a file that takes what stands behind its colon, found "
+                    f"{own}; write FILE alone, or FILE:OPTIONS as the file says"
+                )
+            raise UserError(own) from error
         like = defaults[match[1]]
         raise UserError(
             f"config.{match[1]}: expected {type(like).__name__}, like {like!r}, found {match[2]!r}"
@@ -57,12 +77,18 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
         raise
     except Exception as error:  # whatever the Python of the config file may raise
         found = " ".join(f"{type(error).__name__}: {error}".split())
+        # The library tells first where it has looked.
+        found = re.sub(r"^OSError: .*failure to load: (.*(?=\[Errno))?", "", found)
         raise UserError(
             f"--config: expected a Python file with get_config, like configs/digits.py, found "
             f"{found}"
         ) from error
     if rest[1:]:
         raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
+    for name in values:
+        empty = values[name].value in ("", [], [""]) and not name.startswith("config")
+        if empty and values[name].present and values[name].default is None:
+            raise UserError(f"--{name}: expected a value, found none; write --{name}=VALUE")
     return config
 
 
@@ -101,6 +127,27 @@ def paths(words: list[str]) -> list[Path]:
         for part in ([word] if Path(word).exists() else word.split(","))
         if part
     ]
+
+
+def writable(flag: str, folder: Path) -> Path:
+    """The folder that a flag names, which is made when there is something to write.
+
+    Raises:
+      UserError: it is a file, or cannot be made or written to.
+    """
+    try:
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        found = "" if nearest.is_dir() else f"the file {nearest}"
+        if not found and not os.access(nearest, os.W_OK | os.X_OK):
+            found = f"{nearest} read-only"
+    except OSError as error:
+        found = str(error)
+    if found:
+        raise UserError(
+            f"--{flag}: expected a folder that can be written, found {found}; name another with "
+            f"--{flag}=DIR"
+        )
+    return folder
 
 
 def counted(number: int, noun: str) -> str:

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from didicm_jax.cli import entry, options
-from didicm_jax.cli.command_line import config_first, flagged, parse
+from didicm_jax.cli.command_line import config_first, flagged, new_flags, parse
 from didicm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,29 +30,27 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Parses and dispatches; returns the exit status."""
-    argv = config_first(argv)
+    return entry.guarded(
+        lambda: _convert(config_first(argv)), advice="start the same command again"
+    )
+
+
+def _convert(argv: list[str]) -> None:
     values = _flags(argv)
-    if {"-h", "--help", "-help"} & set(argv):
-        return entry.show(f"{__doc__}\n{values.get_help()}")
-    return entry.guarded(lambda: _convert(values, argv), advice="start the same command again")
-
-
-@flagged()
-def _convert(values: flags.FlagValues, argv: list[str]) -> None:
+    if entry.asks_for_help(argv):
+        print(f"{__doc__}\n{values.get_help()}")
+        return
     config = parse(values, argv)
-    _check(values, config)
-    if values.torch:
-        _import(values, config)
-    else:
-        _export(values)
+    _check(values)
+    with flagged():
+        if values.torch:
+            _import(values, config)
+        else:
+            _export(values)
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
-    """The flags, of this call alone, so that a program can call `main` twice."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "Of the run to make: a file of configs/.", flag_values=values, sys_argv=argv
-    )
+    values = new_flags(argv, "Of the run to make: a file of configs/.")
     texts = {
         "torch": "File of PyTorch or safetensors to make a run of.",
         "workdir": "The run: to make, or to read.",
@@ -73,7 +70,7 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     return values
 
 
-def _check(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> None:
+def _check(values: flags.FlagValues) -> None:
     """Refuses flags that do not go together.
 
     Raises:
@@ -87,14 +84,14 @@ def _check(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -
             "expected either --torch, or --export or --safetensors, found "
             f"{'both' if written else 'neither'}; give one"
         )
-    idle = ["checkpoint", *options.SAMPLING] if values.torch else ["class_names", "weights"]
-    if not values.export:
-        idle += options.SAMPLING
-    for name in idle:
-        if values[name].present:
-            raise UserError(f"--{name}: expected where it is read, found it here; leave it out")
-    if config is not None and not values.torch:
-        raise UserError("--config: expected with --torch alone; leave it out: the run has its own")
+    readers = {name: ["torch"] for name in ("config", "class_names", "weights")}
+    readers |= {"checkpoint": ["export", "safetensors"]}
+    readers |= {name: ["export"] for name in options.SAMPLING}
+    for name, of in readers.items():
+        if values[name].present and not any(values[reader].value for reader in of):
+            raise UserError(
+                f"--{name}: expected with --{' or --'.join(of)}, found without; leave it out"
+            )
 
 
 def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> None:

@@ -1,13 +1,12 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
-import os
 from pathlib import Path
 
 from absl import flags
 
 from didicm_jax import parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
-from didicm_jax.cli.command_line import flagged
+from didicm_jax.cli.command_line import flagged, writable
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation.subject import Subject, open_subject
 from didicm_jax.inference import network, sweep
@@ -114,25 +113,7 @@ def _predictor(
 
 
 def _output(values: flags.FlagValues, default: Path) -> Path:
-    """The folder to write to, which is made when there is something to write.
-
-    Raises:
-      UserError: it is a file, or cannot be made or written to.
-    """
-    output = Path(values.output) if values.output else default
-    try:
-        nearest = next(each for each in (output, *output.absolute().parents) if each.exists())
-        found = "" if nearest.is_dir() else f"the file {nearest}"
-        if not found and not os.access(nearest, os.W_OK | os.X_OK):
-            found = f"{nearest} read-only"
-    except OSError as error:
-        found = str(error)
-    if found:
-        raise UserError(
-            f"--output: expected a folder that can be written, found {found}; name another with "
-            "--output=DIR"
-        )
-    return output
+    return writable("output", Path(values.output or default))
 
 
 def _only_one_process() -> None:

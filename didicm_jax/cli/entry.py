@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import logging
+from absl import flags, logging
 
 from didicm_jax.errors import UserError
 
@@ -39,7 +39,7 @@ def guarded(body: Callable[[], int | None], *, advice: str) -> int:
         status = body()
         sys.stdout.flush()  # a reader that has gone is noticed here, not when Python ends
         return status or 0
-    except UserError as error:
+    except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -60,9 +60,9 @@ def guarded(body: Callable[[], int | None], *, advice: str) -> int:
         return 2
 
 
-def show(text: str) -> int:
-    """Prints a help text, of which a pager may take only the first lines; the exit status."""
-    return guarded(lambda: print(text), advice="ask for --help again")
+def asks_for_help(argv: list[str]) -> bool:
+    """Whether the arguments of a command ask how it is used."""
+    return not {"-h", "--help", "-help"}.isdisjoint(argv)
 
 
 def _write_nowhere() -> None:

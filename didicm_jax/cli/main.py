@@ -15,28 +15,32 @@ from pathlib import Path
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from didicm_jax import config as configuration
 from didicm_jax.cli import entry, options
-from didicm_jax.cli.command_line import config_first, flagged, parse
+from didicm_jax.cli.command_line import config_first, flagged, new_flags, parse, writable
 from didicm_jax.errors import UserError
 from didicm_jax.run import Places, RunFolder
 
-_ADVICE = "start the same command again: training goes on from its last checkpoint"
+_ADVICE = "start the same command again (a training goes on from its last checkpoint)"
 
 
 def main(argv: list[str]) -> int:
     """Parses and dispatches; returns the exit status."""
-    argv = config_first(argv)
-    values = _flags(argv)
-    if {"-h", "--help", "-help"} & set(argv):
-        return entry.show(f"{__doc__}\n{values.get_help()}\n{configuration.listing()}")
-    return entry.guarded(lambda: _dispatch(values, argv), advice=_ADVICE)
+
+    def body() -> int:
+        with flagged():
+            return _dispatch(config_first(argv))
+
+    return entry.guarded(body, advice=_ADVICE)
 
 
-@flagged()
-def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
+def _dispatch(argv: list[str]) -> int:
+    values = new_flags(argv, "Experiment: a file of configs/.")
+    options.define(values)
+    if entry.asks_for_help(argv):
+        print(f"{__doc__}\n{values.get_help()}\n{configuration.listing()}")
+        return 0
     given = parse(values, argv)
     options.check(values)
     if values.mode == "report":
@@ -48,13 +52,14 @@ def _dispatch(values: flags.FlagValues, argv: list[str]) -> int:
     config = given if found is None else found.config
     if config is None:
         raise UserError("--config: expected a config file, found none; try configs/digits.py")
+    cache = _cache(values)
     # Only now: it starts jax, which takes seconds and claims the devices.
     import jax
 
     from didicm_jax import parallel
     from didicm_jax.training import loop
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache(values)):
+    if cache is not None:
         jax.config.update("jax_compilation_cache_dir", cache)
     parallel.initialize(
         values.coordinator_address,
@@ -100,13 +105,23 @@ def _find(values: flags.FlagValues, given: ml_collections.ConfigDict | None) -> 
 
 
 def _cache(values: flags.FlagValues) -> str | None:
-    """The folder for compiled programs; by default none for a run that can only be read."""
+    """The folder for compiled programs, or None: to leave it as it is.
+
+    By default there is none for a run that can only be read, and what the environment names stays.
+
+    Raises:
+      UserError: the folder that is named cannot be written.
+    """
     if values.compilation_cache:
-        return None if values.compilation_cache == "none" else values.compilation_cache
+        if values.compilation_cache == "none":
+            return None
+        return str(writable("compilation_cache", Path(values.compilation_cache)))
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return None
     # A run that is looked at from elsewhere is left as it is.
     places = Places(Path(values.output or values.workdir))
-    writable = not places.path.exists() or os.access(places.path, os.W_OK)
-    return str(places.compilation_cache) if writable else None
+    ours = not places.path.exists() or os.access(places.path, os.W_OK)
+    return str(places.compilation_cache) if ours else None
 
 
 def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
@@ -126,13 +141,3 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
             if outcome.metrics is None
             else f"wrote {folder.evaluation_file}"
         )
-
-
-def _flags(argv: list[str]) -> flags.FlagValues:
-    """The flags, of this call alone, so that a program can call `main` twice."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "Experiment: a file of configs/.", flag_values=values, sys_argv=argv
-    )
-    options.define(values)
-    return values

@@ -21,10 +21,11 @@ DATASETS = ("imagenet2012", "folder")
 def main(argv: list[str]) -> int:
     """Parses and dispatches; returns the exit status."""
     values = _flags()
-    if {"-h", "--help", "-help"} & set(argv):
-        return entry.show(f"{__doc__}\n{values.get_help()}")
 
     def body() -> None:
+        if entry.asks_for_help(argv):
+            print(f"{__doc__}\n{values.get_help()}")
+            return
         try:
             _prepare(values, argv)
         except UserError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags
 
-from didicm_jax.cli.command_line import flagged, paths
+from didicm_jax.cli.command_line import paths, writable
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import report
 
@@ -18,7 +18,6 @@ def run(values: flags.FlagValues) -> None:
     folders = paths([values.workdir or ""])
     if not folders:
         raise UserError("--workdir: expected one folder of a run or several, found none; add A,B")
-    output = Path(values.output) if values.output else folders[0]
-    with flagged("workdir"):
-        written = report.write(folders, output)
+    output = writable("output", Path(values.output)) if values.output else folders[0]
+    written = report.write(folders, output)
     print(f"wrote {', '.join(path.name for path in written)} in {output}")

@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from didicm_jax.cli import entry
-from didicm_jax.cli.command_line import config_first, counted, parse
+from didicm_jax.cli.command_line import config_first, counted, new_flags, parse
 from didicm_jax.errors import UserError
 from didicm_jax.study import axes, methods, results, schedule
 from didicm_jax.study.folder import StudyFolder
@@ -26,16 +25,16 @@ from didicm_jax.study.folder import StudyFolder
 
 def main(argv: list[str]) -> int:
     """Runs the study, or with `--cell` one cell of it; returns the exit status."""
-    argv = config_first(argv)
-    values = _flags(argv)
-    if {"-h", "--help", "-help"} & set(argv):
-        titles = "\n".join(f"  {name}: {each.title}" for name, each in methods.METHODS.items())
-        return entry.show(f"{__doc__}\nMethods:\n{titles}\n{values.get_help()}")
-    return entry.guarded(lambda: _run(values, argv), advice="start the same command again")
+    return entry.guarded(lambda: _run(config_first(argv)), advice="start the same command again")
 
 
-def _run(values: flags.FlagValues, argv: list[str]) -> int:
+def _run(argv: list[str]) -> int:
     began = time.monotonic()
+    values = _flags(argv)
+    if entry.asks_for_help(argv):
+        titles = "\n".join(f"  {name}: {each.title}" for name, each in methods.METHODS.items())
+        print(f"{__doc__}\nMethods:\n{titles}\n{values.get_help()}")
+        return 0
     given = parse(values, argv)
     if given is None:
         raise UserError("--config: expected a config file, found none; add --config=FILE")
@@ -131,10 +130,7 @@ def _one(study: StudyFolder, name: str) -> int:
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "What the cells have in common.", flag_values=values, sys_argv=argv
-    )
+    values = new_flags(argv, "What the cells have in common.")
     flags.DEFINE_string("workdir", None, "Folder of the study.", flag_values=values)
     flags.DEFINE_string(
         "axes",

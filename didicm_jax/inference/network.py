@@ -42,7 +42,9 @@ def load(
       UserError: there is no such checkpoint, it is damaged, or it is of another network.
     """
     if which not in ("latest", "best"):
-        raise UserError(f"checkpoint: expected 'latest' or 'best', found {which!r}; choose one")
+        raise UserError(
+            f"expected 'latest' or 'best', found {which!r}; choose one", about="checkpoint"
+        )
     config = folder.config
     graphdef, shapes = jax.eval_shape(
         lambda: split(build.model(config, folder.description, nnx.Rngs(0)))
@@ -57,8 +59,8 @@ def load(
         step = checkpoints.best() if which == "best" else checkpoints.latest()
         if step is None:
             raise UserError(
-                f"checkpoint: expected a {which} checkpoint in {folder.path}, found none; train "
-                "the run first"
+                f"expected a {which} checkpoint in {folder.path}, found none; train the run first",
+                about="checkpoint",
             )
         variables = checkpoints.restore_part(step, like)[field]
     return Network(config, folder.description, graphdef, variables, step)

@@ -5,7 +5,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from didicm_jax.plots import style
 
@@ -43,9 +49,12 @@ def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.margins(x=0.1)
     if right.dataLim.minposy < np.inf:  # else every sampler is right and sure of it
         right.set_yscale("log")
-        right.yaxis.set_major_formatter(ScalarFormatter())
-        right.yaxis.set_minor_formatter(ScalarFormatter())
-        right.tick_params(axis="y", which="minor", labelsize=8)
+        low, high = right.get_ylim()
+        # Of less than a decade, powers of ten are too few.
+        few = high < 10 * low
+        right.yaxis.set_major_locator(MaxNLocator(5) if few else LogLocator(subs=(1, 2, 5)))
+        right.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        right.yaxis.set_minor_locator(NullLocator())
     left.legend(fontsize=9, frameon=False)
     figure.suptitle("What more steps bring (bars: 95 % of bootstrap resamples)", fontsize=11)
     return figure

@@ -1,7 +1,7 @@
 """How fast the recipes' augmentation is on this machine's device: `launch/bench.py augment`."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from didicm_jax import augment, diffusion
 from didicm_jax.training import objectives
 
 _IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-POLICIES = {
+_BATCH, _RESOLUTIONS, _CLASSES = 128, (56, 112, 224), 1000
+_POLICIES = {
     "none": augment.Policy(**_IMAGENET),
     "weak": augment.Policy(**_IMAGENET, flip=True, color_jitter=0.4),
     "strong": augment.Policy(
@@ -29,29 +30,16 @@ POLICIES = {
 }
 
 
-def run(
-    batch: int = 128,
-    resolutions: Sequence[int] = (56, 112, 224),
-    repeats: int = 10,
-    num_classes: int = 1000,
-    policies: Sequence[str] = tuple(POLICIES),
-    share_of_step: bool | None = None,
-    model: str = "didirn50",
-) -> Iterator[dict[str, Any]]:
+def run(repeats: int = 10) -> Iterator[dict[str, Any]]:
     """Times one jitted `Policy.train` per recipe and resolution, from bytes to network input.
 
     Every repeat has new keys, for the strong recipe's work depends on what is drawn. Images are
-    random low-frequency patterns; their content does not change the work.
+    random low-frequency patterns; their content does not change the work. On accelerators the
+    training step of DiDiRN-50 that the augmentation is a part of is timed too; on a CPU it takes
+    minutes.
 
     Args:
-      batch: images per call.
-      resolutions: pixels per side.
       repeats: timed calls, after one that compiles.
-      num_classes: width of the targets.
-      policies: names in `POLICIES`.
-      share_of_step: also time the training step that the augmentation is a part of, with the same
-        batch. None does so on accelerators: on a CPU a step of DiDiRN-50 at 224 takes minutes.
-      model: of that step.
 
     Yields:
       One record per policy and resolution: milliseconds (median, fastest, slowest), images per
@@ -59,52 +47,50 @@ def run(
       the body of a loop once, so for RandAugment, whose passes are loops over groups of images,
       both are lower bounds. `floor_bytes` is what any implementation moves: bytes in, floats out.
     """
-    if share_of_step is None:
-        share_of_step = jax.default_backend() != "cpu"
-    for resolution in resolutions:
-        images, labels = _batch(batch, resolution, num_classes)
-        for name in policies:
-            rounds, cost = _policy_seconds(POLICIES[name], images, labels, num_classes, repeats)
+    for resolution in _RESOLUTIONS:
+        images, labels = _batch(resolution)
+        for name, policy in _POLICIES.items():
+            rounds, cost = _policy_seconds(policy, images, labels, repeats)
             median = statistics.median(rounds)
             record = {
                 "benchmark": f"augment/{name}",
-                "batch": batch,
+                "batch": _BATCH,
                 "resolution": resolution,
                 "milliseconds": 1000 * median,
                 "milliseconds_min": 1000 * min(rounds),
                 "milliseconds_max": 1000 * max(rounds),
-                "images_per_second": batch / median,
+                "images_per_second": _BATCH / median,
                 "flops": cost.get("flops"),
                 "bytes": cost.get("bytes accessed"),
-                "floor_bytes": images.size * 5 + 4 * batch * num_classes,
+                "floor_bytes": images.size * 5 + 4 * _BATCH * _CLASSES,
                 **describe_device(),
             }
-            if share_of_step:
-                size = Setting(batch, resolution, num_classes, jnp.bfloat16)
+            if jax.default_backend() != "cpu":
+                size = Setting(_BATCH, resolution, _CLASSES, jnp.bfloat16)
                 objective = objectives.DiDiCM(diffusion.loglinear())
-                step = make_step(model, size, {}, objective, policy=POLICIES[name])
+                step = make_step("didirn50", size, {}, objective, policy=policy)
                 whole = statistics.median(seconds(step.call, repeats=repeats))
                 record |= {"step_milliseconds": 1000 * whole, "share_of_step": median / whole}
             yield record
 
 
 def _policy_seconds(
-    policy: augment.Policy, images: jax.Array, labels: jax.Array, num_classes: int, repeats: int
+    policy: augment.Policy, images: jax.Array, labels: jax.Array, repeats: int
 ) -> tuple[list[float], dict[str, float]]:
     """Seconds of each call of `policy.train`, and XLA's account of it."""
     train = jax.jit(policy.train, static_argnums=3)
     # New keys for every call: the strong recipe's work depends on what is drawn.
     keys = iter(jax.random.split(jax.random.key(0), (repeats + 2, len(labels))))
-    compiled = train.lower(next(keys), images, labels, num_classes).compile()
+    compiled = train.lower(next(keys), images, labels, _CLASSES).compile()
     rounds = seconds(lambda: compiled(next(keys), images, labels), repeats=repeats)
     cost: Any = compiled.cost_analysis()
     return rounds, cost or {}
 
 
-def _batch(batch: int, resolution: int, num_classes: int) -> tuple[jax.Array, jax.Array]:
+def _batch(resolution: int) -> tuple[jax.Array, jax.Array]:
     generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, (batch, 8, 8, 3), dtype=np.uint8)
+    coarse = generator.integers(0, 256, (_BATCH, 8, 8, 3), dtype=np.uint8)
     repeat = -(-resolution // 8)
     images = coarse.repeat(repeat, axis=1).repeat(repeat, axis=2)[:, :resolution, :resolution]
-    labels = generator.integers(0, num_classes, batch, dtype=np.int32)
+    labels = generator.integers(0, _CLASSES, _BATCH, dtype=np.int32)
     return jax.device_put(images), jax.device_put(labels)

@@ -1,7 +1,7 @@
 """The networks that the benchmarks compare: score models, and the plain ones on the same trunks."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -59,19 +59,16 @@ class Setting(NamedTuple):
     num_classes: int
     dtype: Any
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[H, W, C]."""
+        return (self.resolution, self.resolution, 3)
 
-def setting(*, batch: int | None, on_cpu: int, resolution: int, num_classes: int) -> Setting:
-    """The setting for this machine: float32 on a CPU, 64 images in bfloat16 elsewhere.
 
-    Args:
-      batch: images; None leaves it to the machine.
-      on_cpu: how many on a CPU then.
-      resolution: pixels per side.
-      num_classes: K.
-    """
+def setting(*, on_cpu: int) -> Setting:
+    """ImageNet's for this machine: so many images in float32 on a CPU, 64 in bfloat16 elsewhere."""
     cpu = jax.default_backend() == "cpu"
-    images = batch or (on_cpu if cpu else 64)
-    return Setting(images, resolution, num_classes, jnp.float32 if cpu else jnp.bfloat16)
+    return Setting(on_cpu if cpu else 64, 224, 1000, jnp.float32 if cpu else jnp.bfloat16)
 
 
 class Program(NamedTuple):
@@ -105,8 +102,3 @@ def create(
         )
 
     return jax.eval_shape(make)[0], jax.jit(lambda: make()[1])()
-
-
-def chosen(families: Sequence[str] | None) -> list[Family]:
-    """The families of these score models; None for all."""
-    return [f for f in FAMILIES if families is None or f.score_model in families]

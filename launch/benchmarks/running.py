@@ -17,8 +17,6 @@ NAMES = (
     "augment",
     "sample",
     "train",
-    "evaluate",
-    "variance",
     "peer",
 )
 

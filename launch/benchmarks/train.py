@@ -4,7 +4,7 @@ Many draws of noise and label share one encoding of the image, and only the cond
 network runs once per draw.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,32 +19,21 @@ from didicm_jax.training import objectives, operations, optimizers, state
 from didicm_jax.training.step import make_local_gradients, make_train_step
 
 _POLICY = augment.Policy(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_DRAWS = (1, 4, 8)  # of noise and label, for an image
 
 
-def run(
-    batch: int | None = None,
-    resolution: int = 224,
-    repeats: int = 5,
-    num_classes: int = 1000,
-    draws: Sequence[int] = (1, 4, 8),
-    families: Sequence[str] | None = None,
-) -> Iterator[dict[str, Any]]:
+def run(repeats: int = 5) -> Iterator[dict[str, Any]]:
     """Measures whole training steps (forward, backward, LAMB), without augmentation.
 
     Args:
-      batch: images per step; None is 2 in float32 on a CPU, 64 in bfloat16 elsewhere.
-      resolution: pixels per side.
       repeats: rounds; in each, every step of a family runs once.
-      num_classes: K.
-      draws: numbers of draws per image.
-      families: names of score models in `networks.FAMILIES`; None for all.
 
     Yields:
       One record per score model and number of draws: per image gigaflops and milliseconds, of the
       plain classifier's step and of the diffusion's, and their ratios with the target.
     """
-    size = networks.setting(batch=batch, on_cpu=2, resolution=resolution, num_classes=num_classes)
-    for family in networks.chosen(families):
+    size = networks.setting(on_cpu=2)
+    for family in networks.FAMILIES:
         plain = make_step(family.plain, size, {}, objectives.cross_entropy)
         cases = {
             (late.conditioned, count): (
@@ -57,7 +46,7 @@ def run(
                 ),
             )
             for late in family.variants
-            for count in draws
+            for count in _DRAWS
         }
         calls = {key: step.call for key, (_, step) in cases.items()}
         rounds = in_turns({"plain": plain.call, **calls}, repeats=repeats)
@@ -67,8 +56,8 @@ def run(
                 "plain": family.plain,
                 "draws_per_image": key[1],
                 "batch": size.batch,
-                "resolution": resolution,
-                "classes": num_classes,
+                "resolution": size.resolution,
+                "classes": size.num_classes,
                 "dtype": jnp.dtype(size.dtype).name,
                 "plain_gigaflops": plain.flops / 1e9,
                 "gigaflops": step.flops / 1e9,
@@ -106,7 +95,7 @@ def make_step(
     first = state.create(variables, optimizer, ema=False)
     current = [jax.device_put(first, parallel.replicated(mesh))]
     generator = np.random.default_rng(0)
-    shape = (size.batch, size.resolution, size.resolution, 3)
+    shape = (size.batch, *size.image_shape)
     inputs: dict[str, np.ndarray] = {
         "image": generator.integers(0, 256, shape, dtype=np.uint8),
         "label": generator.integers(0, size.num_classes, size.batch, dtype=np.int32),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from didicm_jax.cli import convert, entry, main, prepare, study
 from didicm_jax.errors import UserError
@@ -31,6 +32,7 @@ def raising(error):
             2,
             "error: run folder: expected a, found b; do c",
         ),
+        (flags.Error("Unknown flag"), 2, "error: Unknown flag"),
         (KeyboardInterrupt(), 130, "interrupted: start again"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, None),
         (
@@ -46,7 +48,15 @@ def raising(error):
             "[Errno 13] Permission denied: 'file'; mend that, then start again",
         ),
     ],
-    ids=["mistake", "mistake about a thing", "Ctrl-C", "no reader", "full disk", "forbidden"],
+    ids=[
+        "mistake",
+        "mistake about a thing",
+        "wrong flag",
+        "Ctrl-C",
+        "no reader",
+        "full disk",
+        "forbidden",
+    ],
 )
 def test_what_a_user_can_mend_is_one_line_and_a_status(error, status, words, capsys):
     assert entry.guarded(raising(error), advice="start again") == status

@@ -264,7 +264,10 @@ IDX = ["--config.data.name=idx"]
 BAD = {
     "unknown key": ([DIGITS, "--config.train.batchsize=3"], "did you mean train.batch_size"),
     "unknown section": ([DIGITS, "--config.foo.bar=3"], "config.foo.bar: expected a key"),
-    "no such config": (["--config=configs/nope.py"], "configs/nope.py"),
+    "no such config": (
+        ["--config=configs/nope.py"],
+        "like configs/digits.py, found [Errno 2] No such file or directory: 'configs/nope.py'",
+    ),
     "no config": ([], "--config: expected a config file, found none"),
     "unknown flag": ([DIGITS, "--stepz=3"], "Unknown command line flag 'stepz'"),
     "flag of another mode": ([DIGITS, "--steps=3"], "--steps: expected with --mode=evaluate"),
@@ -328,6 +331,20 @@ BAD = {
     ),
     "broken tuple": ([DIGITS, "--config.data.mean=('a',)"], "config.data.mean: expected numbers"),
     "empty data set name": ([DIGITS, "--config.data.name="], "found ''"),
+    "an empty list": (
+        ["--mode=evaluate", "--corruptions="],
+        "--corruptions: expected a value, found none; write --corruptions=VALUE",
+    ),
+    "an empty name": (["--mode=evaluate", "--split="], "--split: expected a value, found none"),
+    "no such file of flags": (["--flagfile=configs/nope"], "Unable to open flagfile"),
+    "options of a config without": (
+        [f"{DIGITS}:small"],
+        "--config: expected a file that takes what stands behind its colon, found TypeError",
+    ),
+    "a file for the compiled programs": (
+        [DIGITS, f"--compilation_cache={ROOT / 'README.md'}"],
+        "--compilation_cache: expected a folder that can be written, found the file",
+    ),
     "settings without a file": (["--config.seed=3"], "add --config=FILE"),
     "broken config": ([f"--config={ROOT / 'README.md'}"], "found SyntaxError"),
     "image size": ([DIGITS, "--config.model.stem=imagenet"], "found 8x8"),

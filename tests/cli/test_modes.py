@@ -205,6 +205,10 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=evaluate", of_run, f"--output={a_file}"], "--output: expected a folder"),
         (["--mode=compare", of_run], "--baseline: expected the workdir"),
         (["--mode=compare", of_run, f"--baseline={empty}"], "--baseline: expected a run in"),
+        (
+            ["--mode=compare", of_run, f"--baseline={no_checkpoint}"],
+            "--baseline: expected a latest checkpoint",
+        ),
         (["--mode=compare", of_run, f"--baseline={run}", "--steps=1,2"], "one sampler, found 2"),
         (
             ["--mode=compare", of_run, f"--baseline={others}", *of_folder],
@@ -219,6 +223,7 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         ),
         (["--mode=report"], "--workdir: expected one folder"),
         (["--mode=report", f"--workdir={empty}"], "expected a run with metrics.jsonl"),
+        (["--mode=report", of_run, f"--output={a_file}"], "--output: expected a folder"),
         ([DIGITS, f"--workdir={tmp_path / 'new'}", "--images=x"], "--images: expected with"),
     ]
     for given, message in cases:

@@ -33,6 +33,12 @@ def test_kernels_against_the_copy_of_their_bytes(tmp_path):
     assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_benchmark_of_the_host_alone_names_no_device(tmp_path):
+    line = {"benchmark": "loader", "versus": "x", "ratio": 1, "ratio_low": 1, "ratio_high": 1}
+    assert "On:" not in report.write([line], tmp_path)
+    assert report.write([line, line | {"device": "a chip"}], tmp_path).endswith("On: a chip.\n")
+
+
 def test_no_checkout_of_the_original_is_one_line(tmp_path, capsys):
     assert bench.main(["peer", f"--peer={tmp_path}"]) == 2
     said = capsys.readouterr().err
