@@ -232,10 +232,8 @@ class Checkpoints:
         """Called when all is written and before the checkpoint gets its name."""
         if parallel.is_main():
             # Under its temporary name; where the file system cannot rename, under its own.
-            written = sorted(self._folder.glob(f"{self._saving}.*tmp*")) or [
-                self._folder / str(self._saving)
-            ]
-            integrity.seal(written[0])
+            written = sorted(self._folder.glob(f"{self._saving}.*tmp*"))
+            integrity.seal(written[0] if written else self._folder / str(self._saving))
 
     def _failed(self, step: int, error: Exception) -> None:
         self._fault = _words(error)
@@ -252,11 +250,6 @@ class Checkpoints:
             self._manager.close()
         self._manager = self._open(create=False)
 
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with the files, the same on every process."""
-        found = integrity.damage(self._folder / str(step)) if parallel.is_main() else None
-        return (found or "files differ") if parallel.any_process(found is not None) else None
-
     def _read(
         self, step: int, like: chex.ArrayTree, fields: Sequence[str] | None = None
     ) -> tuple[Any, str | None]:
@@ -265,9 +258,10 @@ class Checkpoints:
         Raises:
           UserError: it is of another network.
         """
-        problem, state = self._damage(step), None
-        if problem is not None:
-            return None, problem
+        found = integrity.damage(self._folder / str(step)) if parallel.is_main() else None
+        if parallel.any_process(found is not None):
+            return None, found or "files differ"
+        problem, state = None, None
         try:
             arrays.check(self._folder / str(step), like, fields)
             arguments = ocp.args.PyTreeRestore(

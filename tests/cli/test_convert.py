@@ -223,7 +223,11 @@ def test_a_trunk_without_its_data_needs_the_names_of_the_classes(convert, tmp_pa
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     assert convert(torch, *config, f"--class_names={tmp_path / 'names.txt'}") == 0
     described = json.loads((tmp_path / "run" / "dataset.json").read_text())
-    assert described == {"class_names": ["ant", "bee"], "image_shape": [8, 8, 1]}
+    assert described == {
+        "class_names": ["ant", "bee"],
+        "image_shape": [8, 8, 1],
+        "trained_on": "",
+    }
 
 
 @pytest.mark.parametrize("kind", ["resnet10", "didirn10"])

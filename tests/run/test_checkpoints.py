@@ -3,6 +3,7 @@ import errno
 import os
 import shutil
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -284,7 +285,10 @@ def test_a_folder_that_a_full_disk_refuses_leaves_no_thread_waiting(tmp_path, mo
             checkpoints.finish()
     assert len(said) == 1
     assert "checkpoint 1 could not be saved" in said[0]
-    assert [x for x in set(threading.enumerate()) - before if not x.daemon] == []
+    deadline = time.monotonic() + 60
+    while left := [x for x in set(threading.enumerate()) - before if not x.daemon]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def test_an_accuracy_that_a_full_disk_refuses_does_not_end_the_run(tmp_path, monkeypatch):
