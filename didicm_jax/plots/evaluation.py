@@ -100,7 +100,7 @@ def reliability(found: Any, ece: float, name: str) -> Figure:
     top.set_ylim(0, 1)
     top.set_ylabel("accuracy")
     top.set_title(f"Reliability: {name}, ECE {ece:.4f}", fontsize=11)
-    top.legend(fontsize=9, frameon=False, loc="upper left")
+    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=3)
     bottom.bar(left, found.examples, width, align="edge", color=style.GREY, edgecolor="white")
     bottom.set_yscale("symlog", linthresh=1)
     bottom.set_ylim(0)
@@ -119,19 +119,25 @@ def selective(curves: Mapping[str, Any]) -> Figure:
     """
     figure, axes = style.new(8, 4)
     best = max(curve.accuracy[-1] for curve in curves.values())
-    low = 1.0
+    low, start = 1.0, 1.0
     for (name, curve), (color, _) in zip(curves.items(), style.colors(), strict=False):
+        if curve.accuracy[-1] < best / 2:
+            # A sampler that fails would be a wall at the left: its figure says enough.
+            axes.plot([], [], color=color, label=f"{name}: {curve.accuracy[-1]:.1%} of all")
+            continue
         total = len(curve.coverage)
         shown = np.unique(np.linspace(0, total - 1, min(total, _POINTS)).astype(int))
-        axes.plot(100 * curve.coverage[shown], 100 * curve.accuracy[shown], color=color, label=name)
-        # One sampler that fails must not hide how the others differ.
-        if curve.accuracy[-1] >= best / 2:
-            low = min(low, curve.accuracy[shown].min())
+        coverage, accuracy = curve.coverage[shown], curve.accuracy[shown]
+        axes.plot(100 * coverage, 100 * accuracy, color=color, label=name)
+        low = min(low, accuracy.min())
+        # Where all answers are right there is nothing to see.
+        start = min(start, coverage[np.argmax(accuracy < 1)] if low < 1 else 1.0)
     axes.set_xlabel("coverage: share of images answered, the most confident first (%)")
     axes.set_ylabel("accuracy on them (%)")
-    axes.set_xlim(0, 100)
-    margin = max(5 * (1 - low), 0.1)
+    axes.set_xlim(max(0, 100 * start - 10) if start < 1 else 0, 100)
+    margin = max(5 * (1 - low), 0.1) if low < 1 else 1
     axes.set_ylim(max(0, 100 * low - margin), 100 + margin)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_title("Selective accuracy", fontsize=11)
     axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

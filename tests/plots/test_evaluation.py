@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from didicm_jax import evaluation, plots
-from didicm_jax.evaluation import classes, scores
+from didicm_jax.evaluation import classes, metrics, scores
 from didicm_jax.plots import evaluation as figures
 from didicm_jax.plots import style
 
@@ -116,3 +116,15 @@ def test_colours_differ_in_brightness_and_never_end():
     assert len(set(found)) == 20
     for first, second in itertools.pairwise(found):
         assert first[0] != second[0]
+
+
+def test_a_sampler_that_fails_is_no_wall_in_selective():
+    """It stands in the legend, and the axes begin where the others are."""
+    right, wrong = (
+        metrics.Selective(np.array([0.5, 0.75, 1.0]), np.array(accuracy))
+        for accuracy in ([1.0, 1.0, 0.9], [1.0, 0.4, 0.1])
+    )
+    (axes,) = figures.selective({"good": right, "bad": wrong}).axes
+    drawn = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
+    assert drawn == {"good": 3, "bad: 10.0% of all": 0}
+    assert axes.get_xlim() == (90, 100)
