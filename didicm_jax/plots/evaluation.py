@@ -131,10 +131,10 @@ def selective(curves: Mapping[str, Any]) -> Figure:
         axes.plot(100 * coverage, 100 * accuracy, color=color, label=name)
         low = min(low, accuracy.min())
         # Where all answers are right there is nothing to see.
-        start = min(start, coverage[np.argmax(accuracy < 1)] if low < 1 else 1.0)
+        start = min(start, coverage[np.argmax(accuracy < 1)] if accuracy.min() < 1 else 1.0)
     axes.set_xlabel("coverage: share of images answered, the most confident first (%)")
     axes.set_ylabel("accuracy on them (%)")
-    axes.set_xlim(max(0, 100 * start - 10) if start < 1 else 0, 100)
+    axes.set_xlim(max(0, 100 * start - 10) if low < 1 else 0, 100)
     margin = max(5 * (1 - low), 0.1) if low < 1 else 1
     axes.set_ylim(max(0, 100 * low - margin), 100 + margin)
     axes.ticklabel_format(axis="y", useOffset=False)
