@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_collections
@@ -94,6 +94,13 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
 
 # The flags that name what the library calls otherwise.
 _FLAG_OF = {"run folder": "workdir", "weights": "torch"}
+
+
+def with_flags(message: str, flag_of: Mapping[str, str]) -> str:
+    """A message whose settings, such as `config.data.name`, are flags of this command."""
+    for setting, flag in flag_of.items():
+        message = message.replace(f"config.{setting}", f"--{flag}")
+    return message
 
 
 @contextlib.contextmanager

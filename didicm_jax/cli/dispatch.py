@@ -6,7 +6,7 @@ from absl import flags
 
 from didicm_jax import parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
-from didicm_jax.cli.command_line import flagged, writable
+from didicm_jax.cli.command_line import flagged, with_flags, writable
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation.subject import Subject, open_subject
 from didicm_jax.inference import network, sweep
@@ -94,7 +94,13 @@ def _baseline(values: flags.FlagValues) -> RunFolder:
 
 
 def _subject(values: flags.FlagValues, folder: RunFolder) -> Subject:
-    return open_subject(folder, values.checkpoint, options.other_data(values))
+    flag_of = {"data.eval_split": "split"} if values.split or values.dataset else {}
+    if values.dataset:
+        flag_of |= {"data.name": "dataset", "data.data_dir": "data_dir"}
+    try:
+        return open_subject(folder, values.checkpoint, options.other_data(values))
+    except UserError as error:
+        raise UserError(with_flags(error.message, flag_of), about=error.about) from error
 
 
 def _baseline_subject(values: flags.FlagValues, folder: RunFolder) -> Subject:

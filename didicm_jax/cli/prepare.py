@@ -13,9 +13,12 @@ from pathlib import Path
 from absl import flags
 
 from didicm_jax.cli import entry
+from didicm_jax.cli.command_line import with_flags
 from didicm_jax.errors import UserError
 
 DATASETS = ("imagenet2012", "folder")
+# What the library says of the settings of a run is said of these flags here.
+_FLAG_OF = {"data.max_pixels": "max_pixels"}
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +33,7 @@ def main(argv: list[str]) -> int:
             _prepare(values, argv)
         except UserError as error:
             _print_broken(getattr(error, "names", ()))
-            raise UserError(_with_flags(str(error))) from error
+            raise UserError(with_flags(str(error), _FLAG_OF)) from error
 
     return entry.guarded(body, advice="nothing was stored; start again to prepare")
 
@@ -109,9 +112,4 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
 
 def _print_broken(names: tuple[str, ...]) -> None:
     for name in names:
-        print(f"broken: {_with_flags(name)}", file=sys.stderr)
-
-
-def _with_flags(message: str) -> str:
-    """A message of the library, whose settings are those of a run, with the flags of this one."""
-    return message.replace("config.data.max_pixels", "--max_pixels")
+        print(f"broken: {with_flags(name, _FLAG_OF)}", file=sys.stderr)

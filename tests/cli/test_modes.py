@@ -193,6 +193,13 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=evaluate", of_run, "--steps=two"], "--steps: expected whole numbers"),
         (["--mode=evaluate", of_run, "--chains=3"], "--chains: expected a sampler that reads it"),
         (["--mode=evaluate", of_run, "--gif"], "--gif: expected with --mode=predict"),
+        # What was typed is what is named.
+        (["--mode=evaluate", of_run, "--dataset=nonsense"], "check --dataset and --data_dir"),
+        (["--mode=evaluate", of_run, "--split=nonsense"], "--split: expected a part of train"),
+        (
+            ["--mode=evaluate", of_run, "--dataset=idx", f"--data_dir={tmp_path / 'no'}"],
+            "set --data_dir to the folder that holds them",
+        ),
         (
             ["--mode=evaluate", of_run, "--sampler=cp,one_shot", "--steps=1", "--trajectories"],
             "--trajectories: expected cp as the last sampler, found one_shot",
