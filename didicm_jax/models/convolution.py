@@ -79,7 +79,7 @@ def convolve(
       out_sharding: only None is known here.
 
     Raises:
-      NotImplementedError: a dilation or groups, which no ResNet here has, or a sharding.
+      ValueError: a dilation or groups, which no ResNet here has, or a sharding.
 
     Returns:
       `[B, H', W', D]`.
@@ -87,7 +87,7 @@ def convolve(
 
     dilations = {*(lhs_dilation or ()), *(rhs_dilation or ())}
     if dilations - {1} or feature_group_count != 1 or out_sharding is not None:
-        raise NotImplementedError(
+        raise ValueError(
             "convolve expects no dilation, one group and no sharding of its result, found dilations"
             f" {lhs_dilation} and {rhs_dilation}, {feature_group_count} groups and {out_sharding}:"
             " use jax.lax.conv_general_dilated"
