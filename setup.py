@@ -53,6 +53,8 @@ setup(
         "corruptions": ["imagecorruptions-imaug>=1.1.5"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        # Reads trained networks of the Hugging Face Hub.
+        "hub": ["huggingface_hub>=1.0"],
         # Finds the other processes in a Kubernetes JobSet.
         "k8s": ["jax[k8s]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],

@@ -96,10 +96,11 @@ def _check(values: flags.FlagValues) -> None:
 
 def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> None:
     from didicm_jax import config as configuration
+    from didicm_jax import files
     from didicm_jax.pytorch import importing, torch_files
 
     folder = Path(values.workdir)
-    importing.check_free(folder)
+    files.check_new(folder, about="run folder")
     weights = torch_files.read(Path(values.torch))
     if values.weights == "raw" and weights.raw is None:
         raise UserError(

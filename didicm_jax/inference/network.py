@@ -1,4 +1,4 @@
-"""A trained network, read from the folder of its run."""
+"""A trained network, read from the folder of its run or from a bundle of three files."""
 
 import contextlib
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from didicm_jax import parallel
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
-from didicm_jax.run import Description, RunFolder
+from didicm_jax.run import Description, RunFolder, arrays
+from didicm_jax.run.bundle import Bundle
 from didicm_jax.run.checkpoints import Checkpoints
 
 
@@ -46,9 +47,7 @@ def load(
             f"expected 'latest' or 'best', found {which!r}; choose one", about="checkpoint"
         )
     config = folder.config
-    graphdef, shapes = jax.eval_shape(
-        lambda: split(build.model(config, folder.description, nnx.Rngs(0)))
-    )
+    graphdef, shapes = _abstract(config, folder.description)
     # The fields of `training.state.TrainState`.
     field = "ema" if config.train.ema_decay > 0 else "variables"
     everywhere = parallel.replicated(mesh)
@@ -64,3 +63,26 @@ def load(
             )
         variables = checkpoints.restore_part(step, like)[field]
     return Network(config, folder.description, graphdef, variables, step)
+
+
+def of_bundle(bundle: Bundle, mesh: Mesh) -> Network:
+    """The network of a bundle.
+
+    Args:
+      bundle: from `bundle.find`.
+      mesh: the devices that get the variables.
+
+    Raises:
+      UserError: its arrays are not those of its config.
+    """
+    graphdef, like = _abstract(bundle.config, bundle.description)
+    arrays.compare(bundle.path, arrays.shapes(bundle.variables), arrays.shapes(like))
+    variables = jax.device_put(bundle.variables, parallel.replicated(mesh))
+    return Network(bundle.config, bundle.description, graphdef, variables, bundle.step)
+
+
+def _abstract(
+    config: ml_collections.ConfigDict, description: Description
+) -> tuple[nnx.GraphDef, Variables]:
+    """The structure of a network and the shapes of its arrays."""
+    return jax.eval_shape(lambda: split(build.model(config, description, nnx.Rngs(0))))
