@@ -34,7 +34,7 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "READ
 _HUB = "hf://"
 _DIGEST = "weights_sha256"  # a bit that flips in the data of an array is not noticed otherwise
 # Settings that say where something is on one machine, which is nothing of the network.
-_OF_THE_MACHINE = ("data.data_dir",)
+OF_THE_MACHINE = ("data.data_dir",)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
     config = ml_collections.ConfigDict(bundle.config)
     defaults = configuration.flatten(configuration.default())
     with config.unlocked():
-        config.update_from_flattened_dict({key: defaults[key] for key in _OF_THE_MACHINE})
+        config.update_from_flattened_dict({key: defaults[key] for key in OF_THE_MACHINE})
     tensors = {name: _stored(array, dtype) for name, array in flatten(bundle.variables)}
     data = save(tensors, metadata={"format": LIBRARY})
     values = {
