@@ -7,11 +7,12 @@ import ml_collections
 from flax import nnx
 
 from didicm_jax import augment, data, diffusion, models, parallel
+from didicm_jax.config.sets import evaluation_sets
 from didicm_jax.errors import UserError
 
 
 def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
-    """The data set of `config.data`.
+    """The data set of `config.data`; its `test` is the first of `evaluation_sets`.
 
     Raises:
       UserError: it is not there, it is damaged, or `mean` and `std` do not fit its channels.
@@ -28,7 +29,7 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
         crop_ratio=settings.crop_ratio,
         eval_crop=settings.eval_crop,
         train_split=settings.train_split,
-        eval_split=settings.eval_split,
+        eval_split=evaluation_sets(config)[0].split,
         max_broken_share=settings.max_broken_share,
         max_pixels=settings.max_pixels,
         num_workers=settings.num_workers,
