@@ -28,7 +28,7 @@ class OtherData(NamedTuple):
 
     dataset: str | None = None
     data_dir: str | None = None
-    split: str | None = None
+    split: str | None = None  # "": validation, or test where there is none
     examples: int | None = None  # at most so many, the same share of each class
 
 
@@ -205,7 +205,7 @@ def _on_other_data(
     """The config with another part of its data, or other data at the size of the training."""
     result = copy.deepcopy(config)
     if other.dataset is None:
-        if other.split:
+        if other.split is not None:
             result.data.eval_split, result.evaluation.sets = other.split, ()
         return result
     defaults = configuration.default().data

@@ -65,8 +65,16 @@ def curves(runs: Mapping[str, Records], evaluations: Mapping[str, Mapping[str, R
         axes.set_xlabel("step")
     if len(sets) > 1:
         lines = [Line2D([], [], color=style.GREY, linestyle=each) for each in dashes.values()]
-        names = [style.plain(style.short(name or "the only set", 30)) for name in sets]
-        grid[1, 0].legend(lines, names, fontsize=9, handlelength=3.5)
+        names = [style.plain(style.short(name or "data.eval_split", 30)) for name in sets]
+        figure.legend(
+            lines,
+            names,
+            loc="outside lower center",
+            ncols=min(5, len(names)),
+            frameon=False,
+            fontsize=10,
+            handlelength=3.5,
+        )
     handles, labels = grid[0, 0].get_legend_handles_labels()
     texts = [style.plain(style.short(label, 40)) for label in labels]
     columns = max(1, min(4, len(texts)))

@@ -61,7 +61,7 @@ def _other(
     data_dir = wanted.data_dir
     if wanted.dataset and not data_dir and not data.shows_whole(wanted.dataset):
         data_dir = config.data.data_dir  # stored sets lie side by side
-    other = subject.OtherData(wanted.dataset or None, data_dir or None, wanted.split or None)
+    other = subject.OtherData(wanted.dataset or None, data_dir or None, wanted.split)
     return subject.other_dataset(config, Description.of(dataset), other).test
 
 
