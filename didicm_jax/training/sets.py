@@ -91,7 +91,7 @@ def _of_set(message: str) -> str:
     for key, words in (
         ("data.name", "the data set"),
         ("data.data_dir", "its folder"),
-        ("data.resolution", "the side of the images that the run takes"),
+        ("data.resolution", "the side of the run's images"),
     ):
         message = message.replace(f"config.{key}", words)
-    return message
+    return message.replace(": lower it or leave it out", "; use images of that size")

@@ -98,7 +98,10 @@ def others():
         (["a", "b=test[:0]"], ", b: the split: expected a part .*no example"),
         (["a", "b of nothing"], ", b: expected the data set to be one of .*found 'nothing'"),
         (["a", "b=test of letters"], ", b: expected class 0 to be '0', found 'a' in letters; use"),
-        (["a", "b=test of fewer"], ", b: expected the side of the images that the run takes"),
+        (
+            ["a", "b=test of fewer"],
+            ", b: expected the side of the run's images to be at.*; use images of that size$",
+        ),
         (["a", "b of idx in nowhere"], ", b: expected .*nowhere"),
         (
             ["a", "b with fgo:1"],
