@@ -2,6 +2,7 @@
 
 from didicm_jax.config.durations import steps
 from didicm_jax.config.reference import listing
+from didicm_jax.config.sets import EvaluationSet, evaluation_sets
 from didicm_jax.config.settings import (
     default,
     differences,
@@ -13,8 +14,10 @@ from didicm_jax.config.settings import (
 )
 
 __all__ = [
+    "EvaluationSet",
     "default",
     "differences",
+    "evaluation_sets",
     "flatten",
     "from_json",
     "listing",

@@ -7,17 +7,39 @@ import ml_collections
 from flax import nnx
 
 from didicm_jax import augment, data, diffusion, models, parallel
+from didicm_jax.config.sets import evaluation_sets
 from didicm_jax.errors import UserError
 
 
 def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
-    """The data set of `config.data`.
+    """The data set of `config.data`; its `test` is the first of `evaluation_sets`.
 
     Raises:
       UserError: it is not there, it is damaged, or `mean` and `std` do not fit its channels.
     """
     settings = config.data
-    loaded = data.load(
+    first = evaluation_sets(config)[0]
+    try:
+        loaded = _load(config, first.split)
+    except UserError as error:
+        if first.split == settings.eval_split:
+            raise
+        named = f"config.evaluation.sets, {first.name}"
+        message = error.message.replace("config.data.eval_split", named)
+        raise UserError(message, about=error.about) from error
+    channels = loaded.image_shape[-1]
+    for key in ("mean", "std"):
+        if len(settings[key]) != channels:
+            raise UserError(
+                f"config.data.{key}: expected {channels} numbers, one per channel of "
+                f"{settings.name}, found {settings[key]}"
+            )
+    return loaded
+
+
+def _load(config: ml_collections.ConfigDict, eval_split: str) -> data.Dataset:
+    settings = config.data
+    return data.load(
         settings.name,
         data_dir=settings.data_dir or None,
         train_examples=settings.train_examples or None,
@@ -28,19 +50,11 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
         crop_ratio=settings.crop_ratio,
         eval_crop=settings.eval_crop,
         train_split=settings.train_split,
-        eval_split=settings.eval_split,
+        eval_split=eval_split,
         max_broken_share=settings.max_broken_share,
         max_pixels=settings.max_pixels,
         num_workers=settings.num_workers,
     )
-    channels = loaded.image_shape[-1]
-    for key in ("mean", "std"):
-        if len(settings[key]) != channels:
-            raise UserError(
-                f"config.data.{key}: expected {channels} numbers, one per channel of "
-                f"{settings.name}, found {settings[key]}"
-            )
-    return loaded
 
 
 class Task(Protocol):

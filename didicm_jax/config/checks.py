@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from didicm_jax.config import durations
+from didicm_jax.config import durations, sets
 from didicm_jax.errors import UserError
 
 
@@ -140,6 +140,17 @@ class Duration:
     def fault(self, value: Any) -> str:
         """What was expected."""
         return "" if durations.parse(value) else durations.EXPECTED
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """The sets that a training is evaluated on, each spelled as one text."""
+
+    words: str = f"texts, each {sets.SPELLING}"
+
+    def fault(self, value: Any) -> str:
+        """What was expected."""
+        return sets.fault(value)
 
 
 @dataclass(frozen=True)

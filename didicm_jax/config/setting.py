@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from didicm_jax.config import sets
 from didicm_jax.config.checks import Check
 
 
@@ -105,6 +106,15 @@ def photos() -> When:
         return not data.shows_whole(name)
 
     return When("data.name", holds, "photos: data.name is neither digits nor idx")
+
+
+def own_split() -> When:
+    """Where an evaluation set leaves it to `data.eval_split` which part it is."""
+    return When(
+        "evaluation.sets",
+        lambda texts: not texts or not all(map(sets.names_its_split, texts)),
+        "evaluation.sets empty, or one of them without a split",
+    )
 
 
 def model_option(option: str) -> When:

@@ -8,7 +8,16 @@ where counters and memory end.
 
 from collections.abc import Sequence
 
-from didicm_jax.config.checks import Choice, Duration, Number, Numbers, RandAugment, Switch, Text
+from didicm_jax.config.checks import (
+    Choice,
+    Duration,
+    EvaluationSets,
+    Number,
+    Numbers,
+    RandAugment,
+    Switch,
+    Text,
+)
 from didicm_jax.config.setting import (
     Change,
     Setting,
@@ -16,6 +25,7 @@ from didicm_jax.config.setting import (
     among,
     model_option,
     other_than,
+    own_split,
     photos,
 )
 
@@ -70,7 +80,7 @@ SETTINGS = (
             Text("the name of a split", required=True)),
     Setting("data.eval_split", "",
             "part to evaluate on; empty: validation, or test where there is none",
-            Text("the name of a split"), change=EVALUATING),
+            Text("the name of a split"), read=(own_split(),), change=EVALUATING),
     Setting("data.repeats", 1, "copies of each example in a batch (repeated augmentation)",
             BATCHES),
     Setting("data.crop_scale", (0.08, 1.0),
@@ -186,6 +196,11 @@ SETTINGS = (
     Setting("evaluation.every", "10 epochs",
             "time between two evaluations; the last step is followed by one too", Duration(),
             change=ALWAYS),
+    Setting("evaluation.sets", (),
+            "several sets to evaluate on while training, such as ('held_out=train[95%:]', 'noise="
+            "test with gaussian_noise:3 every 20 epochs'); the first decides what is best, and "
+            "stays the same part; empty: data.eval_split alone",
+            EvaluationSets(), change=ALWAYS),
     Setting("sampler.name", "cp",
             "class probabilities, class labels, or a single call of the network",
             Choice(("cp", "cl", "one_shot")), read=(_DIDICM,), change=ALWAYS),

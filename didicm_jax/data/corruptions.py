@@ -12,6 +12,7 @@ Shapes: HxW pixels of C channels, B images.
 import difflib
 import functools
 import multiprocessing
+import signal
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -68,7 +69,7 @@ def check(name: str, severity: int = 1) -> None:
 
 
 def corrupted(
-    source: Source, name: str, severity: int, *, seed: int = 0, workers: int = 0
+    source: Source, name: str, severity: int, *, seed: int = 0, workers: int = 0, keep: bool = False
 ) -> "Corrupted":
     """The same examples with corrupted images.
 
@@ -79,31 +80,39 @@ def corrupted(
       seed: of what is drawn; what an example gets is a function of it, the example's place in the
         source, the corruption and the severity.
       workers: processes; 0 for one per core, 1 for none but this.
+      keep: hold what was asked for in memory, for a source whose same batches are read again.
 
     Raises:
       UserError: no such corruption, or the package that makes it is not installed.
     """
     check(name, severity)
-    return Corrupted(source, name, severity, seed=seed, workers=workers or cores())
+    return Corrupted(source, name, severity, seed=seed, workers=workers or cores(), keep=keep)
 
 
 class Corrupted(Part):
     """All examples of a source, shown corrupted; made by `corrupted`."""
 
     def __init__(
-        self, source: Source, name: str, severity: int, *, seed: int, workers: int
+        self, source: Source, name: str, severity: int, *, seed: int, workers: int, keep: bool
     ) -> None:
         super().__init__(source, np.arange(len(source)))
         self._what = (name, severity, seed)
         self._workers = workers
+        self._keep = keep
+        self._held: dict[bytes, np.ndarray] = {}  # images, by the indices that they were asked by
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C], corrupted, and `label` i32[B]."""
         batch = super().batch(indices, draws)
+        request = np.asarray(indices).tobytes()
+        if request in self._held:
+            return batch | {"image": self._held[request]}
         # The padding of a last batch repeats an example.
         different, rows, back = np.unique(indices, return_index=True, return_inverse=True)
-        images = batch["image"][rows]
-        return batch | {"image": self._corrupt(images, different)[back]}
+        images = self._corrupt(batch["image"][rows], different)[back]
+        if self._keep:
+            self._held[request] = images
+        return batch | {"image": images}
 
     def _corrupt(self, images: np.ndarray, indices: np.ndarray) -> np.ndarray:
         if self._workers == 1:
@@ -180,5 +189,11 @@ def _library() -> Any:
 @functools.cache
 def _pool(workers: int) -> ProcessPoolExecutor:
     """Processes, each with a random state of its own; they end with this one."""
-    # Not forked: this process has threads.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    # Not forked: this process has threads. A Ctrl-C reaches all of them, and is this one's affair:
+    # a training that it stops saves first, and may still evaluate.
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )

@@ -15,11 +15,11 @@ from didicm_jax.run import records as recorded
 
 # Of evaluations: title, key, whether more is better, and how it is written.
 _COLUMNS = (
-    ("top-1", "eval/top1", True, "{:.2%}"),
-    ("top-5", "eval/top5", True, "{:.2%}"),
-    ("NLL", "eval/nll", False, "{:.4f}"),
-    ("ECE", "eval/ece", False, "{:.4f}"),
-    ("Brier", "eval/brier", False, "{:.4f}"),
+    ("top-1", "top1", True, "{:.2%}"),
+    ("top-5", "top5", True, "{:.2%}"),
+    ("NLL", "nll", False, "{:.4f}"),
+    ("ECE", "ece", False, "{:.4f}"),
+    ("Brier", "brier", False, "{:.4f}"),
 )
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -45,6 +45,10 @@ td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 """
 
 
+# By name of the run and of the set, the evaluations that `records.evaluations` finds.
+Evaluations = Mapping[str, Mapping[str, Sequence[dict[str, Any]]]]
+
+
 def write(workdirs: Sequence[Path], folder: Path) -> list[Path]:
     """Writes `report.png` and `report.html` about runs.
 
@@ -66,8 +70,11 @@ def write(workdirs: Sequence[Path], folder: Path) -> list[Path]:
     }
     folder.mkdir(parents=True, exist_ok=True)
     picture, page = folder / "report.png", folder / "report.html"
-    plots.save(training.curves(runs), picture)
-    files.write_whole(page, lambda file: file.write(_page(runs, configs, picture).encode()))
+    evaluations = {name: recorded.evaluations(records) for name, records in runs.items()}
+    plots.save(training.curves(runs, evaluations), picture)
+    files.write_whole(
+        page, lambda file: file.write(_page(runs, evaluations, configs, picture).encode())
+    )
     return [picture, page]
 
 
@@ -108,15 +115,22 @@ def _names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def _page(
-    runs: Mapping[str, Sequence[dict[str, Any]]], configs: Mapping[str, Any], picture: Path
+    runs: Mapping[str, Sequence[dict[str, Any]]],
+    evaluations: Evaluations,
+    configs: Mapping[str, Any],
+    picture: Path,
 ) -> str:
     title = html.escape("Training of " + ", ".join(runs))
     image = base64.b64encode(picture.read_bytes()).decode()
+    tables = "\n".join(
+        f"<h2>{html.escape(heading)}</h2>\n{_table(rows)}"
+        for heading, rows in _evaluations(evaluations, configs).items()
+    )
     body = (
         f'<p><img src="data:image/png;base64,{image}" alt="Curves over the steps of training: '
         "loss, learning rate, images per second, top-1 accuracy, negative log-likelihood, "
         f'expected calibration error; the figures are in the tables below."></p>\n'
-        f"<h2>Evaluations</h2>\n{_table(_evaluations(runs))}\n"
+        f"{tables}\n"
         f"<h2>Runs</h2>\n{_table(_steps(runs))}\n"
         f"<h2>{'Settings that differ' if len(runs) > 1 else 'Settings'}</h2>\n"
         f"{_table(_settings(configs))}"
@@ -124,22 +138,38 @@ def _page(
     return _PAGE.format(title=title, body=body)
 
 
-def _evaluations(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[list[str]]:
-    """The last value of each metric, and the best with its step."""
-    rows = [["run", "step", *(f"{title}{end}" for title, *_ in _COLUMNS for end in ("", ", best"))]]
-    for name, records in runs.items():
-        evaluated = [record for record in records if "eval/top1" in record]
-        if not evaluated:
-            rows.append([name, "not evaluated yet", *[""] * (2 * len(_COLUMNS))])
-            continue
-        row = [name, f"{evaluated[-1]['step']:,}"]
-        for _, key, more, form in _COLUMNS:
-            sign = -1 if more else 1
-            best = min(evaluated, key=lambda r: (sign * r[key], r["step"]))
-            row.append(form.format(evaluated[-1][key]))
-            row.append(f"{form.format(best[key])} at {best['step']:,}")
-        rows.append(row)
-    return rows
+def _evaluations(
+    evaluations: Evaluations, configs: Mapping[str, Any]
+) -> dict[str, list[list[str]]]:
+    """By its heading a table for each set: the last value of each metric, the best with its step.
+
+    First the sets that decide what is best, as the configs have them.
+    """
+    columns = [f"{title}{end}" for title, *_ in _COLUMNS for end in ("", ", best")]
+    named = [
+        each.name for config in configs.values() for each in configuration.evaluation_sets(config)
+    ]
+    found = [name for sets in evaluations.values() for name in sets]
+    tables = {}
+    for of_set in dict.fromkeys(name for name in [*named, *found] if name in found or not found):
+        rows = [["run", "step", *columns]]
+        for name, sets in evaluations.items():
+            if of_set in sets:
+                rows.append([name, *_last_and_best(sets[of_set])])
+            elif not sets:
+                rows.append([name, "not evaluated yet", *[""] * len(columns)])
+        tables[f"Evaluations on {of_set}" if of_set else "Evaluations"] = rows
+    return tables
+
+
+def _last_and_best(evaluated: Sequence[dict[str, Any]]) -> list[str]:
+    row = [f"{evaluated[-1]['step']:,}"]
+    for _, key, more, form in _COLUMNS:
+        sign = -1 if more else 1
+        best = min(evaluated, key=lambda r: (sign * r[key], r["step"]))
+        row.append(form.format(evaluated[-1][key]))
+        row.append(f"{form.format(best[key])} at {best['step']:,}")
+    return row
 
 
 def _steps(runs: Mapping[str, Sequence[dict[str, Any]]]) -> list[list[str]]:

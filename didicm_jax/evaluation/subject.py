@@ -27,8 +27,13 @@ class OtherData(NamedTuple):
     """Examples to evaluate on instead of the run's own."""
 
     dataset: str | None = None
+<<<<<<< HEAD
     data_dir: str | None = None  # of that data set, or where the run's own is by now
     split: str | None = None
+=======
+    data_dir: str | None = None
+    split: str | None = None  # "": validation, or test where there is none
+>>>>>>> sets
     examples: int | None = None  # at most so many, the same share of each class
 
 
@@ -133,21 +138,39 @@ def open_subject(
     Raises:
       UserError: there is no such checkpoint, or the data are not there or have other classes.
     """
-    shown = _on_other_data(folder.config, folder.description, other)
-    dataset = build.dataset(shown)
+    dataset = other_dataset(folder.config, folder.description, other)
     mesh = parallel.make_mesh()
     network = networks.load(folder, checkpoint, mesh)
-    name = shown.data.name
-    mismatch = network.description.mismatch(Description.of(dataset))
-    if mismatch:
-        raise UserError(
-            f"{mismatch} in {name}; use a data set with the images and the classes of the run",
-            about="dataset",
-        )
+    name = other.dataset or folder.config.data.name
     source = dataset.test
     if other.examples is not None:
         source = data.fixed_subset(source, min(other.examples, len(source)))
     return Subject(folder.path, network, mesh, source, name, dataset.class_names)
+
+
+def other_dataset(
+    config: ml_collections.ConfigDict, described: Description, other: OtherData
+) -> data.Dataset:
+    """A data set whose test examples a run can be evaluated on.
+
+    Args:
+      config: of the run.
+      described: its own data.
+      other: what to evaluate on instead; how many of the examples is not heeded.
+
+    Raises:
+      UserError: the data are not there, or have other classes or other sizes.
+    """
+    shown = _on_other_data(config, described, other)
+    dataset = build.dataset(shown)
+    mismatch = described.mismatch(Description.of(dataset))
+    if mismatch:
+        raise UserError(
+            f"{mismatch} in {shown.data.name}; use a data set with the images and the classes of "
+            "the run",
+            about="dataset",
+        )
+    return dataset
 
 
 def check_comparable(ours: Subject, theirs: Subject) -> None:
@@ -187,9 +210,14 @@ def _on_other_data(
     """The config with another part of its data, or other data at the size of the training."""
     result = copy.deepcopy(config)
     if other.dataset is None:
+<<<<<<< HEAD
         result.data.eval_split = other.split or config.data.eval_split
         result.data.data_dir = other.data_dir or config.data.data_dir
         configuration.validate(result)  # digits are in no folder
+=======
+        if other.split is not None:
+            result.data.eval_split, result.evaluation.sets = other.split, ()
+>>>>>>> sets
         return result
     defaults = configuration.default().data
     with result.unlocked():
@@ -198,5 +226,6 @@ def _on_other_data(
         result.data.name = other.dataset
         result.data.data_dir = other.data_dir or ""
         result.data.eval_split = other.split or ""
+        result.evaluation.sets = ()
         result.data.resolution = described.image_shape[0]
     return result

@@ -128,6 +128,13 @@ class RunFolder(Places):
             for key, values in configuration.differences(config, self.config).items()
             if not configuration.may_change(key, evaluates=evaluates)
         }
+        if not evaluates and "data.eval_split" not in changed:
+            # Else accuracies on other images would decide which checkpoint is best.
+            new, old = (
+                configuration.evaluation_sets(each)[0].split for each in (config, self.config)
+            )
+            if new != old:
+                changed["the split of the first of evaluation.sets"] = (new, old)
         if changed:
             pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
             raise UserError(

@@ -43,14 +43,17 @@ class Reporter:
         self._total = total_steps
         self._first: tuple[int, float] | None = None  # step and time of the first report
         self._bar: tqdm | None = None
-        self._evaluated: set[float] = set()
+        self._evaluated: dict[str, set[float]] = {}  # steps, by the name of the set
         self._logs: list[_Log] = []
         self._unwritten = ""  # why the last records could not be written
         if silent:
             return
         places = Places(workdir)
         kept = records.drop_after(places.metrics_file, step, self.say)
-        self._evaluated = {record["step"] for record in kept if records.is_evaluation(record)}
+        self._evaluated = {
+            name: {each["step"] for each in found}
+            for name, found in records.evaluations(kept).items()
+        }
         self._logs = [_Lines(places.metrics_file), _Events(places.tensorboard, step)]
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -79,15 +82,19 @@ class Reporter:
             return
         self.say(f"step {step}/{self._total}: {shown}{self._time_left(step)}")
 
-    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Logs and shows an evaluation, under `eval/…` keys."""
-        self._write(step, {f"{records.EVALUATION}{key}": value for key, value in metrics.items()})
-        self._evaluated.add(step)
-        self.say(f"step {step}/{self._total}: {summary(metrics)}")
+    def evaluation(self, step: int, metrics: dict[str, float], name: str = "") -> None:
+        """Logs and shows an evaluation of the set `name`, under `eval/NAME/…` keys.
 
-    def has_evaluation(self, step: int) -> bool:
-        """Whether the evaluation of a step is among the records; a silent reporter knows none."""
-        return step in self._evaluated
+        "" is the name of the only one of a run, which goes under `eval/…`.
+        """
+        self._write(step, records.evaluation(metrics, name))
+        self._evaluated.setdefault(name, set()).add(step)
+        of_set = f", {name}" if name else ""
+        self.say(f"step {step}/{self._total}{of_set}: {summary(metrics)}")
+
+    def has_evaluation(self, step: int, name: str = "") -> bool:
+        """Whether the records hold this evaluation of a set; a silent reporter knows none."""
+        return step in self._evaluated.get(name, ())
 
     def close(self) -> None:
         """Ends the live line and closes the files."""

@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from didicm_jax import files
 
-# Before the key of every number of an evaluation.
+# Before the key of every number of an evaluation; behind it the name of the set, if it has one.
 EVALUATION = "eval/"
 
 
@@ -40,9 +40,29 @@ def read(path: Path) -> Records:
     return found
 
 
-def is_evaluation(record: dict[str, Any]) -> bool:
-    """Whether a record is one of an evaluation."""
-    return f"{EVALUATION}top1" in record
+def evaluation(metrics: Mapping[str, float], name: str = "") -> dict[str, float]:
+    """The record of an evaluation of the set `name`; "" is the only one of a run."""
+    return {f"{_prefix(name)}{key}": value for key, value in metrics.items()}
+
+
+def evaluations(records: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The evaluations among records, as `evaluation` made them, by the name of the set.
+
+    Each has its `step` and the metrics by their own names.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        first = next((key for key in record if key.startswith(EVALUATION)), EVALUATION)
+        name = first.removeprefix(EVALUATION).rpartition("/")[0]
+        prefix = _prefix(name)
+        if f"{prefix}top1" in record:
+            metrics = {k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)}
+            found.setdefault(name, []).append({"step": record["step"]} | metrics)
+    return found
+
+
+def _prefix(name: str) -> str:
+    return f"{EVALUATION}{name}/" if name else EVALUATION
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -119,6 +119,7 @@ def _cell(base: ml_collections.ConfigDict, values: Values, held_out: int) -> Cel
         shared.update_from_flattened_dict(
             varied
             | {"data.train_split": f"train[:{split}%]", "data.eval_split": f"train[{split}%:]"}
+            | {"evaluation.sets": ()}
         )
     config = methods.apply(shared, values[METHOD]) if METHOD in values else shared
     configuration.validate(config)
@@ -132,7 +133,7 @@ def _cell(base: ml_collections.ConfigDict, values: Values, held_out: int) -> Cel
                 f"sets to {found[key]!r}"
             )
     plain = methods.apply(shared, methods.MATCHED[0])
-    return Cell(values, config, plain, base.data.eval_split)
+    return Cell(values, config, plain, configuration.evaluation_sets(base)[0].split)
 
 
 def _key(name: str) -> str:

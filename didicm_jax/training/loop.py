@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import record
 from didicm_jax.inference import program
 from didicm_jax.run import RunFolder, checkpoints, journal
-from didicm_jax.training import state
+from didicm_jax.training import sets, state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.feed import Feed, Pace
 from didicm_jax.training.plan import Plan
@@ -20,6 +21,7 @@ from didicm_jax.training.programs import make_local, make_step
 from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
 
+Found = dict[str, evaluation.Evaluation]  # of one step, by the name of the set
 ADVICE = "the same command on every host goes on from the last checkpoint"
 
 
@@ -70,6 +72,7 @@ class _Training:
     ) -> None:
         self.plan, self.folder, self.stop, self.watch = run, folder, stop, watch
         self.durations, self.debug_nans = run.durations, debug_nans
+        self.judge = run.sets[0].name  # the set that decides which checkpoint is best
         self.stack = stack
         self.reporter: journal.Reporter | None = None
         self.predict = _evaluation_program(run)
@@ -87,10 +90,10 @@ class _Training:
         if start:
             done = start >= total
             self._say(f"{'finished at' if done else 'continuing from'} step {start}")
-        found = None
-        if start and self._evaluates_at(start):
+        found: Found | None = {}
+        if start and self._due(start):
             found = self._catch_up(reporter, start, current)
-            if found is None and self._asked_to_stop():
+            if not found and self._asked_to_stop():
                 return self._stopped(start)
         if start < total:
             start, found = self._steps(reporter, start, current)
@@ -99,12 +102,12 @@ class _Training:
         reporter.finish()
         if found is None:
             return self._stopped(start)
-        return Outcome(_conclude(self.plan, self.folder, found, total), total, "")
+        return Outcome(_conclude(self.plan, self.folder, found[self.judge], total), total, "")
 
     def _steps(
         self, reporter: journal.Reporter, start: int, current: state.TrainState
-    ) -> tuple[int, evaluation.Evaluation | None]:
-        """From step `start` to the end: the last step done, and its evaluation unless stopped."""
+    ) -> tuple[int, Found | None]:
+        """From step `start` to the end: the last step done, and its evaluations unless stopped."""
         config, total = self.plan.config, self.durations.total
         feed = self.stack.enter_context(contextlib.closing(_feed(self.plan, start)))
         step_fn = make_step(self.plan, donate=not self.debug_nans)
@@ -135,13 +138,13 @@ class _Training:
             pace.steps += 1
             if last or step % self.durations.log == 0:
                 self._report(reporter, step, results, pace)
-            found = None
-            if stopping or self._evaluates_at(step) or step % self.durations.checkpoint == 0:
+            found, due = None, self._due(step)
+            if stopping or due or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
                 self._save(reporter, step, current)
                 pace.saved(time.monotonic() - saving)
-            if self._evaluates_at(step) and not (stopping and not last):
-                found = self._evaluate(reporter, step, current)
+            if due and not (stopping and not last):
+                found = self._evaluate(reporter, step, current, due)
                 stopping = stopping or found is None
                 pace.restart()
             self.checkpoints.check()
@@ -164,35 +167,54 @@ class _Training:
 
     def _catch_up(
         self, reporter: journal.Reporter, step: int, current: state.TrainState
-    ) -> evaluation.Evaluation | None:
-        """The evaluation of a restored step, where it was interrupted or is the last."""
-        last = step == self.durations.total
-        known = parallel.any_process(reporter.has_evaluation(step))
-        if known and not last:
-            return None
-        if not known:
-            return self._evaluate(reporter, step, current)
-        found = self._measure(current)
-        if found is not None:
-            self._say(journal.summary(found.metrics))
-        return found
+    ) -> Found | None:
+        """The evaluations of a restored step that were interrupted, and that of the end.
 
-    def _evaluates_at(self, step: int) -> bool:
-        return step == self.durations.total or step % self.durations.evaluate == 0
+        None if a stop came in between.
+        """
+        missing = [
+            each
+            for each in self._due(step)
+            if not parallel.any_process(reporter.has_evaluation(step, each.name))
+        ]
+        found = self._evaluate(reporter, step, current, missing)
+        if found is None or step < self.durations.total or self.judge in found:
+            return found
+        again = self._measure(current, self.plan.sets[0])
+        if again is None:
+            return None
+        self._say(journal.summary(again.metrics))
+        return found | {self.judge: again}
+
+    def _due(self, step: int) -> list[sets.Opened]:
+        """The sets to evaluate after a step, the same on every process."""
+        last = step == self.durations.total
+        return [each for each in self.plan.sets if last or step % each.every == 0]
 
     def _evaluate(
-        self, reporter: journal.Reporter, step: int, current: state.TrainState
-    ) -> evaluation.Evaluation | None:
+        self,
+        reporter: journal.Reporter,
+        step: int,
+        current: state.TrainState,
+        due: Sequence[sets.Opened],
+    ) -> Found | None:
         """Evaluates a step that is saved, and says so; None if a stop came in between."""
-        found = self._measure(current)
-        if found is not None:
+        results: Found = {}
+        for each in due:
+            found = self._measure(current, each)
+            if found is None:
+                return None
+            if each.name == self.judge:
+                self._save(reporter, step, current, found.metrics["top1"])
             # The record last: where it is missing, the next start evaluates again.
-            self._save(reporter, step, current, found.metrics["top1"])
-            reporter.evaluation(step, found.metrics)
-        return found
+            reporter.evaluation(step, found.metrics, each.name)
+            results[each.name] = found
+        return results
 
-    def _measure(self, current: state.TrainState) -> evaluation.Evaluation | None:
-        """The scores, or None if a stop came in between."""
+    def _measure(
+        self, current: state.TrainState, chosen: sets.Opened
+    ) -> evaluation.Evaluation | None:
+        """The scores on a set, or None if a stop came in between."""
 
         def proceed() -> bool:
             with self.watch.waiting():
@@ -201,7 +223,7 @@ class _Training:
         return evaluation.evaluate(
             self.predict,
             current.averaged,
-            self.plan.dataset.test,
+            chosen.source,
             batch_size=self.plan.config.evaluation.batch_size,
             proceed=proceed,
             waiting=self.watch.waiting,

@@ -16,7 +16,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.inference import sampling
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.run import Description
-from didicm_jax.training import optimizers, state
+from didicm_jax.training import optimizers, sets, state
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class Durations:
     total: int
     warmup: int
     log: int
-    evaluate: int
     checkpoint: int
 
 
@@ -41,6 +40,7 @@ class Plan:
     graphdef: nnx.GraphDef
     abstract: Variables  # shapes and types, no arrays
     durations: Durations
+    sets: tuple[sets.Opened, ...]  # to evaluate on; the first decides what is best
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
 
@@ -67,6 +67,11 @@ class Plan:
             f"({config.train.duration})",
             "evaluation": ", ".join(f"{k} {v}" for k, v in sampling.describe(config).items()),
         }
+        if config.evaluation.sets:
+            lines["sets"] = "; ".join(
+                f"{text} ({len(each.source):,} images)"
+                for each, text in zip(self.sets, config.evaluation.sets, strict=True)
+            )
         return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
 
     def new_state(self) -> state.TrainState:
@@ -135,6 +140,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         graphdef,
         abstract,
         durations,
+        sets.open_all(config, dataset, durations.total),
         learning_rate,
         optimizer(config, learning_rate),
     )
@@ -221,6 +227,5 @@ def _durations(config: ml_collections.ConfigDict, num_examples: int) -> Duration
         total,
         warmup,
         steps("train.log_every"),
-        steps("evaluation.every"),
         steps("train.checkpoint_every"),
     )

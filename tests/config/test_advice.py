@@ -50,6 +50,7 @@ ADVICE = {
     ("training/loop.py", "optimizer.learning_rate"): ((START,), {}, 1e-4),
     ("training/loop.py", "train.max_skipped"): ((START, AGAIN), {}, 500),
     ("training/loop.py", "diffusion.min_time"): ((START,), {}, 0.01),
+    ("training/sets.py", "evaluation.sets"): ((START, AGAIN), {}, ("a", "b=train every 1 step")),
     ("training/plan.py", "train.batch_size"): ((START,), {}, 128),
     ("training/plan.py", "train.accumulate"): ((START, AGAIN), {}, 2),
     ("training/plan.py", "optimizer.warmup"): ((START,), {}, "1 step"),

@@ -40,6 +40,12 @@ READ = [
     ("data.max_broken_share", 0.5, [PHOTOS], [{}, {"data.name": "idx"}]),
     ("data.max_pixels", 10**6, [PHOTOS], [{}, {"data.name": "idx"}]),
     ("data.num_workers", 2, [PHOTOS], [{}, {"data.name": "idx"}]),
+    (
+        "data.eval_split",
+        "test",
+        [{}, {"evaluation.sets": ("a=test", "b with fog:1")}],
+        [{"evaluation.sets": ("a=test", "b of idx")}],
+    ),
     ("augment.switch_prob", 0.1, [BOTH], [{}, {"augment.mixup": 0.2}, {"augment.cutmix": 0.2}]),
     ("model.parameterization", "bounded", [{}, VIT], [CLASSIFIER, PLAIN_VIT]),
     ("model.stem", "small", [{}, CLASSIFIER], [VIT, PLAIN_VIT]),
@@ -68,12 +74,12 @@ READ = [
 ]
 ALWAYS = """
 seed method data.name data.train_examples data.data_ratio data.resolution data.train_split
-data.eval_split data.repeats data.mean data.std augment.flip augment.shift augment.color_jitter
+data.repeats data.mean data.std augment.flip augment.shift augment.color_jitter
 augment.rand_augment augment.mixup augment.cutmix augment.label_smoothing model.name model.width
 model.dtype train.batch_size train.accumulate train.duration train.ema_decay train.shard_optimizer
 train.max_skipped train.log_every train.checkpoint_every optimizer.name optimizer.learning_rate
 optimizer.warmup optimizer.warmup_learning_rate optimizer.weight_decay optimizer.clip_norm
-evaluation.batch_size evaluation.every
+evaluation.batch_size evaluation.every evaluation.sets
 """
 
 
@@ -176,7 +182,11 @@ def test_the_listing_and_the_page_name_every_setting():
 
 @pytest.mark.parametrize(
     "setting",
-    [setting for setting in SETTINGS if isinstance(setting.default, float | tuple)],
+    [
+        setting
+        for setting in SETTINGS
+        if isinstance(setting.default, float | tuple) and setting.key != "evaluation.sets"
+    ],
     ids=lambda setting: setting.key,
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -188,7 +198,7 @@ def test_no_number_is_nan_or_infinite(setting, value):
 
 def test_every_number_has_two_bounds():
     for setting in SETTINGS:
-        if isinstance(setting.default, bool | str):
+        if isinstance(setting.default, bool | str) or setting.key == "evaluation.sets":
             continue
         check = setting.check.each if isinstance(setting.check, checks.Numbers) else setting.check
         assert isinstance(check, checks.Number), setting.key

@@ -115,6 +115,15 @@ def test_processes_give_the_same():
     np.testing.assert_array_equal(alone["image"], together["image"])
 
 
+def test_what_is_kept_is_what_was_made(monkeypatch):
+    found = corruptions.corrupted(source(), "fog", 1, workers=1, keep=True)
+    first = [found.batch(np.array(rows))["image"] for rows in ([0, 1], [1, 1])]
+    monkeypatch.setattr(corruptions, "_corrupt_all", None)
+    for expected, rows in zip(first, ([0, 1], [1, 1]), strict=True):
+        np.testing.assert_array_equal(found.batch(np.array(rows))["image"], expected)
+    np.testing.assert_array_equal(first[1][0], first[0][1])
+
+
 def test_all_else_is_the_sources():
     given = source()
     found = corruptions.corrupted(given, "fog", 1, workers=1)

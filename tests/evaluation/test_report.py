@@ -92,6 +92,24 @@ def test_one_run_lists_what_is_not_default(tmp_path):
     assert ["seed", "0", "5"] in Page(page.read_text()).cells
 
 
+def test_each_set_has_a_table_the_one_that_decides_first(tmp_path):
+    workdir = run(tmp_path / "a", evaluation={"sets": ("held_out=train[95%:]", "x<y=test")})
+    begun = run(tmp_path / "b", top1=())
+    lines = (workdir / "metrics.jsonl").read_text().replace("eval/", "eval/x<y/")
+    values = {"top1": 0.25, "top5": 1.0, "nll": 0.5, "ece": 0.1, "brier": 0.2}
+    held = {"step": 40} | {f"eval/held_out/{key}": value for key, value in values.items()}
+    path = workdir / "metrics.jsonl"
+    path.write_text(lines.rpartition("\n")[0] + "\n" + json.dumps(held) + "\n")
+    _, page = report.write([workdir, begun], tmp_path)
+    text = page.read_text()
+    assert "<h2>Evaluations</h2>" not in text
+    first, second = (text.index(f"on {name}<") for name in ("held_out", "x&lt;y"))
+    assert first < second
+    of_run = [row[1:4] for row in Page(text).cells if row[0] == "a"][:2]
+    assert of_run == [["40", "25.00%", "25.00% at 40"], ["30", "70.00%", "75.00% at 20"]]
+    assert text.count("not evaluated yet") == 2
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path):
     workdirs = [run(tmp_path / "x" / "digits"), run(tmp_path / "y" / "digits")]
     _, page = report.write(workdirs, tmp_path)

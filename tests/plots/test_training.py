@@ -12,12 +12,16 @@ def records(count=300):
         for k in range(1, count + 1)
     ]
     lines[3]["loss"] = None
-    evaluated = {"eval/top1": 0.5, "eval/nll": 1.5, "eval/ece": 0.25}
-    return [*lines, {"step": count} | evaluated]
+    return lines
+
+
+def evaluated(step, top1=0.5):
+    return [{"step": step, "top1": top1, "nll": 1.5, "ece": 0.25}]
 
 
 def test_each_panel_shows_its_values():
-    figure = training.curves({"a": records(), "b": records(10)})
+    evaluations = {"a": {"": evaluated(300)}, "b": {"": evaluated(10)}}
+    figure = training.curves({"a": records(), "b": records(10)}, evaluations)
     panels = {axes.get_ylabel(): axes for axes in figure.axes}
     faint, smooth = panels["training loss"].get_lines()[:2]
     assert np.isnan(faint.get_ydata()[3])  # a gap where the loss was not finite
@@ -34,6 +38,27 @@ def test_each_panel_shows_its_values():
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     figure.canvas.draw()
+
+
+def test_of_several_sets_a_dash_stands_for_each_in_the_colour_of_the_run():
+    evaluations = {
+        "a": {"held": evaluated(300), "noise": evaluated(200, top1=0.25)},
+        "b": {"noise": evaluated(10)},
+    }
+    figure = training.curves({"a": records(), "b": records(10)}, evaluations)
+    lines = figure.axes[3].get_lines()
+    found = [line.get_xydata().tolist() for line in lines]
+    assert found == [[[300, 50]], [[200, 25]], [[10, 50]]]
+    held, noise, other = lines
+    assert held.get_color() == noise.get_color() != other.get_color()
+    assert held.get_linestyle() != noise.get_linestyle() == other.get_linestyle()
+    sets, runs = figure.legends
+    named = zip(sets.get_texts(), sets.get_lines(), strict=True)
+    assert {text.get_text(): line.get_linestyle() for text, line in named} == {
+        "held": held.get_linestyle(),
+        "noise": noise.get_linestyle(),
+    }
+    assert [text.get_text() for text in runs.get_texts()] == ["a", "b"]
 
 
 def test_smoothing_leaves_out_what_is_not_finite():

@@ -166,6 +166,16 @@ def test_evaluation_may_look_at_another_split_and_training_may_not(run):
     one_line(lambda: run.changed(config, evaluates=False), "data.eval_split is 'test', was ''")
 
 
+def test_what_decides_on_the_best_stays_the_same_part_of_the_data(run):
+    """Else accuracies on other images would be held against each other."""
+    same = changed(evaluation__sets=("all", "b=train[:9]"))
+    assert run.changed(same, evaluates=False).config == same
+    other = changed(evaluation__sets=("b=train[:9]", "all"))
+    assert run.changed(other, evaluates=True).config == other
+    words = "the split of the first of evaluation.sets is 'train[:9]', was ''"
+    one_line(lambda: run.changed(other, evaluates=False), words)
+
+
 def with_value(key, value):
     def edit(values):
         values = copy.deepcopy(values)

@@ -44,6 +44,20 @@ def test_records_and_plain_lines(tmp_path, capsys):
     )
 
 
+def test_of_several_sets_each_has_its_name(tmp_path, capsys):
+    with opened(tmp_path) as reporter:
+        reporter.evaluation(20, METRICS, "held_out")
+        reporter.evaluation(20, METRICS, "a:b")
+    assert lines(tmp_path) == [
+        {"step": 20} | {f"eval/{name}/{key}": value for key, value in METRICS.items()}
+        for name in ("held_out", "a:b")
+    ]
+    assert capsys.readouterr().out.splitlines()[0].startswith("step 20/100, held_out: top-1 50.00%")
+    with opened(tmp_path, step=20) as reporter:
+        known = [reporter.has_evaluation(20, name) for name in ("held_out", "a:b", "", "a")]
+    assert known == [True, True, False, False]
+
+
 def test_one_live_line_on_a_terminal(tmp_path, monkeypatch, capsys):
     class Terminal(io.StringIO):
         def isatty(self):

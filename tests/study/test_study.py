@@ -93,6 +93,13 @@ def test_seeds_are_done_one_after_another(digits):
     assert len({cell.name for cell in found}) == 8
 
 
+def test_of_the_sets_of_the_base_the_first_is_the_test_split_of_its_cells(digits):
+    digits.evaluation.sets = ("few=test[:90]", "held")
+    (cell,) = axes.cells(digits, axes.parse("seed=1"), 10)
+    assert (cell.test_split, cell.config.data.eval_split) == ("test[:90]", "train[90%:]")
+    assert cell.config.evaluation.sets == ()
+
+
 def test_every_method_is_valid_and_shares_all_but_what_it_is(digits):
     for name in methods.METHODS:
         text = f"method={name}@compute;learning_rate=0.5"
