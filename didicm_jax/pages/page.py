@@ -1,15 +1,21 @@
 """A page from a template, and what all pages are made of: tables and figures."""
 
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from PIL import Image
+
 from didicm_jax import files
 from didicm_jax.pages import pictures
+from didicm_jax.plots import style
 
 if TYPE_CHECKING:
     import jinja2
+
+_CSS_DPI = 96
 
 
 class Cell(NamedTuple):
@@ -34,11 +40,16 @@ class Figure(NamedTuple):
 
     uri: str  # its PNG as a `data:` URI
     alt: str  # what it shows, in words
+    width: int  # at which its text has the size that it was drawn in, in pixels of CSS
+    height: int
 
 
 def figure(path: Path, alt: str) -> Figure:
     """The PNG at `path`, to be part of a page."""
-    return Figure(pictures.data_uri(path.read_bytes(), "png"), alt)
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as drawn:
+        width, height = (round(side * _CSS_DPI / style.DPI) for side in drawn.size)
+    return Figure(pictures.data_uri(content, "png"), alt, width, height)
 
 
 def write(path: Path, template: str, **values: Any) -> None:
