@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,10 +70,17 @@ def write(path: Path, template: str, **values: Any) -> None:
 def _environment() -> "jinja2.Environment":
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("didicm_jax.pages"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["quantity"] = _is_quantity
+    return environment
+
+
+def _is_quantity(cell: str | Cell) -> bool:
+    """Whether it begins as numbers and intervals do, and so stands at the right of its column."""
+    return isinstance(cell, Cell) or re.match(r"[\[+-]*\d", cell) is not None
