@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["didicm_jax", "didicm_jax.*"]),
-    package_data={"didicm_jax": ["pretrained/*/*"]},
+    package_data={"didicm_jax": ["pages/templates/*", "pretrained/*/*"]},
     python_requires=">=3.11,<3.14",
     # The lower bounds are the oldest versions that the test suite has passed with.
     install_requires=[
@@ -30,6 +30,7 @@ setup(
         # tensorflow-datasets needs it and does not say so.
         "importlib_resources>=7.1",
         "jax>=0.10.2",
+        "jinja2>=3.1.6",
         "matplotlib>=3.11",
         "ml_collections>=1.1",
         "ml_dtypes>=0.6",

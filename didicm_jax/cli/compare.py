@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from tabulate import tabulate
 
-from didicm_jax import data, evaluation, files, parallel, plots
+from didicm_jax import data, evaluation, files, pages, parallel, plots
 from didicm_jax.cli import pictures
 from didicm_jax.cli.command_line import counted, printable
 from didicm_jax.cli.disputes import Disputes
@@ -20,12 +20,14 @@ from didicm_jax.evaluation.subject import (
     check_comparable,
     side_by_side,
 )
-from didicm_jax.inference import sampling
+from didicm_jax.inference import sampling, sweep
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.plots import prediction as figures
+from didicm_jax.plots import style
 
 # In tables and pictures.
 _NAMES = ("run", "baseline")
+_ROWS = 200  # of disagreements on the page; all are in the CSV file
 
 
 class Pair(NamedTuple):
@@ -33,6 +35,14 @@ class Pair(NamedTuple):
 
     subjects: tuple[Subject, Subject]
     configs: tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]
+
+
+class _Judgement(NamedTuple):
+    """Which of two runs is better, in words and numbers."""
+
+    described: Sequence[str]  # the runs and the data, a sentence each
+    table: pages.Table
+    verdict: str
 
 
 def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> None:
@@ -96,16 +106,24 @@ def _judge(
     }
     record["difference"] = {name: value._asdict() for name, value in differences.items()}
     record["mcnemar"] = test._asdict()
-    print(_table(summaries, differences))
+    table = _table(summaries, differences)
+    print(tabulate(table.rows, table.header, disable_numparse=True))
     better = "the run" if test.only_ours > test.only_theirs else "the baseline"
     verdict = (
         f"{better} is right more often" if test.p_value < 0.05 else "no difference beyond chance"
     )
-    print(
-        f"\nMcNemar: {test.only_ours} right by the run alone, {test.only_theirs} by the baseline "
-        f"alone, p = {test.p_value:.3g}: {verdict} (at 5 %)\n"
+    said = (
+        f"McNemar: {test.only_ours} right by the run alone, {test.only_theirs} by the baseline "
+        f"alone, p = {test.p_value:.3g}: {verdict} (at 5 %)"
     )
-    _write(disputes, record, output)
+    print(f"\n{said}\n")
+    described = [
+        f"The {name}: {subject.folder.name}, checkpoint of step {subject.network.step:,}, by "
+        f"{sweep.label(config)} with {counted(record[name]['steps'], 'step')}."
+        for name, subject, config in zip(_NAMES, pair.subjects, pair.configs, strict=True)
+    ]
+    described.append(f"The data: {pair.subjects[0].dataset_name}.")
+    _write(disputes, record, output, _Judgement(described, table, said))
 
 
 def _name(source: data.Source, start: int, row: int) -> str:
@@ -116,7 +134,7 @@ def _image(source: data.Source, start: int, row: int) -> np.ndarray:
     return source.batch(np.array([start + row]))["image"][0]
 
 
-def _table(summaries: Sequence[dict], differences: dict[str, comparison.Difference]) -> str:
+def _table(summaries: Sequence[dict], differences: dict[str, comparison.Difference]) -> pages.Table:
     rows = []
     for key, difference in differences.items():
         percent = key in ("top1", "top5")
@@ -129,11 +147,13 @@ def _table(summaries: Sequence[dict], differences: dict[str, comparison.Differen
                 f"[{scale * difference.low:+.{digits}f}, {scale * difference.high:+.{digits}f}]",
             ]
         )
-    return tabulate(rows, ["", *_NAMES, "difference", "95 %"], disable_numparse=True)
+    return pages.Table("Metrics", ["metric", *_NAMES, "difference", "95 %"], rows)
 
 
-def _write(found: Disputes, record: dict[str, Any], output: Path) -> None:
-    """The table of the images on which the two disagree, and the sheet of the most disputed."""
+def _write(
+    found: Disputes, record: dict[str, Any], output: Path, judgement: _Judgement | None = None
+) -> None:
+    """The images on which the two disagree, the sheet of the most disputed, and the page."""
     output.mkdir(parents=True, exist_ok=True)
     record |= {
         "num_images": found.total,
@@ -151,10 +171,33 @@ def _write(found: Disputes, record: dict[str, Any], output: Path) -> None:
         f"the two name different classes for {found.differing:,} of {counted(found.total, 'image')}"
     )
     cards = found.cards()
-    drawn = pictures.draw(
-        output / "disagreements.png", lambda path: plots.save(figures.sheet(cards, _NAMES), path)
-    )
-    print(
-        f"wrote comparison.json, disagreements.csv{', disagreements.png' if drawn else ''} in "
-        f"{printable(str(output))}"
+    written = ["comparison.json", "disagreements.csv"]
+    makers = {
+        "disagreements.png": lambda path: plots.save(figures.sheet(cards, _NAMES), path),
+        "comparison.html": lambda path: _write_page(found, judgement, path),
+    }
+    written += [name for name, make in makers.items() if pictures.draw(output / name, make)]
+    print(f"wrote {', '.join(written)} in {printable(str(output))}")
+
+
+def _write_page(found: Disputes, judgement: _Judgement | None, path: Path) -> None:
+    rows: list[Sequence[str]] = [
+        [
+            each.name,
+            *([each.label] if each.label is not None else []),
+            *each.classes,
+            f"{each.distance:.3f}",
+        ]
+        for each in found.differ()[:_ROWS]
+    ]
+    header = ["image", *(["true"] if judgement else []), *_NAMES, "total variation"]
+    pages.write(
+        path,
+        "comparison.html",
+        title="Comparison of a run and its baseline",
+        names=dict(zip(_NAMES, (style.BLUE, style.ORANGE), strict=True)),
+        found=found,
+        judgement=judgement,
+        cards=[(card, pages.picture(card.image)) for card in found.cards()],
+        differ=pages.Table("Images on which the two disagree", header, rows),
     )

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from didicm_jax import evaluation, files, parallel, plots
-from didicm_jax.cli import pictures
+from didicm_jax import evaluation, files, pages, parallel, plots
+from didicm_jax.cli import evaluation_page, pictures
 from didicm_jax.cli.command_line import counted
 from didicm_jax.errors import UserError
-from didicm_jax.evaluation import classes, corruptions, loop, real_labels, record
+from didicm_jax.evaluation import classes, corruptions, loop, notable, real_labels, record
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
 from didicm_jax.inference import sampling, sweep
@@ -62,8 +62,9 @@ def run(
       UserError: the ReaL labels or the baseline are not of these images, the last sampler has no
         trajectories to keep, or the posteriors are not finite.
     """
-    path, name = requests.real_labels, sampling.describe(configs[-1])["sampler"]
-    if requests.trajectories and name != "cp":
+    path = requests.real_labels
+    if requests.trajectories and not sampling.has_trajectory(configs[-1]):
+        name = sampling.describe(configs[-1])["sampler"]
         raise UserError(
             f"expected cp as the last sampler, found {name}, which diffuses no probabilities; "
             "leave it out or change the sampler",
@@ -95,8 +96,18 @@ def run(
                 waiting=waiting,
             )
         with parallel.alone() as mine:
-            if mine:
-                _report(subject, scored, corrupted, real, kept, output)
+            found = _report(subject, scored, corrupted, real, kept, output) if mine else None
+    # The page comes when all else is on the disk: for it, the images that it shows run once more.
+    scores = scored[-1].evaluation.scores
+    shown = notable.choose(scores, len(subject.class_names))
+    places = evaluation_page.places(shown)
+    ways = subject.trajectories(configs[-1], places, waiting=waiting)
+    with parallel.alone() as mine:
+        if mine and found is not None:
+            write = partial(evaluation_page.write, subject, scores, found, shown, ways, real)
+            page = output / "evaluation.html"
+            written = [*found.files, *([page.name] if pictures.draw(page, write) else [])]
+            print(f"wrote {', '.join(written)} in {output}")
 
 
 def _report(
@@ -106,7 +117,8 @@ def _report(
     real: Sequence[frozenset[int]] | None,
     kept: Predictions,
     output: Path,
-) -> None:
+) -> evaluation_page.Found:
+    """Writes and prints all but the page, which needs the network once more."""
     last = scored[-1].evaluation
     records = [record.of_sampler(each.config, each.evaluation.scores, real) for each in scored]
     whole = record.of(
@@ -117,10 +129,13 @@ def _report(
         class_names=subject.class_names,
         corruptions=None if corrupted is None else corrupted.record,
     )
+    corruption_table = None
     if corrupted is not None:
-        print(_corruption_table(corrupted.record))
-    print(_table(scored, records))
-    print(_class_table(whole["classes"]))
+        corruption_table = _corruption_table(corrupted.record)
+        print(f"\n{_printed(corruption_table)}{_relative(corrupted.record)}\n")
+    sampler_table = _sampler_table(scored, records)
+    print(_printed(sampler_table))
+    print(_class_tables(whole["classes"]))
     output.mkdir(parents=True, exist_ok=True)
     written = ["evaluation.json"]
     for name, rows in classes.tables(last.scores, subject.class_names, pairs=_PAIRS).items():
@@ -135,7 +150,7 @@ def _report(
     )
     record.write(output, whole)
     written += ["predictions.npz", *_draw(scored, records, subject.class_names, corrupted, output)]
-    print(f"wrote {', '.join(written)} in {output}")
+    return evaluation_page.Found(whole, sampler_table, corruption_table, written)
 
 
 def _say(line: str) -> None:
@@ -143,7 +158,11 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> str:
+def _printed(table: pages.Table) -> str:
+    return tabulate(table.rows, table.header, disable_numparse=True)
+
+
+def _sampler_table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> pages.Table:
     headers = ["sampler", "steps", "top-1 % [95 %]", "top-5 %", "NLL [95 %]", "Brier"]
     headers += ["ECE [95 %]", "ECE, equal mass", "entropy"]
     has_real = "top1_real" in records[0]
@@ -154,7 +173,7 @@ def _table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> str:
             low, high = (f"{scale * end:.{digits}f}" for end in found["intervals"][key])
             return f"{scale * found[key]:.{digits}f} [{low}, {high}]"
 
-        row = [sweep.label(each.config), found["steps"], ranged("top1", 100, 2)]
+        row = [sweep.label(each.config), str(found["steps"]), ranged("top1", 100, 2)]
         row += [f"{100 * found['top5']:.2f}", ranged("nll", 1, 4), f"{found['brier']:.4f}"]
         row += [ranged("ece", 1, 4), f"{found['ece_equal_mass']:.4f}", f"{found['entropy']:.3f}"]
         if has_real:
@@ -162,10 +181,10 @@ def _table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> str:
         rows.append(row)
     if has_real:
         headers.append("ReaL top-1 %")
-    return tabulate(rows, headers, disable_numparse=True)
+    return pages.Table("Samplers", headers, rows)
 
 
-def _class_table(summary: dict[str, Any]) -> str:
+def _class_tables(summary: dict[str, Any]) -> str:
     shares = ("accuracy", "confidence", "bias")
     worst = [
         [each["class"], each["count"], *(f"{100 * each[key]:.1f}" for key in shares)]
@@ -183,7 +202,7 @@ def _class_table(summary: dict[str, Any]) -> str:
     )
 
 
-def _corruption_table(found: dict[str, Any]) -> str:
+def _corruption_table(found: dict[str, Any]) -> pages.Table:
     runs = [key for key in ("run", "baseline") if key in found]
     names = [name for name in found["run"] if name != "mean_corruption_error"]
     rows = [
@@ -191,13 +210,16 @@ def _corruption_table(found: dict[str, Any]) -> str:
         for name in names
     ]
     rows.append(["mean", *(f"{100 * found[key]['mean_corruption_error']:.1f}" for key in runs)])
-    headers = ["error %, mean of severities", *runs]
-    text = f"\n{tabulate(rows, headers, disable_numparse=True)}"
-    for other in ("baseline", "alexnet"):
-        key = f"mce_relative_to_{other}"
-        if key in found:
-            text += f"\nmCE relative to {other}: {100 * found[key]:.1f} %"
-    return text + "\n"
+    return pages.Table("Corruptions", ["error %, mean of severities", *runs], rows)
+
+
+def _relative(found: dict[str, Any]) -> str:
+    keys = {other: f"mce_relative_to_{other}" for other in ("baseline", "alexnet")}
+    return "".join(
+        f"\nmCE relative to {other}: {100 * found[key]:.1f} %"
+        for other, key in keys.items()
+        if key in found
+    )
 
 
 def _draw(

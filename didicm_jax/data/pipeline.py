@@ -156,11 +156,21 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int = 2,
     prefetch: int = 4,
+    only: np.ndarray | None = None,
 ) -> grain.DatasetIterator[Batch]:
     """Every example exactly once over all processes, in order, in batches of one shape.
 
     Every process gets `num_eval_batches` batches. The rows that fill up the last one repeat the
     last example, so that they are as harmless to a network as any image; `valid` tells them apart.
+
+    Args:
+      source: the N examples.
+      batch_size: the global batch B.
+      process_index: which share of each batch to give, 0..P-1.
+      process_count: the number of shares P.
+      num_threads: threads that make batches, each a whole one; 0 makes them when asked for.
+      prefetch: how many finished batches to hold ready.
+      only: the examples at these places i64[M], M > 0, in this order, in place of all N.
 
     Returns:
       An iterator of `image` u8[b,H,W,C], `label` i32[b], `index` i64[b], `valid` bool[b], and
@@ -170,13 +180,14 @@ def eval_batches(
     Raises:
       UserError: a batch below 1, or one that the processes do not divide.
     """
-    total = len(source)
+    chosen = np.arange(len(source)) if only is None else only
+    total = len(chosen)
     share = _share(batch_size, process_index, process_count)
 
     def make(step: int) -> Batch:
         start = step * batch_size + process_index * share
         positions = np.arange(start, start + share)
-        indices, valid = np.minimum(positions, total - 1), positions < total
+        indices, valid = chosen[np.minimum(positions, total - 1)], positions < total
         batch = source.batch(indices)
         # Asked after the batch is made: only then is it known which of its rows are broken.
         replaced = valid & np.isin(indices, source.broken())

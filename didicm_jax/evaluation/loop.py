@@ -109,6 +109,7 @@ def batches(
     batch_size: int,
     proceed: Callable[[], bool] = lambda: True,
     waiting: Waiting = contextlib.nullcontext,
+    only: np.ndarray | None = None,
 ) -> Iterator[Columns]:
     """What `reduce` makes of the posteriors, batch after batch, in the order of the source.
 
@@ -124,6 +125,8 @@ def batches(
         and is dropped.
       proceed: asked before each batch, with the same answer on every process; False ends it.
       waiting: surrounds each wait for the other processes.
+      only: the examples at these places i64[M] of the source, in place of all; what a sampler draws
+        for them is what it draws among all.
 
     Raises:
       UserError: `reduce` failed on another process; on this one, what it raised.
@@ -133,6 +136,7 @@ def batches(
         batch_size=parallel.round_up(batch_size, program.mesh.size),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        only=only,
     )
 
     def finish(answer: Posterior, batch: data.Batch, waiting: Waiting) -> Columns:

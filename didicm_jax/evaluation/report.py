@@ -1,13 +1,11 @@
 """The story of training runs: their curves as one picture, and one page that needs nothing else."""
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from didicm_jax import config as configuration
-from didicm_jax import files, plots
+from didicm_jax import files, pages, plots
 from didicm_jax.errors import UserError
 from didicm_jax.plots import training
 from didicm_jax.run import Places
@@ -21,28 +19,10 @@ _COLUMNS = (
     ("ECE", "ece", False, "{:.4f}"),
     ("Brier", "brier", False, "{:.4f}"),
 )
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; }}
-img {{ max-width: 100%; height: auto; }}
-table {{ border-collapse: collapse; margin: 1rem 0 2rem; }}
-th, td {{ text-align: left; padding: .25rem .8rem; border-bottom: 1px solid #ddd; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-.wide {{ overflow-x: auto; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
+_CURVES = (
+    "Curves over the steps of training: loss, learning rate, images per second, top-1 accuracy, "
+    "negative log-likelihood, expected calibration error; the figures are in the tables below."
+)
 
 
 # By name of the run and of the set, the evaluations that `records.evaluations` finds.
@@ -72,8 +52,16 @@ def write(workdirs: Sequence[Path], folder: Path) -> list[Path]:
     picture, page = folder / "report.png", folder / "report.html"
     evaluations = {name: recorded.evaluations(records) for name, records in runs.items()}
     plots.save(training.curves(runs, evaluations), picture)
-    files.write_whole(
-        page, lambda file: file.write(_page(runs, evaluations, configs, picture).encode())
+    tables = _evaluations(evaluations, configs) | {
+        "Runs": _steps(runs),
+        "Settings that differ" if len(runs) > 1 else "Settings": _settings(configs),
+    }
+    pages.write(
+        page,
+        "report.html",
+        title="Training of " + ", ".join(runs),
+        curves=pages.figure(picture, _CURVES),
+        tables={name: pages.Table(name, head, rows) for name, (head, *rows) in tables.items()},
     )
     return [picture, page]
 
@@ -112,30 +100,6 @@ def _names(workdirs: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise AssertionError("different paths differ somewhere")
-
-
-def _page(
-    runs: Mapping[str, Sequence[dict[str, Any]]],
-    evaluations: Evaluations,
-    configs: Mapping[str, Any],
-    picture: Path,
-) -> str:
-    title = html.escape("Training of " + ", ".join(runs))
-    image = base64.b64encode(picture.read_bytes()).decode()
-    tables = "\n".join(
-        f"<h2>{html.escape(heading)}</h2>\n{_table(rows)}"
-        for heading, rows in _evaluations(evaluations, configs).items()
-    )
-    body = (
-        f'<p><img src="data:image/png;base64,{image}" alt="Curves over the steps of training: '
-        "loss, learning rate, images per second, top-1 accuracy, negative log-likelihood, "
-        f'expected calibration error; the figures are in the tables below."></p>\n'
-        f"{tables}\n"
-        f"<h2>Runs</h2>\n{_table(_steps(runs))}\n"
-        f"<h2>{'Settings that differ' if len(runs) > 1 else 'Settings'}</h2>\n"
-        f"{_table(_settings(configs))}"
-    )
-    return _PAGE.format(title=title, body=body)
 
 
 def _evaluations(
@@ -207,19 +171,3 @@ def _settings(configs: Mapping[str, Any]) -> list[list[str]]:
         if len({str(values.get(key)) for values in columns.values()}) > 1
     ]
     return rows
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first of them the header, as HTML."""
-
-    def cells(row: Sequence[str]) -> str:
-        return "".join(
-            f'<td class="number">{html.escape(cell)}</td>'
-            if cell[:1].isdigit()
-            else f"<td>{html.escape(cell)}</td>"
-            for cell in row
-        )
-
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
-    body = "\n".join(f"<tr>{cells(row)}</tr>" for row in rows[1:])
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from didicm_jax import config as configuration
@@ -15,7 +16,7 @@ from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop
 from didicm_jax.inference import network as networks
-from didicm_jax.inference import program
+from didicm_jax.inference import program, sampling
 from didicm_jax.inference.program import Program
 from didicm_jax.inference.sampling import Posterior
 from didicm_jax.run import Description
@@ -27,13 +28,8 @@ class OtherData(NamedTuple):
     """Examples to evaluate on instead of the run's own."""
 
     dataset: str | None = None
-<<<<<<< HEAD
     data_dir: str | None = None  # of that data set, or where the run's own is by now
-    split: str | None = None
-=======
-    data_dir: str | None = None
     split: str | None = None  # "": validation, or test where there is none
->>>>>>> sets
     examples: int | None = None  # at most so many, the same share of each class
 
 
@@ -100,6 +96,38 @@ class Subject(NamedTuple):
             batch_size=batch_size or self.network.config.evaluation.batch_size,
             waiting=waiting,
         )
+
+    def trajectories(
+        self,
+        config: ml_collections.ConfigDict,
+        places: np.ndarray,
+        *,
+        waiting: loop.Waiting = contextlib.nullcontext,
+    ) -> np.ndarray | None:
+        """The way to the posteriors of a few of its examples, by the sampler of `config`.
+
+        They are run once more, on all processes: an evaluation keeps no trajectories.
+
+        Args:
+          config: of the run, with the sampler to use.
+          places: i64[M] of the examples, M > 0.
+          waiting: surrounds each wait for the other processes.
+
+        Returns:
+          f32[M, S + 1, K]; None if the sampler diffuses no probabilities, and nothing is run.
+        """
+        if not sampling.has_trajectory(config):
+            return None
+        found = loop.batches(
+            self.program(config, trajectory=True),
+            self.network.variables,
+            self.source,
+            lambda rows: rows.posterior.trajectory,
+            batch_size=min(len(places), self.network.config.evaluation.batch_size),
+            waiting=waiting,
+            only=places,
+        )
+        return np.concatenate(list(found))
 
 
 def side_by_side(
@@ -210,14 +238,10 @@ def _on_other_data(
     """The config with another part of its data, or other data at the size of the training."""
     result = copy.deepcopy(config)
     if other.dataset is None:
-<<<<<<< HEAD
-        result.data.eval_split = other.split or config.data.eval_split
-        result.data.data_dir = other.data_dir or config.data.data_dir
-        configuration.validate(result)  # digits are in no folder
-=======
         if other.split is not None:
             result.data.eval_split, result.evaluation.sets = other.split, ()
->>>>>>> sets
+        result.data.data_dir = other.data_dir or config.data.data_dir
+        configuration.validate(result)  # digits are in no folder
         return result
     defaults = configuration.default().data
     with result.unlocked():

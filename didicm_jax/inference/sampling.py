@@ -110,6 +110,11 @@ def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     return {"sampler": config.sampler.name, "steps": 1} | settings
 
 
+def has_trajectory(config: ml_collections.ConfigDict) -> bool:
+    """Whether the sampler of `config` diffuses probabilities, so that there is a way to show."""
+    return describe(config)["sampler"] == "cp"
+
+
 def softmax(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
     """The posterior of a classifier trained with softmax cross-entropy."""
     return Posterior(jax.nn.softmax(model(images)))

@@ -44,7 +44,7 @@ def refinement(story: Story) -> Figure:
     left.get_gridspec().set_width_ratios([1, 1.6])
     _show(left, story.image)
     left.set_title(style.plain(style.short(story.title, 36)), fontsize=10)
-    shown = _matter(story)
+    shown = matter(story)
     if story.trajectory is None:
         _bars(right, story, shown, story.probs)
         right.set_title(_verdict(story, story.probs), fontsize=10)
@@ -67,7 +67,7 @@ def refinement(story: Story) -> Figure:
 def animate(story: Story, path: Path) -> None:
     """Writes the refinement as an animated GIF, a frame for each step."""
     way = story.probs[None] if story.trajectory is None else story.trajectory
-    shown = _matter(story)
+    shown = matter(story)
     frames = []
     for number, probs in enumerate(way):
         figure, (left, right) = style.new(7.5, 3, 1, 2)
@@ -135,8 +135,8 @@ def _card(image: Axes, bars: Axes, card: Card) -> None:
     bars.set_xticks([0, 50, 100], ["0", "50", "100 %"])
 
 
-def _matter(story: Story) -> np.ndarray:
-    """The classes that are probable at some step, by their probability at the end."""
+def matter(story: Story) -> np.ndarray:
+    """The few classes that are probable at some step, by their probability at the end, i64[n]."""
     way = story.probs[None] if story.trajectory is None else story.trajectory[1:]
     peak = np.max(way, axis=0) if len(way) else story.probs
     # The likeliest at the end first, then those that were likely on the way.

@@ -13,6 +13,7 @@ from didicm_jax.evaluation import real_labels
 from didicm_jax.plots import evaluation as figures
 from tests.cli.looking import is_picture, one_line, table
 from tests.cli.test_main import DIGITS
+from tests.reading import Page
 
 FIGURES = ["classes.png", "reliability.png", "selective.png", "steps.png"]
 
@@ -117,6 +118,10 @@ def test_corruptions_of_a_run_and_its_baseline(main, run, classifier, tmp_path, 
     assert found["mce_relative_to_baseline"] == pytest.approx(relative)
     assert "mce_relative_to_alexnet" not in found
     assert is_picture(tmp_path / "corruptions.png")
+    page = Page((tmp_path / "evaluation.html").read_text())
+    means = [100 * np.mean(errors), 100 * np.mean(theirs)]
+    assert page.table("Corruptions")[-1] == ["mean", *(f"{mean:.1f}" for mean in means)]
+    assert f"mCE relative to baseline: {100 * relative:.1f} %" in page.root.text
 
 
 def test_real_labels(main, run, tmp_path, capsys, monkeypatch):
@@ -134,6 +139,10 @@ def test_real_labels(main, run, tmp_path, capsys, monkeypatch):
     with np.load(tmp_path / "out" / "predictions.npz") as found:
         right = (np.argmax(found["probs"], axis=1) == found["labels"])[1::2]
     assert (result["top1_real"], result["num_examples_real"]) == (right.mean(), 180)
+    page = Page((tmp_path / "out" / "evaluation.html").read_text())
+    assert f"ReaL labels of 180 images {100 * right.mean():.2f} %" in page.root.text
+    card = next(page.root.only("ul", id="mistakes").all("li"))
+    assert "ReaL: " in card.text
     (tmp_path / "real.json").write_text("[1, 2")
     assert main("--mode=evaluate", f"--workdir={run}", *given) == 2
     assert "expected the file real.json" in one_line(capsys)

@@ -178,6 +178,19 @@ def test_evaluation_sees_every_example_once_and_in_order(size, share, processes)
     assert seen == list(range(size))
 
 
+def test_evaluation_of_some_examples_alone():
+    """In the order they are asked for, by their places among all."""
+    only, shares = np.array([7, 2, 9]), []
+    for process in range(2):
+        batches = data.eval_batches(
+            source_of(10), batch_size=2, process_index=process, process_count=2, only=only
+        )
+        shares.append(take(batches, 2))
+    rows = [share[step] for step in range(2) for share in shares]
+    assert [int(row["index"][0]) for row in rows] == [7, 2, 9, 9]
+    assert [bool(row["valid"][0]) for row in rows] == [True, True, True, False]
+
+
 def test_threaded_evaluation_is_the_same():
     source = source_of(50)
     quiet = list(data.eval_batches(source, batch_size=8, num_threads=0))

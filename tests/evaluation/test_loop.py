@@ -205,3 +205,18 @@ def test_predictions_are_written_as_they_come(tmp_path):
             assert found[name].dtype == expected.dtype
         assert found["ids"].tolist() == ["a", "bc"]
     assert [each.name for each in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+def test_some_examples_alone_are_answered_as_among_all(logits):
+    """Also by a sampler that draws: its keys go with the places of the examples."""
+
+    def drawn(model, images, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (CLASSES,)))(keys)
+        return Posterior(jax.nn.softmax(model(images) + noise))
+
+    def probs(**options):
+        chosen = program(drawn), VARIABLES, source_of(logits), lambda rows: rows.posterior.probs
+        return np.concatenate(list(loop.batches(*chosen, batch_size=4, **options)))
+
+    only = np.array([10, 3, 8, 0, 5])
+    np.testing.assert_allclose(probs(only=only), probs()[only], rtol=1e-6)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from didicm_jax import config, data, files, parallel
-from didicm_jax.evaluation import classes, loop, record
+from didicm_jax.evaluation import classes, loop, notable, record
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.inference.program import Program
 from didicm_jax.inference.sampling import Posterior
@@ -41,6 +41,7 @@ with Predictions(folder) as kept:
         files.write_csv(folder / name, rows)
     kept.write(folder / "predictions.npz", labels=labels)
     record.write(folder, whole)
+notable.choose(found.scores, K)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
