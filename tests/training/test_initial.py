@@ -60,11 +60,12 @@ def check(source, *of):
 
 
 def test_of_the_same_classes_everything_is_taken():
-    assert check(trained({}), {}) == set()
-    assert check(trained({}), {}, ANIMALS, (64, 48, 3)) == set()
+    source = trained({})
+    assert check(source, {}) == set()
+    assert check(source, {}, ANIMALS, (64, 48, 3)) == set()
+    assert check(source, {"model.dtype": "bfloat16", "model.sync_batch_norm": True}) == set()
     assert check(trained(DIDIVIT), DIDIVIT, ANIMALS, (64, 48, 3)) == set()  # fixed positions
-    assert check(trained({}), {"model.dtype": "bfloat16", "model.sync_batch_norm": True}) == set()
-    assert start(trained({}), {})[2].endswith(" arrays of runs/source, step 7")
+    assert start(source, {})[2].endswith(" arrays of runs/source, step 7")
 
 
 @pytest.mark.parametrize("classes", [MORE, ("bee", "ant", "cat")])
