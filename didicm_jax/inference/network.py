@@ -27,21 +27,22 @@ class Network(NamedTuple):
     step: int  # of the checkpoint
 
 
-def load(
-    folder: RunFolder,
-    which: str,
-    mesh: Mesh,
-) -> Network:
+Trained = RunFolder | Bundle  # where a network comes from, opened
+
+
+def load(folder: Trained, which: str, mesh: Mesh) -> Network:
     """Reads the weights of a checkpoint, and nothing else of it. Nothing is written.
 
     Args:
-      folder: of the run, which may be changed to other settings for evaluation.
-      which: the `latest` or the `best` checkpoint.
+      folder: of the run, which may be changed to other settings for evaluation; or a bundle.
+      which: the `latest` or the `best` checkpoint; a bundle has but one.
       mesh: the devices that get the variables.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it is of another network.
     """
+    if isinstance(folder, Bundle):
+        return of_bundle(folder, mesh)
     if which not in ("latest", "best"):
         raise UserError(
             f"expected 'latest' or 'best', found {which!r}; choose one", about="checkpoint"

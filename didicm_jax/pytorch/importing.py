@@ -177,7 +177,8 @@ def write(
     workdir: Path,
     config: ml_collections.ConfigDict,
     described: Description,
-    loaded: Loaded,
+    variables: Variables,
+    averaged: Variables | None = None,
 ) -> None:
     """Makes a run that stands at step 0 with these weights: evaluated, predicted with, or trained.
 
@@ -190,9 +191,9 @@ def write(
         RunFolder.claim(partial, config, described)
         # The rate does not matter, only that it is a schedule, which counts its calls in the state.
         optimizer = plan.optimizer(config, lambda count: 0.0)
-        new = state.create(loaded.variables, optimizer, ema=config.train.ema_decay > 0)
-        if new.ema is not None and loaded.averaged is not None:
-            new = new._replace(ema=loaded.averaged)
+        new = state.create(variables, optimizer, ema=config.train.ema_decay > 0)
+        if new.ema is not None and averaged is not None:
+            new = new._replace(ema=averaged)
         with contextlib.closing(Checkpoints(partial)) as checkpoints:
             checkpoints.save(0, new)
             checkpoints.finish()

@@ -34,7 +34,7 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "READ
 _HUB = "hf://"
 _DIGEST = "weights_sha256"  # a bit that flips in the data of an array is not noticed otherwise
 # Settings that say where something is on one machine, which is nothing of the network.
-_OF_THE_MACHINE = ("data.data_dir",)
+OF_THE_MACHINE = ("data.data_dir",)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
     config = ml_collections.ConfigDict(bundle.config)
     defaults = configuration.flatten(configuration.default())
     with config.unlocked():
-        config.update_from_flattened_dict({key: defaults[key] for key in _OF_THE_MACHINE})
+        config.update_from_flattened_dict({key: defaults[key] for key in OF_THE_MACHINE})
     tensors = {name: _stored(array, dtype) for name, array in flatten(bundle.variables)}
     data = save(tensors, metadata={"format": LIBRARY})
     values = {
@@ -164,21 +164,22 @@ def _read_weights(path: Path, digest: str | None) -> Variables:
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise ValueError(f"it has not the {_DIGEST} of {CONFIG_FILE}")
         tensors = load_file(path)  # `load` knows no bfloat16
-        found: dict[str, Any] = {field: {} for field in Variables._fields}
+        found: dict[Any, Any] = {field: {} for field in Variables._fields}
         for name, tensor in tensors.items():
-            field, *inner, leaf = name.split(".")
-            place = found[field]
-            for key in inner:
-                # Of a list of modules the keys are numbers.
-                place = place.setdefault(int(key) if key.isdecimal() else key, {})
-            place[leaf] = tensor.astype(np.float32)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            # Of a list of modules the keys are numbers.
+            keys = [int(key) if key.isdecimal() else key for key in name.split(".")]
+            place = found
+            for key in keys[:-1]:
+                place = place.setdefault(key, {})
+            place[keys[-1]] = tensor.astype(np.float32)
+        return Variables(**found)
+    # The last four are of odd names.
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
             f"{path}: expected the arrays of a network, found what cannot be read "
             f"({type(error).__name__}: {first_line(error)[:120]}); write the folder anew or copy "
             "it again"
         ) from error
-    return Variables(**found)
 
 
 def _download(source: str) -> Path:
