@@ -135,6 +135,11 @@ def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) 
     if config is None:
         config = _config_of(importing.architecture(best))
     configuration.validate(config)
+    if config.model.init_from:
+        raise UserError(
+            "config.model.init_from: expected none with --torch, which are the weights, found "
+            f"{config.model.init_from!r}; leave it out"
+        )
     keeps_average = config.train.ema_decay > 0
     raw = best if weights.raw is None or not keeps_average else weights.raw
     channels = importing.in_channels(best)

@@ -149,7 +149,7 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax import parallel
     from didicm_jax.training import loop, plan
 
-    run = plan.make_plan(config)
+    run = plan.make_plan(config, begun=Places(Path(values.workdir)).begun)
     folder = RunFolder.claim(values.workdir, config, run.description)
     if parallel.is_main():
         print(run.describe(), flush=True)

@@ -143,6 +143,10 @@ SETTINGS = (
     Setting("model.conditioned_blocks", -1,
             "blocks from the end that see label and noise; -1: all, 0: only the head",
             Number(-1, 1000), read=(model_option("conditioned_blocks"),)),
+    Setting("model.init_from", "",
+            "trained network to fine-tune: a run, a bundle, hf://user/name, or one of the package; "
+            "empty: none",
+            Text("a folder or a name")),
     Setting("diffusion.schedule", "loglinear", "how the noise grows with time",
             Choice(("loglinear", "geometric")), read=(_DIDICM,)),
     # float32 tells 1 - 1e-6 from 1 with an error of a few per cent of 1e-6.

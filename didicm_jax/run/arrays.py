@@ -31,7 +31,10 @@ def check(checkpoint: Path, like: chex.ArrayTree, fields: Sequence[str] | None =
 
 
 def compare(
-    place: Path, saved: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+    place: Path,
+    saved: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[int, ...]],
+    advice: str = "use its own config",
 ) -> None:
     """Refuses arrays that are not those of the network, by their names and shapes.
 
@@ -39,6 +42,7 @@ def compare(
       place: where they are.
       saved: those there are.
       wanted: those of the network.
+      advice: what to do where they are others.
 
     Raises:
       UserError: they are others.
@@ -51,7 +55,7 @@ def compare(
             ]
             raise UserError(
                 f"{place}: expected {name} to be {words[0]}, as the config says, found "
-                f"{words[1]}: weights of another network; use its own config"
+                f"{words[1]}: weights of another network; {advice}"
             )
 
 

@@ -57,6 +57,11 @@ class Places:
         return self.path / "checkpoints"
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any(each.name.isdigit() for each in self.checkpoints.glob("*"))
+
+    @property
     def damaged(self) -> Path:
         """Where checkpoints are put that turned out to be damaged."""
         return self.path / "damaged"

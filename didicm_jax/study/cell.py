@@ -13,7 +13,7 @@ from didicm_jax import evaluation
 from didicm_jax.evaluation import report, scores, temperature
 from didicm_jax.evaluation.subject import open_subject
 from didicm_jax.inference import sampling, sweep
-from didicm_jax.run import RunFolder
+from didicm_jax.run import Places, RunFolder
 from didicm_jax.study import methods
 from didicm_jax.study.axes import METHOD, Cell
 from didicm_jax.study.folder import StudyFolder
@@ -34,13 +34,15 @@ def run(cell: Cell, study: StudyFolder) -> bool:
 
 def _run(cell: Cell, study: StudyFolder) -> bool:
     config, folder = copy.deepcopy(cell.config), study.place(cell)
-    run, plain = plan.make_plan(config), plan.make_plan(cell.plain)
+    has_begun = Places(folder).begun
+    run = plan.make_plan(config, begun=has_begun)
+    plain = plan.make_plan(cell.plain, begun=True)  # it is counted, not trained
     step, plain_step = operations.of_step(run), operations.of_step(plain)
     if cell.equal_compute:
         begun, steps = study.begun(cell), math.ceil(run.durations.total * plain_step / step)
         # Another version of XLA may count otherwise: what has begun keeps its duration.
         config.train.duration = begun.train.duration if begun else f"{steps} steps"
-        run = plan.make_plan(config)
+        run = plan.make_plan(config, begun=has_begun)
     claimed = RunFolder.claim(folder, config, run.description)
     print(run.describe(), flush=True)
     started = time.monotonic()

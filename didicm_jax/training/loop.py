@@ -84,6 +84,8 @@ class _Training:
     def run(self) -> Outcome:
         restored = self.checkpoints.restore_latest(self.plan.abstract_state())
         start, current = restored or (0, self.plan.new_state())
+        if restored is None and self.plan.start is not None:
+            self.checkpoints.save(0, current)  # the source is read once, and may change or go
         total = self.durations.total
         reporter = journal.Reporter(self.folder.path, start, total, silent=not parallel.is_main())
         self.reporter = self.stack.enter_context(contextlib.closing(reporter))

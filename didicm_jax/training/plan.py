@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
@@ -16,7 +17,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.inference import sampling
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.run import Description
-from didicm_jax.training import optimizers, sets, state
+from didicm_jax.training import initial, optimizers, sets, state
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Plan:
     sets: tuple[sets.Opened, ...]  # to evaluate on; the first decides what is best
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
+    start: initial.Initial | None = None  # what it starts from, where not from random numbers
 
     @property
     def description(self) -> Description:
@@ -72,11 +74,14 @@ class Plan:
                 f"{text} ({len(each.source):,} images)"
                 for each, text in zip(self.sets, config.evaluation.sets, strict=True)
             )
+        if self.start is not None:
+            lines["init_from"] = self.start.words
         return "\n".join(f"{name:<11}{text}" for name, text in lines.items())
 
     def new_state(self) -> state.TrainState:
         """The state at step 0, made on the devices."""
-        return jax.jit(self._make_state, out_shardings=self.placement())()
+        taken = None if self.start is None else self.start.variables
+        return jax.jit(self._make_state, out_shardings=self.placement())(taken)
 
     def abstract_state(self) -> state.TrainState:
         """Its shapes, types and places: what a checkpoint is read into."""
@@ -102,13 +107,21 @@ class Plan:
         # Asked three times before the first step, and each time the network would be traced.
         return jax.eval_shape(self._make_state)
 
-    def _make_state(self) -> state.TrainState:
+    def _make_state(self, taken: Variables | None = None) -> state.TrainState:
         _, variables = _create(self.config, self.dataset)
+        if taken is not None:
+            variables = jax.tree.map(
+                lambda fresh, x: fresh if x is None else jnp.copy(x), variables, taken
+            )
         return state.create(variables, self.optimizer, ema=self.config.train.ema_decay > 0)
 
 
-def make_plan(config: ml_collections.ConfigDict) -> Plan:
+def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan:
     """Checks a config against the data, the devices and the network.
+
+    Args:
+      config: of the run.
+      begun: it has a checkpoint to go on from, so what it started from is not asked for.
 
     Raises:
       UserError: for every mistake that can be found before the first step.
@@ -132,6 +145,9 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         total_steps=durations.total,
         initial=settings.warmup_learning_rate,
     )
+    start = None
+    if config.model.init_from and not parallel.any_process(begun):
+        start = initial.read(config, Description.of(dataset), abstract, mesh)
     return Plan(
         config,
         dataset,
@@ -143,6 +159,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         sets.open_all(config, dataset, durations.total),
         learning_rate,
         optimizer(config, learning_rate),
+        start,
     )
 
 

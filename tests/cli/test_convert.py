@@ -295,6 +295,10 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
         ([f"--torch={tmp_path / 'no.pth'}", f"--workdir={new}"], "found no"),
         ([f"--torch={original}", f"--workdir={made}"], "expected a new folder"),
         ([f"--torch={original}"], "--workdir: expected"),
+        (
+            [f"--torch={original}", f"--workdir={new}", *DIGITS, "--config.model.init_from=x"],
+            "config.model.init_from: expected none with --torch",
+        ),
         ([f"--workdir={made}"], "expected either --torch"),
         ([f"--workdir={new}", f"--export={tmp_path / 'x'}"], "found no config.json"),
         ([f"--workdir={made}", f"--export={tmp_path / 'x'}", "--sampler=ddim"], "one of cp, cl"),

@@ -17,7 +17,7 @@ from didicm_jax.evaluation import subject
 from didicm_jax.evaluation.subject import OtherData
 from didicm_jax.run import Description
 from didicm_jax.training import plan
-from tests.config.test_table import BOTH, PHOTOS, configured
+from tests.config.test_table import BOTH, PHOTOS, VIT, configured
 
 ROOT = Path(__file__).parents[2]
 START, AGAIN, LOOK = "start", "again", "look"
@@ -29,6 +29,7 @@ ADVICE = {
     ("augment/policy.py", "data.mean"): ((START,), {}, (0.3,)),
     ("cli/convert.py", "data.mean"): ((START,), {}, (0.3,)),
     ("cli/convert.py", "data.std"): ((START,), {}, (0.3,)),
+    ("cli/convert.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
     ("cli/prepare.py", "data.max_pixels"): ((START, AGAIN, LOOK), PHOTOS, 10**9),
     ("data/__init__.py", "data.train_examples"): ((START,), {}, 100),
     ("data/__init__.py", "data.data_ratio"): ((START,), {}, 0.5),
@@ -47,6 +48,8 @@ ADVICE = {
     ("study/methods.py", "model.name"): ((START,), {}, "didirn34"),
     ("training/diagnosis.py", "optimizer.learning_rate"): ((START,), {}, 1e-4),
     ("training/diagnosis.py", "model.dtype"): ((START,), {}, "float32"),
+    ("training/initial.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
+    ("training/initial.py", "model.conditioned_blocks"): ((START,), VIT, 0),
     ("training/loop.py", "optimizer.learning_rate"): ((START,), {}, 1e-4),
     ("training/loop.py", "train.max_skipped"): ((START, AGAIN), {}, 500),
     ("training/loop.py", "diffusion.min_time"): ((START,), {}, 0.01),

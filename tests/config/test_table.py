@@ -76,10 +76,10 @@ ALWAYS = """
 seed method data.name data.train_examples data.data_ratio data.resolution data.train_split
 data.repeats data.mean data.std augment.flip augment.shift augment.color_jitter
 augment.rand_augment augment.mixup augment.cutmix augment.label_smoothing model.name model.width
-model.dtype train.batch_size train.accumulate train.duration train.ema_decay train.shard_optimizer
-train.max_skipped train.log_every train.checkpoint_every optimizer.name optimizer.learning_rate
-optimizer.warmup optimizer.warmup_learning_rate optimizer.weight_decay optimizer.clip_norm
-evaluation.batch_size evaluation.every evaluation.sets
+model.dtype model.init_from train.batch_size train.accumulate train.duration train.ema_decay
+train.shard_optimizer train.max_skipped train.log_every train.checkpoint_every optimizer.name
+optimizer.learning_rate optimizer.warmup optimizer.warmup_learning_rate optimizer.weight_decay
+optimizer.clip_norm evaluation.batch_size evaluation.every evaluation.sets
 """
 
 
