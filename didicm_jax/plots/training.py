@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from didicm_jax.plots import style
 
@@ -27,31 +28,47 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
       runs: by name, the records of `metrics.jsonl`; a value that is None was not finite and leaves
         a gap.
     """
-    figure, grid = style.new(13, 6.4, 2, 3)
-    for (key, label), axes in zip(_PANELS, grid.flat, strict=True):
+    # A run that was not evaluated yet has fewer panels.
+    panels = [
+        (key, label)
+        for key, label in _PANELS
+        if any(key in record for records in runs.values() for record in records)
+    ]
+    rows, columns = style.grid(len(panels), 3)
+    figure, grid = style.new(3.6 * columns, 2.7 * rows + 0.3, rows, columns)
+    flat = list(np.ravel(grid))
+    for number, ((key, label), axes) in enumerate(zip(panels, flat, strict=False)):
+        drawn = False
         for (name, records), (color, marker) in zip(runs.items(), style.colors(), strict=False):
             x, y = series(records, key)
+            drawn = drawn or bool(np.any(np.isfinite(y)))
             if key == "eval/top1":
                 y = 100 * y
             if key == "loss":
                 axes.plot(x, y, color=color, linewidth=0.7, alpha=0.3)
-                axes.plot(x, smoothed(y), color=color, linewidth=1.8, label=name)
-            elif key.startswith("eval/"):
-                axes.plot(x, y, color=color, marker=marker, ms=4, label=name)
-            else:
-                axes.plot(x, y, color=color, linewidth=1.5, label=name)
+                y = smoothed(y)
+            every = 1 if key.startswith("eval/") else style.every(len(x), 6)
+            axes.plot(x, y, color=color, marker=marker, ms=4, markevery=every, label=name)
         axes.set_ylabel(label)
+        if not drawn:
+            axes.text(0.5, 0.5, "no finite value", ha="center", transform=axes.transAxes)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            continue
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if key == "images_per_second":
             axes.set_ylim(bottom=0)
-    for axes in grid[1]:
-        axes.set_xlabel("step")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    texts = [style.plain(style.short(label, 40)) for label in labels]
-    columns = max(1, min(4, len(texts)))
-    figure.legend(
-        handles, texts, loc="outside upper center", ncols=columns, frameon=False, fontsize=10
-    )
+        if number + columns >= len(panels):
+            axes.set_xlabel("step")
+        low, high = axes.dataLim.intervaly
+        if key in ("loss", "eval/nll") and 0 < 30 * low < high < np.inf:
+            style.logarithmic(axes, axes.yaxis)  # else one value that exploded hides all others
+    for axes in flat[len(panels) :]:
+        axes.set_visible(False)
+    handles, labels = flat[0].get_legend_handles_labels()
+    style.legend(figure, handles, style.distinct(labels, 40))
     return figure
 
 
