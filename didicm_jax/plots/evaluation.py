@@ -81,11 +81,12 @@ def _leave_out_failures(axes: Axes, curves: Mapping[str, Sequence[Mapping[str, A
         return
     low, high = 100 * np.min(kept), 100 * np.max(kept)
     margin = max(0.05 * (high - low), 0.1)
-    axes.set_ylim(low - 3 * margin, high + margin)
+    low = low - 3 * margin
+    axes.set_ylim(low, high + margin)
     stacked: dict[int, int] = {}
     for records, (color, _) in zip(curves.values(), style.colors(), strict=False):
         for record in records:
-            if _fails(record["top1"], best):
+            if 100 * record["top1"] < low:
                 row = stacked[record["steps"]] = stacked.get(record["steps"], 0) + 1
                 axes.annotate(
                     f"▼ {100 * record['top1']:.1f}",

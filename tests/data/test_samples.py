@@ -1,4 +1,4 @@
-"""The images that the repository holds: each is named with its licence, and they are what they say."""
+"""The images that the repository holds: each is named with its licence, none is large."""
 
 from pathlib import Path
 

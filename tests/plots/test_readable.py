@@ -180,6 +180,11 @@ def test_a_sampler_that_fails_does_not_flatten_the_others():
     assert 85 < low < 89
     assert high < 96
     assert {text.get_text() for text in left.texts} == {"▼ 10.0", "▼ 12.0"}
+    # One that is just above the lower edge is drawn there, and not named once more.
+    near = {"cp": [record(1, 0.21, 2.0), record(2, 0.57, 1.0), record(4, 0.3, 1.0, 0.09)]}
+    left, _ = figures.steps(near).axes
+    assert left.get_ylim()[0] < 21
+    assert list(left.texts) == []
 
 
 def test_no_tick_of_an_accuracy_above_all():
