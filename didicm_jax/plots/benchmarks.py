@@ -5,7 +5,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogFormatterSciNotation
 
 from didicm_jax.plots import style
 
@@ -26,11 +25,11 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> Figure:
     ]
     # From 1: to the right is more than what it is measured against, to the left less.
     widths = [value - 1 for value in values]
-    colors = [style.SKY if record["gain"] else style.ORANGE for record in records]
+    colors = [style.SKY if record["gain"] else style.RED for record in records]
     axes.barh(places, widths, left=1, xerr=ends, color=colors, ecolor=style.GREY, capsize=2)
-    labels = [
+    labels: list[Any] = [
         Patch(color=color, label=label)
-        for color, label in ((style.SKY, "as many times as fast"), (style.ORANGE, "times the cost"))
+        for color, label in ((style.SKY, "as many times as fast"), (style.RED, "times the cost"))
         if color in colors
     ]
     aims = [(place, r["target"]) for place, r in zip(places, records, strict=True) if r["target"]]
@@ -45,9 +44,6 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> Figure:
             color=style.BLACK,
             label="target",
         )
-    axes.legend(
-        handles=labels, fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3
-    )
     for place, record in zip(places, records, strict=True):
         right = max(1, record["ratio_high"], record["target"] or 0)
         axes.annotate(
@@ -60,9 +56,10 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> Figure:
         )
     axes.axvline(1, color=style.BLACK, lw=1)
     axes.set_yticks(places, [style.plain(record["name"]) for record in records])
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
     axes.margins(x=0.08, y=0.01)
+    axes.set_xscale("log")
+    style.logarithmic(axes, axes.xaxis)
     axes.invert_yaxis()
     axes.set_xlabel("ratio (bars end at the median of the rounds; whiskers: all rounds)")
+    style.legend(figure, labels, [label.get_label() for label in labels])
     return figure

@@ -4,21 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    LogLocator,
-    MaxNLocator,
-    NullLocator,
-    PercentFormatter,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from didicm_jax.plots import style
 
 # Of the points of a curve over all examples: more cannot be seen.
 _POINTS = 500
-# More bars than this are drawn without names.
+# A curve of selective accuracy is noise before this share of the images: no axis is made for it.
+_SETTLED = 0.05
+# Of more classes than this, only the worst ones are drawn with their names.
 _NAMED = 30
+_WORST = 20
 
 
 def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -44,20 +42,66 @@ def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.set_xlabel("steps of the sampler (network calls)")
         if len(every) > 1:
             axes.set_xscale("log", base=2)
-        axes.set_xticks(every, [str(number) for number in every])
+        axes.set_xticks(_apart(every))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.1)
     if right.dataLim.minposy < np.inf:  # else every sampler is right and sure of it
-        right.set_yscale("log")
-        low, high = right.get_ylim()
-        # Of less than a decade, powers of ten are too few.
-        few = high < 10 * low
-        right.yaxis.set_major_locator(MaxNLocator(5) if few else LogLocator(subs=(1, 2, 5)))
-        right.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        right.yaxis.set_minor_locator(NullLocator())
-    left.legend(fontsize=9, frameon=False)
+        style.logarithmic(right, right.yaxis)
+    _leave_out_failures(left, curves)
+    style.legend(figure, *left.get_legend_handles_labels())
     figure.suptitle("What more steps bring (bars: 95 % of bootstrap resamples)", fontsize=11)
     return figure
+
+
+def _apart(numbers: Sequence[int]) -> list[int]:
+    """Of ascending numbers, those whose labels do not touch on a logarithmic axis."""
+    chosen = list(numbers[:1])
+    ratio = (numbers[-1] / numbers[0]) ** (1 / 10)
+    for number in numbers[1:]:
+        if number >= ratio * chosen[-1]:
+            chosen.append(number)
+    return chosen
+
+
+def _leave_out_failures(axes: Axes, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Begins the axis of accuracy where the samplers are that do not fail.
+
+    Those that do would press all others together at the top: a triangle and a number at the lower
+    edge say where they are.
+    """
+    best = max(record["top1"] for records in curves.values() for record in records)
+    kept = [
+        [*record["intervals"]["top1"], record["top1"]]
+        for records in curves.values()
+        for record in records
+        if not _fails(record["top1"], best)
+    ]
+    if len(kept) == sum(map(len, curves.values())):
+        return
+    low, high = 100 * np.min(kept), 100 * np.max(kept)
+    margin = max(0.05 * (high - low), 0.1)
+    low = low - 3 * margin
+    axes.set_ylim(low, high + margin)
+    stacked: dict[int, int] = {}
+    for records, (color, _) in zip(curves.values(), style.colors(), strict=False):
+        for record in records:
+            if 100 * record["top1"] < low:
+                row = stacked[record["steps"]] = stacked.get(record["steps"], 0) + 1
+                axes.annotate(
+                    f"▼ {100 * record['top1']:.1f}",
+                    (record["steps"], 0),
+                    (4, 11 * row - 8),
+                    xycoords=axes.get_xaxis_transform(),
+                    textcoords="offset points",
+                    fontsize=9,
+                    color=color,
+                )
+
+
+def _fails(top1: float, best: float) -> bool:
+    """Whether a sampler is right less than half as often as the best one."""
+    return top1 < best / 2
 
 
 def reliability(found: Any, ece: float, name: str) -> Figure:
@@ -99,10 +143,15 @@ def reliability(found: Any, ece: float, name: str) -> Figure:
     top.plot([0, 1], [0, 1], color=style.BLACK, linestyle="--", linewidth=1.2, label="calibrated")
     top.set_ylim(0, 1)
     top.set_ylabel("accuracy")
-    top.set_title(f"Reliability: {name}, ECE {ece:.4f}", fontsize=11)
-    figure.legend(fontsize=9, frameon=False, loc="outside lower center", ncols=3)
+    named = style.plain(style.short(name, 40))
+    top.set_title(f"Reliability: {named}\nexpected calibration error {ece:.4f}", fontsize=11)
+    style.legend(figure, *top.get_legend_handles_labels())
     bottom.bar(left, found.examples, width, align="edge", color=style.GREY, edgecolor="white")
-    bottom.set_yscale("symlog", linthresh=1)
+    if np.max(found.examples) > 30:
+        bottom.set_yscale("symlog", linthresh=1)
+    else:
+        bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     bottom.set_ylim(0)
     bottom.set_ylabel("images")
     bottom.set_xlabel(f"confidence (probability of the predicted class), {len(width)} bins")
@@ -117,34 +166,48 @@ def selective(curves: Mapping[str, Any]) -> Figure:
     Args:
       curves: for each sampler, of `metrics.selective`.
     """
-    figure, axes = style.new(8, 4)
+    figure, axes = style.new(7.5, 4)
     best = max(curve.accuracy[-1] for curve in curves.values())
     low, start = 1.0, 1.0
-    for (name, curve), (color, _) in zip(curves.items(), style.colors(), strict=False):
-        if curve.accuracy[-1] < best / 2:
+    for number, ((name, curve), (color, marker)) in enumerate(
+        zip(curves.items(), style.colors(), strict=False)
+    ):
+        if _fails(curve.accuracy[-1], best):
             # A sampler that fails would be a wall at the left: its figure says enough.
             axes.plot([], [], color=color, label=f"{name}: {curve.accuracy[-1]:.1%} of all")
             continue
         total = len(curve.coverage)
         shown = np.unique(np.linspace(0, total - 1, min(total, _POINTS)).astype(int))
         coverage, accuracy = curve.coverage[shown], curve.accuracy[shown]
-        axes.plot(100 * coverage, 100 * accuracy, color=color, label=name)
-        low = min(low, accuracy.min())
+        axes.plot(
+            100 * coverage,
+            100 * accuracy,
+            color=color,
+            label=name,
+            marker=marker,
+            ms=5,
+            # Where lines lie on each other, their markers do not.
+            markevery=(0.02 * (number % 5), 0.1),
+        )
+        low = min(low, accuracy[coverage >= _SETTLED].min())
         # Where all answers are right there is nothing to see.
         start = min(start, coverage[np.argmax(accuracy < 1)] if accuracy.min() < 1 else 1.0)
     axes.set_xlabel("coverage: share of images answered, the most confident first (%)")
     axes.set_ylabel("accuracy on them (%)")
     axes.set_xlim(max(0, 100 * start - 10) if low < 1 else 0, 100)
     margin = max(5 * (1 - low), 0.1) if low < 1 else 1
-    axes.set_ylim(max(0, 100 * low - margin), 100 + margin)
+    # Above 100 % there is too little room for a tick, as there is no such accuracy.
+    axes.set_ylim(max(0, 100 * low - margin), 100 + 0.1 * margin)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_title("Selective accuracy", fontsize=11)
-    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    style.legend(figure, *axes.get_legend_handles_labels())
     return figure
 
 
 def classes(found: Any, names: Sequence[str]) -> Figure:
     """The accuracy and the confidence of each class, from the worst to the best.
+
+    Of many classes all are drawn without names, and the worst ones with them.
 
     Args:
       found: of `classes.per_class`.
@@ -152,29 +215,45 @@ def classes(found: Any, names: Sequence[str]) -> Figure:
     """
     order = np.argsort(found.accuracy, kind="stable")
     order = order[found.examples[order] > 0]
-    x = np.arange(len(order))
-    named = len(order) <= _NAMED
-    figure, axes = style.new(max(6, 0.42 * len(order)) if named else 9, 4.2)
     accuracy, confidence = 100 * found.accuracy[order], 100 * found.confidence[order]
-    if named:
-        axes.bar(x, accuracy, color=style.SKY, label="accuracy")
-        axes.plot(x, confidence, "D", color=style.RED, ms=5, label="mean confidence on its images")
-        labels = [style.plain(style.short(names[k], 18)) for k in order]
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(x, labels, **(turned if max(map(len, labels)) > 3 else {}))
+    shown = len(order) if len(order) <= _NAMED else _WORST
+    height = 1.5 + 0.24 * shown
+    if shown == len(order):
+        figure, axes = style.new(7, height)
+        named = axes
     else:
-        axes.fill_between(x, accuracy, step="mid", color=style.SKY, label="accuracy")
-        axes.plot(x, confidence, ".", color=style.RED, ms=2, label="mean confidence on its images")
-        axes.set_xlabel("classes, from the worst to the best")
-    axes.set_ylabel("%")
-    axes.set_ylim(0, 119)
-    axes.set_yticks(range(0, 101, 20))
-    axes.grid(axis="x", visible=False)
-    axes.set_title(
+        figure, (axes, named) = style.new(10, height, 1, 2)
+        place = np.arange(len(order))
+        axes.fill_between(place, accuracy, step="mid", color=style.SKY)
+        size = 4 if len(order) <= 200 else 2
+        axes.plot(place, confidence, "D", color=style.RED, ms=size)
+        axes.set_xlabel(f"the {len(order):,} classes, from the worst to the best")
+        axes.set_ylabel("%")
+        axes.set_ylim(0, 102)
+        axes.set_xlim(-0.5, len(order) - 0.5)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        named.set_title(f"the {shown} worst", fontsize=10)
+    place = np.arange(shown)
+    named.barh(place, accuracy[:shown], color=style.SKY, label="accuracy")
+    named.plot(
+        confidence[:shown],
+        place,
+        "D",
+        color=style.RED,
+        ms=5,
+        label="mean confidence on its images",
+    )
+    labels = style.distinct([names[k] for k in order[:shown]], 28)
+    named.set_yticks(place, [style.plain(label) for label in labels])
+    named.set_ylim(shown - 0.5, -0.5)
+    named.set_xlim(0, 102)
+    named.set_xlabel("%")
+    named.grid(axis="y", visible=False)
+    figure.suptitle(
         f"Classes: accuracy {accuracy[0]:.1f} % of the worst, {accuracy[-1]:.1f} % of the best",
         fontsize=11,
     )
-    axes.legend(fontsize=9, frameon=False, loc="upper left", ncols=2)
+    style.legend(figure, *named.get_legend_handles_labels())
     return figure
 
 
@@ -187,24 +266,24 @@ def corruptions(found: Mapping[str, tuple[Sequence[str], Sequence[int], np.ndarr
     """
     names = next(iter(found.values()))[0]
     panels = [*names, "mean"] if len(names) > 1 else list(names)
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, grid = style.new(2.7 * columns + 0.6, 2.1 * rows + 0.7, rows, columns)
+    rows, columns = style.grid(len(panels), 4)
+    figure, grid = style.new(2.5 * max(2, columns) + 0.6, 2 * rows + 0.9, rows, columns)
     flat = list(np.atleast_1d(grid).flat)
     styles = list(zip(found.items(), style.colors(), strict=False))
-    for axes, panel in zip(flat, panels, strict=False):
+    for number, (axes, panel) in enumerate(zip(flat, panels, strict=False)):
         for (run, (_, severities, accuracy)), (color, marker) in styles:
             y = accuracy.mean(axis=0) if panel == "mean" else accuracy[names.index(panel)]
             x = [0, *severities]
             axes.plot(x, 100 * y, color=color, marker=marker, ms=4, label=run)
         axes.set_title(panel.replace("_", " "), fontsize=10)
         axes.set_ylim(0, 103)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xticks([0, *next(iter(found.values()))[1]])
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-        axes.label_outer()
+        lowest = number + columns >= len(panels)
+        axes.tick_params(labelbottom=lowest, labelleft=number % columns == 0)
+        axes.set_xlabel("severity (0: clean)" if lowest else "")
+        axes.set_ylabel("top-1 accuracy" if number % columns == 0 else "")
     for axes in flat[len(panels) :]:
         axes.set_visible(False)
-    figure.supxlabel("severity (0: clean)", fontsize=10)
-    figure.supylabel("top-1 accuracy", fontsize=10)
-    flat[0].legend(fontsize=8, frameon=False, loc="lower left")
+    style.legend(figure, *flat[0].get_legend_handles_labels())
     return figure

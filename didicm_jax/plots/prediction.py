@@ -1,5 +1,6 @@
 """Figures of single images: how a posterior is refined, and where two models disagree."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from didicm_jax import files
@@ -43,20 +45,28 @@ def refinement(story: Story) -> Figure:
     figure, (left, right) = style.new(9, 3.8, 1, 2)
     left.get_gridspec().set_width_ratios([1, 1.6])
     _show(left, story.image)
-    left.set_title(style.plain(style.short(story.title, 36)), fontsize=10)
+    left.set_title(_lines(story.title), fontsize=9)
     shown = matter(story)
     if story.trajectory is None:
         _bars(right, story, shown, story.probs)
         right.set_title(_verdict(story, story.probs), fontsize=10)
         return figure
     x = np.arange(len(story.trajectory))
-    for k, (color, marker) in zip(shown, style.colors(), strict=False):
-        name = style.plain(style.short(story.class_names[k], 24))
-        label = f"{name}: {100 * story.probs[k]:.1f} %"
-        right.plot(x, 100 * story.trajectory[:, k], color=color, marker=marker, ms=5, label=label)
+    names = style.distinct([story.class_names[k] for k in shown], 24)
+    for k, name, (color, marker) in zip(shown, names, style.colors(), strict=False):
+        right.plot(
+            x,
+            100 * story.trajectory[:, k],
+            color=color,
+            marker=marker,
+            ms=5,
+            markevery=style.every(len(x), 32),
+            label=style.plain(f"{name}: {100 * story.probs[k]:.1f} %"),
+        )
     right.set_ylim(-2, 103)
-    right.set_xlim(-0.1, x[-1] + 0.1)
-    right.set_xticks(x if len(x) <= 17 else x[:: -(-len(x) // 16)])
+    margin = 0.02 * x[-1]
+    right.set_xlim(-margin, x[-1] + margin)
+    right.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10], integer=True))
     right.set_xlabel("step of the sampler")
     right.set_ylabel("probability (%)")
     right.set_title(_verdict(story, story.probs), fontsize=10)
@@ -73,9 +83,10 @@ def animate(story: Story, path: Path) -> None:
         figure, (left, right) = style.new(7.5, 3, 1, 2)
         left.get_gridspec().set_width_ratios([1, 1.6])
         _show(left, story.image)
-        left.set_title(style.plain(style.short(story.title, 30)), fontsize=10)
+        left.set_title(_lines(story.title), fontsize=9)
         _bars(right, story, shown, probs)
-        right.set_title(f"step {number} of {len(way) - 1}", fontsize=10)
+        title = f"step {number} of {len(way) - 1}" if len(way) > 1 else _verdict(story, probs)
+        right.set_title(title, fontsize=10)
         figure.set_dpi(_ANIMATION_DPI)
         figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
@@ -96,10 +107,8 @@ def sheet(cards: Sequence[Card], names: tuple[str, str]) -> Figure:
       cards: the images, the most disputed first.
       names: of the two models.
     """
-    columns = min(4, len(cards))
-    rows = -(-len(cards) // columns)
-    figure = Figure(figsize=(3.3 * columns + 0.3, 3.3 * rows + 0.5), layout="constrained")
-    style.FigureCanvasAgg(figure)
+    rows, columns = style.grid(len(cards), 4)
+    figure = style.empty(3.3 * columns + 0.3, 3.3 * rows + 0.5)
     grid = np.atleast_2d(
         figure.subplots(2 * rows, columns, height_ratios=[1.7, 1] * rows, squeeze=False)
     )
@@ -111,22 +120,22 @@ def sheet(cards: Sequence[Card], names: tuple[str, str]) -> Figure:
             bars.set_visible(False)
             continue
         _card(image, bars, cards[number])
-    handles = [Patch(color=color) for color in (style.BLUE, style.ORANGE)]
-    figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
+    style.legend(figure, [Patch(color=color) for color in (style.BLUE, style.ORANGE)], names)
     return figure
 
 
 def _card(image: Axes, bars: Axes, card: Card) -> None:
     _show(image, card.image)
-    title = style.short(card.title, 30)
+    title = _lines(card.title)
     if card.label is not None:
-        title += f"\ntrue: {style.short(card.label, 24)}"
-    image.set_title(style.plain(title), fontsize=9)
+        title += f"\n{_lines(f'true: {card.label}')}"
+    image.set_title(title, fontsize=9)
     style.prepare(bars)
     y = np.arange(len(card.bars))
     for offset, place, color in ((-0.2, 1, style.BLUE), (0.2, 2, style.ORANGE)):
         bars.barh(y + offset, [100 * bar[place] for bar in card.bars], 0.36, color=color)
-    bars.set_yticks(y, [style.plain(style.short(bar[0], 16)) for bar in card.bars], fontsize=9)
+    labels = style.distinct([bar[0] for bar in card.bars], 16)
+    bars.set_yticks(y, [style.plain(label) for label in labels], fontsize=9)
     for tick, bar in zip(bars.get_yticklabels(), card.bars, strict=True):
         if bar[0] == card.label:
             tick.set_fontweight("bold")
@@ -152,12 +161,18 @@ def _verdict(story: Story, probs: np.ndarray) -> str:
     return style.plain(f"{name}, {100 * probs[best]:.1f} %")
 
 
+def _lines(title: str) -> str:
+    """The name of a file in lines that are no wider than its image may be."""
+    return style.plain("\n".join(textwrap.wrap(style.short(title, 54), 28)))
+
+
 def _bars(axes: Axes, story: Story, shown: np.ndarray, probs: np.ndarray) -> None:
     y = np.arange(len(shown))
     for place, (k, (color, _)) in enumerate(zip(shown, style.colors(), strict=False)):
         axes.barh(place, 100 * probs[k], 0.7, color=color)
         axes.text(100 * probs[k] + 1, place, f"{100 * probs[k]:.1f}", va="center", fontsize=9)
-    axes.set_yticks(y, [style.plain(style.short(story.class_names[k], 20)) for k in shown])
+    labels = style.distinct([story.class_names[k] for k in shown], 20)
+    axes.set_yticks(y, [style.plain(label) for label in labels])
     axes.invert_yaxis()
     axes.set_xlim(0, 112)
     axes.set_xticks([0, 25, 50, 75, 100])

@@ -1,16 +1,19 @@
 """Figures of a study: heat maps of gains, accuracy against compute."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from didicm_jax.plots import style
 
 # Brown to green by way of white: told apart by people who are colour-blind.
 _DIVERGING = "BrBG"
+# Inches: of a row of heat maps.
+_WIDEST = 11
 
 
 class Panel(NamedTuple):
@@ -34,28 +37,43 @@ def gains(
       columns: the same over C.
       what: the gain and its unit.
     """
-    height = 1.5 + 0.55 * len(rows[1])
-    width = 1.6 + len(panels) * (0.7 + 0.85 * len(columns[1]))
-    figure, all_axes = style.new(width, height, 1, len(panels))
-    values = np.concatenate([panel.values.ravel() for panel in panels])
-    limit = float(np.nanmax(np.abs(values), initial=1e-9))
+    wide = max(1.3, 0.4 + 0.75 * len(columns[1]))
+    down, across = style.grid(len(panels), max(1, int((_WIDEST - 1.6) / wide)))
+    turned = max(map(len, columns[1])) > 8
+    height = max(2.6, 0.4 + down * (0.6 + 0.9 * turned + 0.5 * len(rows[1])))
+    figure, all_axes = style.new(1.6 + across * wide, height, down, across)
+    values = np.abs(np.concatenate([panel.values.ravel() for panel in panels]))
+    values = values[np.isfinite(values)]
+    # One gain that is far beyond the others would make them all white.
+    limit, far = 0.1, False
+    if len(values):
+        largest, most = float(np.max(values)), 3 * float(np.quantile(values, 0.75))
+        far = 0 < most < largest
+        limit = max(limit, most if far else largest)
     image = None
-    for number, (axes, panel) in enumerate(zip(np.ravel(all_axes), panels, strict=True)):
+    flat = list(np.ravel(all_axes))
+    for number, (axes, panel) in enumerate(zip(flat, panels, strict=False)):
         axes.grid(False)
         axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
         image = axes.imshow(panel.values, cmap=_DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
         for (row, column), value in np.ndenumerate(panel.values):
             dark = abs(value) > 0.7 * limit
             text = "" if np.isnan(value) else f"{value:+.1f}"
             color = "white" if dark else style.BLACK
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
-        axes.set_title(panel.title, fontsize=10)
-        axes.set_xticks(range(len(columns[1])), columns[1])
-        axes.set_yticks(range(len(rows[1])), rows[1] if number == 0 else [""] * len(rows[1]))
-        axes.set_xlabel(columns[0])
-    np.ravel(all_axes)[0].set_ylabel(rows[0])
+        axes.set_title(style.plain(style.short(panel.title, int(11 * wide))), fontsize=10)
+        lowest, first = number + across >= len(panels), number % across == 0
+        axes.set_xticks(range(len(columns[1])), columns[1] if lowest else [""] * len(columns[1]))
+        if turned:
+            axes.tick_params(axis="x", labelrotation=90)
+        axes.set_yticks(range(len(rows[1])), rows[1] if first else [""] * len(rows[1]))
+    for axes in flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel(columns[0], fontsize=10)
+    figure.supylabel(rows[0], fontsize=10)
     assert image is not None
-    figure.colorbar(image, ax=all_axes, label=what)
+    figure.colorbar(image, ax=flat, label=what, extend="both" if far else "neither")
     return figure
 
 
@@ -74,9 +92,9 @@ def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
     Args:
       places: for each place, the points of each method.
     """
-    columns = min(3, len(places))
-    rows = -(-len(places) // columns)
+    rows, columns = style.grid(len(places), 3)
     figure, all_axes = style.new(0.8 + 3.4 * columns, 0.9 + 2.5 * rows, rows, columns)
+    handles: dict[str, Any] = {}
     every = np.ravel(all_axes)
     names = list(dict.fromkeys(name for methods in places.values() for name in methods))
     looks = dict(zip(names, style.colors(), strict=False))
@@ -85,7 +103,7 @@ def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
             color, marker = looks[name]
             line = sorted(point for point in points if point.joined)
             axes.plot([p.passes for p in line], [p.top1 for p in line], color=color, lw=1)
-            axes.errorbar(
+            handles[name] = axes.errorbar(
                 [p.passes for p in points],
                 [p.top1 for p in points],
                 [p.error for p in points],
@@ -96,9 +114,9 @@ def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
                 capsize=2,
                 label=name,
             )
-        axes.set_title(place, fontsize=10)
+        axes.set_title(textwrap.fill(place, 38), fontsize=10)
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     for axes in every[len(places) :]:
         axes.set_visible(False)
@@ -106,6 +124,5 @@ def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
         axes.set_ylabel("top-1 accuracy (%)")
     for axes in every[max(0, len(places) - columns) : len(places)]:
         axes.set_xlabel("passes of the plain network (operations)")
-    handles, labels = every[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)
+    style.legend(figure, list(handles.values()), list(handles))
     return figure

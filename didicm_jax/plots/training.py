@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from didicm_jax.plots import style
 
@@ -38,50 +40,67 @@ def curves(runs: Mapping[str, Records], evaluations: Mapping[str, Mapping[str, R
         a gap.
       evaluations: by name of the run and of the set, those of evaluations, by their metrics' names.
     """
-    figure, grid = style.new(13, 6.4, 2, 3)
     looks = dict(zip(runs, style.colors(), strict=False))
-    for (key, label), axes in zip(_TRAINING, grid[0], strict=True):
-        for name, records in runs.items():
-            (x, y), color = series(records, key), looks[name][0]
-            if key == "loss":
-                axes.plot(x, y, color=color, linewidth=0.7, alpha=0.3)
-                axes.plot(x, smoothed(y), color=color, linewidth=1.8, label=name)
-            else:
-                axes.plot(x, y, color=color, linewidth=1.5, label=name)
-        axes.set_ylabel(label)
-        axes.set_xlim(left=0)
-        if key == "images_per_second":
-            axes.set_ylim(bottom=0)
     sets = dict.fromkeys(name for found in evaluations.values() for name in found)
     dashes = dict(zip(sets, itertools.cycle(_DASHES), strict=False))
-    for (key, label), axes in zip(_EVALUATION, grid[1], strict=True):
-        for name, found in evaluations.items():
-            for of_set, records in found.items():
-                (x, y), (color, marker) = series(records, key), looks[name]
-                y = 100 * y if key == "top1" else y
-                axes.plot(x, y, dashes[of_set], color=color, marker=marker, ms=4)
+    # A run that was not evaluated yet has fewer panels.
+    panels = [*_TRAINING, *(_EVALUATION if sets else ())]
+    rows, columns = style.grid(len(panels), 3)
+    figure, grid = style.new(3.6 * columns, 2.7 * rows + 0.3, rows, columns)
+    for number, ((key, label), axes) in enumerate(zip(panels, grid.flat, strict=True)):
+        if number < len(_TRAINING):
+            _training(axes, key, runs, looks)
+        else:
+            _evaluation(axes, key, evaluations, looks, dashes)
         axes.set_ylabel(label)
+        low, high = axes.dataLim.intervaly
+        if not low <= high < np.inf:
+            axes.text(0.5, 0.5, "no finite value", ha="center", transform=axes.transAxes)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            continue
         axes.set_xlim(left=0)
-        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if key == "images_per_second":
+            axes.set_ylim(bottom=0)
+        if number + columns >= len(panels):
+            axes.set_xlabel("step")
+        if key in ("loss", "nll") and 0 < 30 * low < high:
+            style.logarithmic(axes, axes.yaxis)  # else one value that exploded hides all others
+    handles = [Line2D([], [], color=color, marker=marker, ms=4) for color, marker in looks.values()]
+    texts = style.distinct(list(runs), 40)
     if len(sets) > 1:
-        lines = [Line2D([], [], color=style.GREY, linestyle=each) for each in dashes.values()]
-        names = [style.plain(style.short(name or "data.eval_split", 30)) for name in sets]
-        figure.legend(
-            lines,
-            names,
-            loc="outside lower center",
-            ncols=min(5, len(names)),
-            frameon=False,
-            fontsize=10,
-            handlelength=3.5,
-        )
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    texts = [style.plain(style.short(label, 40)) for label in labels]
-    columns = max(1, min(4, len(texts)))
-    figure.legend(
-        handles, texts, loc="outside upper center", ncols=columns, frameon=False, fontsize=10
-    )
+        handles += [Line2D([], [], color=style.GREY, linestyle=each) for each in dashes.values()]
+        texts += style.distinct([name or "data.eval_split" for name in sets], 30)
+    style.legend(figure, handles, texts)
     return figure
+
+
+def _training(
+    axes: Axes, key: str, runs: Mapping[str, Records], looks: Mapping[str, tuple[str, str]]
+) -> None:
+    for name, records in runs.items():
+        (x, y), (color, marker) = series(records, key), looks[name]
+        if key == "loss":
+            axes.plot(x, y, color=color, linewidth=0.7, alpha=0.3)
+            y = smoothed(y)
+        every = style.every(len(x), 6)
+        axes.plot(x, y, color=color, marker=marker, ms=4, markevery=every, label=name)
+
+
+def _evaluation(
+    axes: Axes,
+    key: str,
+    evaluations: Mapping[str, Mapping[str, Records]],
+    looks: Mapping[str, tuple[str, str]],
+    dashes: Mapping[str, Any],
+) -> None:
+    for name, found in evaluations.items():
+        for of_set, records in found.items():
+            (x, y), (color, marker) = series(records, key), looks[name]
+            y = 100 * y if key == "top1" else y
+            axes.plot(x, y, linestyle=dashes[of_set], color=color, marker=marker, ms=4)
 
 
 def series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

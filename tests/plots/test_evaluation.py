@@ -41,7 +41,8 @@ def test_steps_shows_each_sampler_in_the_order_of_its_steps():
     ends = bars.lines[2][0].get_segments()
     np.testing.assert_allclose(ends[0], [[2, 69], [2, 72]])
     np.testing.assert_allclose(right.containers[1].lines[0].get_xydata(), [[1, 1.2]])
-    assert [text.get_text() for text in left.get_legend().get_texts()] == list(curves)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(curves)
     assert "%" in left.get_ylabel()
     assert "nats" in right.get_ylabel()
 
@@ -79,13 +80,18 @@ def test_classes_go_from_the_worst_to_the_best(num_classes):
     found = classes.per_class(scores.of(probs, labels), num_classes)
     names = [f"class ${k}" for k in range(num_classes)]  # a dollar is no mathematics here
     figure = figures.classes(found, names)
-    (axes,) = figure.axes
-    confidence = 100 * found.confidence[np.argsort(found.accuracy, kind="stable")]
-    drawn = next(line for line in axes.get_lines() if len(line.get_xdata()) == num_classes)
-    np.testing.assert_allclose(drawn.get_ydata(), confidence)
-    if num_classes == 10:
-        shown = [tick.get_text().replace("\\", "") for tick in axes.get_xticklabels()]
-        assert shown == [names[k] for k in np.argsort(found.accuracy, kind="stable")]
+    *whole, named = figure.axes
+    order = np.argsort(found.accuracy, kind="stable")
+    if whole:
+        (drawn,) = whole[0].get_lines()
+        np.testing.assert_allclose(drawn.get_ydata(), 100 * found.confidence[order])
+    (drawn,) = named.get_lines()
+    shown = order[:10] if num_classes == 10 else order[:20]
+    np.testing.assert_allclose(drawn.get_xdata(), 100 * found.confidence[shown])
+    widths = [bar.get_width() for bar in named.containers[0]]
+    np.testing.assert_allclose(widths, 100 * found.accuracy[shown])
+    labels = [tick.get_text().replace("\\", "") for tick in named.get_yticklabels()]
+    assert labels == [names[k] for k in shown]
     figure.canvas.draw()
 
 

@@ -52,13 +52,12 @@ def test_of_several_sets_a_dash_stands_for_each_in_the_colour_of_the_run():
     held, noise, other = lines
     assert held.get_color() == noise.get_color() != other.get_color()
     assert held.get_linestyle() != noise.get_linestyle() == other.get_linestyle()
-    sets, runs = figure.legends
-    named = zip(sets.get_texts(), sets.get_lines(), strict=True)
-    assert {text.get_text(): line.get_linestyle() for text, line in named} == {
-        "held": held.get_linestyle(),
-        "noise": noise.get_linestyle(),
-    }
-    assert [text.get_text() for text in runs.get_texts()] == ["a", "b"]
+    (legend,) = figure.legends
+    named = zip(legend.get_texts(), legend.get_lines(), strict=True)
+    looks = {text.get_text(): line.get_linestyle() for text, line in named}
+    assert list(looks) == ["a", "b", "held", "noise"]
+    assert looks["held"] == held.get_linestyle()
+    assert looks["noise"] == noise.get_linestyle()
 
 
 def test_smoothing_leaves_out_what_is_not_finite():
