@@ -44,6 +44,7 @@ def _load(config: ml_collections.ConfigDict, eval_split: str) -> data.Dataset:
         data_dir=settings.data_dir or None,
         train_examples=settings.train_examples or None,
         data_ratio=settings.data_ratio,
+        label_noise=settings.label_noise,
         seed=config.seed,
         resolution=settings.resolution or None,
         crop_scale=settings.crop_scale,
@@ -107,11 +108,13 @@ def _options(settings: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
-    """The noise schedule of `config.diffusion`."""
+    """The noise schedule of `config.diffusion`, behind the noise that its labels have."""
     settings = config.diffusion
     if settings.schedule == "loglinear":
-        return diffusion.loglinear(settings.eps)
-    return diffusion.geometric(settings.sigma_min, settings.sigma_max)
+        schedule: diffusion.Schedule = diffusion.loglinear(settings.eps)
+    else:
+        schedule = diffusion.geometric(settings.sigma_min, settings.sigma_max)
+    return diffusion.shifted(schedule, diffusion.total_noise(settings.label_noise))
 
 
 def grid(config: ml_collections.ConfigDict) -> diffusion.Grid:

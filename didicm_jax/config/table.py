@@ -73,6 +73,10 @@ SETTINGS = (
     Setting("data.train_examples", 0,
             "training images to keep, the same share of each class; 0: all", Number(0, INTEGERS)),
     Setting("data.data_ratio", 1.0, "or the share of them to keep", SHARES),
+    Setting("data.label_noise", 0.0,
+            "share of the training labels to draw anew, uniformly over all classes, for "
+            "experiments; which ones is chosen by seed and place, evaluations never see it",
+            BELOW_ONE),
     Setting("data.resolution", 0,
             "pixels a side; 0: 224 for photos, as they are for digits and idx", Number(0, 8192)),
     Setting("data.train_split", "train",
@@ -165,6 +169,10 @@ SETTINGS = (
             read=(_DIDICM,)),
     Setting("diffusion.draws_per_image", 1, "noise levels that share the encoding of an image",
             Number(1, 4096), read=(_DIDICM,)),
+    Setting("diffusion.label_noise", 0.0,
+            "share of the training labels that is assumed to be drawn anew at random: the "
+            "diffusion begins there, and cross_entropy is forward-corrected",
+            BELOW_ONE, read=(among("method", "didicm", "cross_entropy"),)),
     Setting("train.batch_size", 64, "images in a step, over all devices", BATCHES),
     Setting("train.accumulate", 1,
             "micro-batches per step and device; D devices with A of them give what D A devices "

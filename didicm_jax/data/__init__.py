@@ -12,6 +12,7 @@ import numpy as np
 from didicm_jax.data import splits
 from didicm_jax.data.digits import load_digits
 from didicm_jax.data.idx import load_idx, read_idx
+from didicm_jax.data.label_noise import redraw
 from didicm_jax.data.options import PhotoOptions
 from didicm_jax.data.pipeline import (
     eval_batches,
@@ -59,6 +60,7 @@ def load(
     data_dir: str | None = None,
     train_examples: int | None = None,
     data_ratio: float = 1.0,
+    label_noise: float = 0.0,
     seed: int = 0,
     resolution: int | None = None,
     **options: Any,
@@ -71,7 +73,11 @@ def load(
       data_dir: the folder of the files; None or empty is the dataset's own default.
       train_examples: keep this many training images, the same share of every class (see `subset`).
       data_ratio: keep this share of the training images, in (0, 1], the same of every class.
-      seed: chooses which ones.
+      label_noise: draw the labels of this share of the training images anew, in [0, 1)
+        (`label_noise.redraw`). What becomes of an image depends on the seed and its place in the
+        training split, and not on how many are kept. The test source is not touched, also where it
+        is a part of the same split.
+      seed: chooses which images are kept, and the labels that are drawn.
       resolution: the side of the images in pixels: the same crop, resized to that many. None is
         224 for photos, and as they are for `digits` and `idx`, which are resized once, here.
       **options: those of `PhotoOptions`, of which `digits` and `idx` heed the splits alone.
@@ -97,11 +103,16 @@ def load(
         from didicm_jax.data.tfds import load_tfds
 
         dataset = load_tfds(name, data_dir or None, settings)
+    train = dataset.train
+    classes = train.labels  # with wrong labels the same images are kept
+    if label_noise:
+        noisy = redraw(classes, dataset.num_classes, share=label_noise, seed=seed)
+        train = train.with_labels(noisy)
     if train_examples is not None:
-        return replace(dataset, train=subset(dataset.train, count=train_examples, seed=seed))
-    if data_ratio != 1.0:
-        return replace(dataset, train=subset(dataset.train, ratio=data_ratio, seed=seed))
-    return dataset
+        train = subset(train, count=train_examples, seed=seed, classes=classes)
+    elif data_ratio != 1.0:
+        train = subset(train, ratio=data_ratio, seed=seed, classes=classes)
+    return replace(dataset, train=train)
 
 
 def shows_whole(name: str) -> bool:

@@ -14,15 +14,17 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def row_draws(seed: int, positions: np.ndarray) -> np.ndarray:
+def row_draws(seed: int, positions: np.ndarray, stream: int = 0) -> np.ndarray:
     """One draw u64[B] for each of the `positions` i64[B] of the training sequence.
 
     Args:
       seed: of the run, 0 or more.
       positions: places in the sequence, 0 or more.
+      stream: 0 or more; streams of one seed have nothing to do with each other.
     """
     # SeedSequence spreads small seeds over all bits, so that seeds 0 and 1 share nothing.
-    key = np.random.SeedSequence([seed]).generate_state(1, np.uint64)
+    seeds = np.random.SeedSequence(seed, spawn_key=(stream,) if stream else ())
+    key = seeds.generate_state(1, np.uint64)
     return _mix(key + positions.astype(np.uint64) * _STEP)
 
 

@@ -124,6 +124,12 @@ class RecordSource:
         part._broken = set()
         return part
 
+    def with_labels(self, labels: np.ndarray) -> "RecordSource":
+        """The same images under other labels, integers [N]."""
+        result = copy.copy(self)
+        result._labels, result._broken = labels.astype(np.int32), set()
+        return result
+
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,R,R,3] and `label` i32[B].
 

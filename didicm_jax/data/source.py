@@ -61,6 +61,9 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What the example at `index` is called where it comes from; reads its record."""
 
+    def with_labels(self, labels: np.ndarray) -> "Source":
+        """The same images under other labels, integers [N]: to `digest` other examples."""
+
 
 class ArraySource:
     """Images and labels held in memory; a batch is one gather, and nothing in it is random."""
@@ -109,6 +112,18 @@ class ArraySource:
         """The same examples, shown as `images` u8[N,h,w,C], such as smaller ones."""
         result = ArraySource(images, self._labels)
         result._identities = self._identities
+        return result
+
+    def with_labels(self, labels: np.ndarray) -> "ArraySource":
+        """The same images under other labels, integers [N]."""
+        result = ArraySource(self._images, labels)
+        identities = self._identities.copy()
+        # Of the identity before, and not of the pixels, which may be those of `with_images`.
+        for row in np.flatnonzero(result._labels != self._labels):
+            both = identities[row].tobytes() + result._labels[row].astype("<i4").tobytes()
+            found = hashlib.blake2b(both, digest_size=self._BYTES).digest()
+            identities[row] = np.frombuffer(found, np.uint8)
+        result._identities = identities
         return result
 
     @functools.cached_property
@@ -162,9 +177,20 @@ class Part:
         """What the example at `index` is called."""
         return self._source.name(int(self._kept[index]))
 
+    def with_labels(self, labels: np.ndarray) -> "Part":
+        """The same images under other labels, integers [N]."""
+        others = self._source.labels.copy()
+        others[self._kept] = labels
+        return Part(self._source.with_labels(others), self._kept)
+
 
 def subset(
-    source: Source, *, count: int | None = None, ratio: float | None = None, seed: int
+    source: Source,
+    *,
+    count: int | None = None,
+    ratio: float | None = None,
+    seed: int,
+    classes: np.ndarray | None = None,
 ) -> Source:
     """Keeps `count` examples, or the share `ratio` of them, the same share of every class.
 
@@ -176,6 +202,7 @@ def subset(
       count: how many examples to keep, 1..N. Give either this or `ratio`.
       ratio: the share to keep, in (0, 1]; rounded to a whole number of examples.
       seed: chooses which ones, ≥ 0.
+      classes: integers [N]; None: the labels of the source.
 
     Raises:
       UserError: a number outside these ranges.
@@ -196,7 +223,8 @@ def subset(
             f"expected to keep between 1 and all {total} images, found {count}:"
             " ask for a number in that range"
         )
-    kept = np.sort(stratified_order(source.labels, seed)[:count])
+    classes = source.labels if classes is None else classes
+    kept = np.sort(stratified_order(classes, seed)[:count])
     # A source that replaces broken images does so from within the part.
     return source.take(kept) if hasattr(source, "take") else Part(source, kept)
 

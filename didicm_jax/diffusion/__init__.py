@@ -15,6 +15,7 @@ SEDD (Lou et al., arXiv 2310.16834).
 
 from didicm_jax.diffusion import parameterization
 from didicm_jax.diffusion.chain import (
+    log_marginal,
     log_ratio,
     marginal,
     reverse_rate,
@@ -48,8 +49,11 @@ from didicm_jax.diffusion.schedules import (
     Geometric,
     LogLinear,
     Schedule,
+    Shifted,
     geometric,
     loglinear,
+    shifted,
+    total_noise,
 )
 from didicm_jax.diffusion.steps import (
     ScoreFn,
@@ -75,6 +79,7 @@ __all__ = [
     "Query",
     "Schedule",
     "ScoreFn",
+    "Shifted",
     "Times",
     "denoise",
     "denoising_cross_entropy",
@@ -83,6 +88,7 @@ __all__ = [
     "euler_cp_step",
     "exact_cp_step",
     "geometric",
+    "log_marginal",
     "log_ratio",
     "loglinear",
     "loss_at_times",
@@ -95,7 +101,9 @@ __all__ = [
     "sample_marginal",
     "sample_times",
     "score_entropy",
+    "shifted",
     "times",
+    "total_noise",
     "transition",
     "weighted_score_entropy",
 ]

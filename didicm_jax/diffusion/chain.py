@@ -100,6 +100,27 @@ def log_ratio(probs: chex.Array, sigma: chex.Array, labels: chex.Array) -> chex.
     return log_marginal - take_label(log_marginal, labels)[..., None]
 
 
+def log_marginal(logits: chex.Array, sigma: chex.Array) -> chex.Array:
+    """The logarithm of `marginal`, from logits of q_0.
+
+    It turns the logits of a classifier of the clean label into the log-probabilities of a label
+    that total noise sigma has passed over, which is the forward correction of Patrini et al. (2017,
+    arXiv 1609.03683) for symmetric label noise.
+
+    Args:
+      logits: `[..., K]`; -inf stands for a class of no probability.
+      sigma: total noise >= 0, `[...]`.
+
+    Returns:
+      log q_t, `[..., K]`, finite.
+    """
+    chex.assert_type([logits, sigma], float)
+    chex.assert_rank(logits, jnp.ndim(sigma) + 1)
+    chex.assert_equal_shape_prefix([logits, sigma], jnp.ndim(sigma))
+    log_clean = jax.nn.log_softmax(numerics.at_least_float32(logits))
+    return numerics.log_marginal(log_clean, jnp.asarray(sigma, log_clean.dtype)[..., None])
+
+
 def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> chex.Array:
     """Draws noised labels `c ~ q_t`: a clean one, and with probability `1 - exp(-sigma)` any one.
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from didicm_jax.diffusion import numerics
 from didicm_jax.diffusion.grids import Grid, Times
-from didicm_jax.diffusion.schedules import Schedule
-from didicm_jax.diffusion.steps import euler_cp_step, exact_cp_step
+from didicm_jax.diffusion.schedules import Schedule, parts
+from didicm_jax.diffusion.steps import bayes_step, denoise, euler_cp_step, exact_cp_step
 
 
 class Level(NamedTuple):
@@ -23,22 +23,59 @@ class Level(NamedTuple):
 
     sigma: chex.Array  # total noise at which the score is asked for
     sigma_end: chex.Array  # total noise at the interval's end
+    # Total noise where a walk of the length `step` ends, if that can be before the interval's end
+    # (`finish`), else None.
+    sigma_walked: Any
     step: chex.Array  # length of the interval in t, times the rate where the score is asked for
     correction: chex.Array  # length of the interval before, times that rate; 0 in the first
     key: Any  # of what the step draws; None where nothing is drawn
 
 
 def levels(schedule: Schedule, times: Times, key: chex.PRNGKey | None = None) -> Level:
-    """The levels of all steps, with a key each if one is given."""
+    """The levels of all steps, with a key each if one is given.
+
+    They end where the schedule does without the noise that `shifted` has put before it: the last
+    interval goes on beyond the schedule, to where no score was trained.
+    """
     rate = schedule.rate(times.query)
+    walked = end = schedule.total(times.edges[1:])
+    sigma_0, added = parts(schedule)
+    if sigma_0 > 0:
+        end = end.at[-1].set(added.total(times.edges[-1]))
     before = jnp.concatenate([jnp.zeros_like(times.width[:1]), times.width[:-1]])
     return Level(
         sigma=schedule.total(times.query),
-        sigma_end=schedule.total(times.edges[1:]),
+        sigma_end=end,
+        sigma_walked=walked if sigma_0 > 0 else None,
         step=times.width * rate,
         correction=before * rate,
         key=None if key is None else jax.random.split(key, len(times.query)),
     )
+
+
+def finish(probs: chex.Array, log_score: chex.Array, level: Level) -> chex.Array:
+    """Takes p from where steps of the schedule have led to the interval's end.
+
+    By the exact step for the posterior that the score implies, and so without asking for a score
+    below the noise at which labels are observed. `exact` needs none of this: its steps are of
+    noise and not of time.
+
+    Args:
+      probs: p at `level.sigma_walked`, `[..., K]`.
+      log_score: at `level.sigma`, `[..., K]`, seen from any one label.
+      level: of this step.
+
+    Returns:
+      p at `level.sigma_end`, `[..., K]`.
+    """
+    if level.sigma_walked is None:
+        return probs
+    sigma, walked, end = (
+        jnp.full(probs.shape[:-1], each)
+        for each in (level.sigma, level.sigma_walked, level.sigma_end)
+    )
+    clean = denoise(log_score.astype(probs.dtype), sigma)
+    return numerics.normalize(bayes_step(probs, clean, walked, end))
 
 
 class Integrator(Protocol):
@@ -81,7 +118,7 @@ class Euler:
         self, probs: chex.Array, memory: None, log_score: chex.Array, level: Level
     ) -> tuple[chex.Array, None]:
         """One Euler step."""
-        return _euler(probs, log_score, level.step), None
+        return finish(_euler(probs, log_score, level.step), log_score, level), None
 
 
 class Heun:
@@ -105,7 +142,7 @@ class Heun:
     ) -> tuple[chex.Array, chex.Array]:
         """Corrects the step before, then predicts from where that really ended."""
         start = (memory + _euler(probs, log_score, level.correction)) / 2
-        return _euler(start, log_score, level.step), start
+        return finish(_euler(start, log_score, level.step), log_score, level), start
 
 
 class Exact:

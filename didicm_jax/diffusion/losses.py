@@ -1,6 +1,18 @@
 """What is minimised: the score entropy, or the cross-entropy of the clean label given a noised one.
 
 Shape symbols: `...` is any batch shape, `B` images, `M` draws per image, `K` the number of classes.
+
+Labels that are wrong at random (a schedule of `shifted`): the target is the observed label z, a
+draw from q at sigma_0, and c is z noised by sigma more. Then q at sigma_0 + sigma is the mean of
+`p(. | z)`, the marginal of z at sigma, over z. Both losses, averaged over z given c, still have the
+true clean posterior as their only minimiser:
+
+- The score entropy is a Bregman distance, least at the mean of its target. That mean is
+  `E[ p(i | z) / p(c | z) | c ] = q(i) / q(c)`, the score at sigma_0 + sigma, since z given c has
+  the probability `q_{sigma_0}(z) p(c | z) / q(c)`.
+- The cross-entropy of z given c is least where the model's `P(z | c)` is the true one, which is
+  proportional to `q_{sigma_0}(z) p(c | z)`. So it is the model's q_0, carried forward to sigma_0,
+  that must be the true q_{sigma_0}, and there is one q_0 from which that comes.
 """
 
 from typing import Literal, get_args
@@ -10,9 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from didicm_jax.diffusion import numerics
-from didicm_jax.diffusion.chain import is_label, log_ratio, sample_marginal
+from didicm_jax.diffusion.chain import is_label, log_marginal, log_ratio, sample_marginal
 from didicm_jax.diffusion.numerics import at_least_float32
-from didicm_jax.diffusion.schedules import Schedule
+from didicm_jax.diffusion.schedules import Schedule, parts
 from didicm_jax.diffusion.steps import ScoreFn
 
 Loss = Literal["score_entropy", "cross_entropy"]
@@ -93,6 +105,9 @@ def weighted_score_entropy(
 ) -> chex.Array:
     """The integrand of the diffusion loss at given draws: `sigma'(t) * score_entropy`.
 
+    With a schedule of `shifted`, q_0 is the distribution of the observed label, and the true score
+    is of what the schedule adds to it.
+
     Args:
       log_score: log s seen from `labels` at noise `schedule.total(time)`, `[..., K]`.
       probs: q_0, the target distribution, hard or soft, `[..., K]`.
@@ -106,12 +121,17 @@ def weighted_score_entropy(
     chex.assert_type([log_score, probs, labels, time], [float, float, int, float])
     chex.assert_equal_shape([log_score, probs])
     chex.assert_equal_shape([labels, time])
-    log_true = log_ratio(probs, schedule.total(time), labels)
+    _, added = parts(schedule)
+    log_true = log_ratio(probs, added.total(time), labels)
     return schedule.rate(time) * score_entropy(log_score, log_true, labels)
 
 
 def denoising_cross_entropy(
-    log_clean: chex.Array, probs: chex.Array, labels: chex.Array, sigma: chex.Array
+    log_clean: chex.Array,
+    probs: chex.Array,
+    labels: chex.Array,
+    sigma: chex.Array,
+    sigma_0: float = 0.0,
 ) -> chex.Array:
     """How well a posterior explains the clean label behind a noised one.
 
@@ -121,11 +141,15 @@ def denoising_cross_entropy(
     is bounded by 1 at any noise, where that of the score entropy grows like `K / sigma`; without
     noise it says nothing about q_0, and with all noise it is the classifier's cross-entropy.
 
+    Where the target is not the clean label but one that total noise `sigma_0` has passed over, so
+    has the model's q_0 (`log_marginal`) before it explains the target.
+
     Args:
       log_clean: logits of the model's q_0, `[..., K]`.
-      probs: the target q_0, hard or soft, `[..., K]`.
-      labels: noised labels c ~ q_t, int `[...]`.
-      sigma: total noise > 0, `[...]`.
+      probs: the target, hard or soft, `[..., K]`.
+      labels: the target's labels, noised by sigma, int `[...]`.
+      sigma: total noise > 0 between the target and `labels`, `[...]`.
+      sigma_0: total noise >= 0 between the clean label and the target.
 
     Returns:
       Per example, `[...]`, in nats.
@@ -138,6 +162,8 @@ def denoising_cross_entropy(
     chex.assert_equal_shape([log_clean, probs])
     chex.assert_equal_shape([labels, sigma])
     log_clean = at_least_float32(log_clean)
+    if sigma_0 > 0:
+        log_clean = log_marginal(log_clean, jnp.full(labels.shape, sigma_0, log_clean.dtype))
     num_classes = log_clean.shape[-1]
     # log p(c | c) - log p(c | k) for any other k.
     advantage = numerics.log_advantage(sigma, num_classes)[..., None]
@@ -173,6 +199,9 @@ def didicm_loss(
     once, for all pairs, image by image: row b M + m is draw m of image b. It is closed over
     features that were computed once per image, and repeats those:
     `lambda labels, sigma: model.score(jnp.repeat(features, M, axis=0), labels, sigma)`.
+
+    For labels that are wrong at random take a schedule of `shifted`; `score_fn` is called with the
+    noise since the clean label.
 
     Args:
       key: one key.
@@ -244,14 +273,15 @@ def loss_at_times(
     chex.assert_rank([probs, time], 2)
     chex.assert_equal_shape_prefix([keys, probs, time], 1)
     draws = time.shape[1]
-    sigma = schedule.total(time)
+    sigma_0, added = parts(schedule)
+    sigma = added.total(time)
     draw_keys = jax.vmap(lambda key: jax.random.split(key, draws))(keys)
     draw = jax.vmap(sample_marginal, in_axes=(0, None, 0))
     labels = jax.vmap(draw)(draw_keys, probs, sigma)
     targets = jnp.repeat(probs[:, None], draws, axis=1)
-    output = output_fn(labels.reshape(-1), sigma.reshape(-1))
+    output = output_fn(labels.reshape(-1), schedule.total(time).reshape(-1))
     chex.assert_shape(output, (time.size, probs.shape[-1]))
     output = output.reshape(targets.shape)
     if loss == "cross_entropy":
-        return denoising_cross_entropy(output, targets, labels, sigma).mean(1)
+        return denoising_cross_entropy(output, targets, labels, sigma, sigma_0).mean(1)
     return weighted_score_entropy(output, targets, labels, time, schedule).mean(1)

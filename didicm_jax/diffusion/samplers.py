@@ -2,6 +2,10 @@
 
 Shape symbols: `B` images, `K` classes, `N` chains, `S` steps. A sampler knows nothing of networks:
 it asks a `ScoreFn`, closed over image features, so the image is encoded once.
+
+With a schedule of `shifted`, for labels that are wrong at random, scores are asked for at its
+noises alone, and the posterior is that of the clean label: at `min_time` the noise that was there
+before the schedule is taken off in one exact step.
 """
 
 from collections.abc import Callable
@@ -185,7 +189,8 @@ def sample_cl(
         chex.assert_shape(log_score, (chains, batch_size, num_classes))
         row = euler_cl_transition(labels, log_score, level.step)
         # A step too coarse for the rates makes the label's own entry negative: it leaves surely.
-        logits = jnp.log(jnp.maximum(row, 0.0))
+        row = integrators.finish(jnp.maximum(row, 0.0), log_score, level)
+        logits = jnp.log(row)
         return jax.random.categorical(level.key, logits).astype(jnp.int32), None
 
     start_key, walk_key = jax.random.split(key)

@@ -81,6 +81,22 @@ class Geometric:
         return self.total(t) * math.log(self.sigma_max / self.sigma_min)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shifted:
+    """A schedule whose noise comes on top of noise that was there before; see `shifted`."""
+
+    schedule: Schedule
+    sigma_0: float
+
+    def total(self, t: chex.Numeric) -> chex.Array:
+        """`sigma_0` and the total noise of the schedule."""
+        return self.sigma_0 + self.schedule.total(t)
+
+    def rate(self, t: chex.Numeric) -> chex.Array:
+        """That of the schedule."""
+        return self.schedule.rate(t)
+
+
 def loglinear(eps: float = 1e-3) -> LogLinear:
     """The paper's schedule: the share of labels still clean falls linearly from 1 to `eps`.
 
@@ -118,3 +134,48 @@ def geometric(sigma_min: float = 1e-3, sigma_max: float = 1.0) -> Geometric:
             f"geometric: expected 0 < sigma_min < sigma_max, found {sigma_min} and {sigma_max}"
         )
     return Geometric(sigma_min, sigma_max)
+
+
+def total_noise(redrawn: float) -> float:
+    """The total noise that draws a label anew with probability `redrawn`: `-log(1 - redrawn)`.
+
+    Labels of which a share eta was redrawn, uniformly over all K classes, are labels of the chain
+    at this noise.
+
+    Raises:
+      ValueError: `redrawn` is outside [0, 1).
+    """
+    if not 0 <= redrawn < 1:
+        raise ValueError(f"total_noise: expected 0 <= redrawn < 1, found {redrawn}")
+    return -math.log1p(-redrawn)
+
+
+def shifted(schedule: Schedule, sigma_0: float) -> Schedule:
+    """The schedule of labels that have total noise `sigma_0` before it begins (`total_noise`).
+
+    A label that is wrong at random is a draw from q at sigma_0. To noise it by sigma is to noise
+    the clean label by sigma_0 + sigma, and that is the noise which a network is told. So losses
+    take the observed label for what it is, noised by sigma alone, and have the score of the clean
+    label's chain as their minimiser all the same; samplers ask for this score where it was trained,
+    at sigma_0 + sigma(t), and then take sigma_0 off in one exact step.
+
+    Args:
+      schedule: of the noise that is added.
+      sigma_0: >= 0; with 0 the result is `schedule` itself.
+
+    Raises:
+      ValueError: `sigma_0` is negative.
+    """
+    if not sigma_0 >= 0:
+        raise ValueError(f"shifted: expected sigma_0 >= 0, found {sigma_0}")
+    if sigma_0 == 0:
+        return schedule
+    before, schedule = parts(schedule)
+    return Shifted(schedule, before + sigma_0)
+
+
+def parts(schedule: Schedule) -> tuple[float, Schedule]:
+    """The noise that observed labels have before a schedule begins, and what is added to it."""
+    if isinstance(schedule, Shifted):
+        return schedule.sigma_0, schedule.schedule
+    return 0.0, schedule

@@ -245,7 +245,7 @@ def _on_other_data(
         return result
     defaults = configuration.default().data
     with result.unlocked():
-        for key in ("train_examples", "data_ratio", "train_split"):
+        for key in ("train_examples", "data_ratio", "label_noise", "train_split"):
             result.data[key] = defaults[key]
         result.data.name = other.dataset
         result.data.data_dir = other.data_dir or ""

@@ -37,6 +37,12 @@ class Cell(NamedTuple):
         """Whether it trains for as many operations as the classifier that measures compute."""
         return self.values.get(METHOD, "").endswith(methods.EQUAL_COMPUTE)
 
+    @property
+    def told_of_nothing(self) -> bool:
+        """Whether its method is told of label noise where there is none."""
+        told = METHOD in self.values and methods.find(self.values[METHOD]).told
+        return told and not self.config.diffusion.label_noise
+
 
 def parse(text: str) -> dict[str, list[Any]]:
     """The axes of `resolution=28,14;method=softmax,paper;seed=0,1`.
@@ -78,6 +84,8 @@ def cells(
 ) -> list[Cell]:
     """Every combination, all of one seed before the next, so that a study cut short is whole.
 
+    Without label noise there is no cell of a method that is told it.
+
     Args:
       config: what the cells have in common.
       axes: of `parse`.
@@ -98,11 +106,15 @@ def cells(
     for combination in itertools.product(*(axes[axis] for axis in order)):
         chosen = dict(zip(order, combination, strict=True))
         cell = _cell(config, {axis: chosen[axis] for axis in axes}, held_out)
+        if cell.told_of_nothing:
+            continue  # it is the run of the method that is not told
         run = (cell.config.to_json(), cell.equal_compute)
         if run in seen:
             raise _wrong(f"cells that differ, found {seen[run]} and {cell.name} to be the same run")
         seen[run] = cell.name
         result.append(cell)
+    if not result:
+        raise _wrong("label noise for methods that are told it, found none")
     return result
 
 

@@ -1,6 +1,8 @@
 """The methods that a study compares, each on the trunk, stem and recipe of the config given.
 
-A method sets all that its title says; whatever else the config holds, all methods share.
+A method sets all that its title says; whatever else the config holds, all methods share. But that
+labels are wrong at random (`diffusion.label_noise`) only those assume that are told so: as many as
+the config says, or, where it does not, as `data.label_noise` makes wrong.
 """
 
 import copy
@@ -45,6 +47,7 @@ class Method(NamedTuple):
     # network, the one of the least NLL on the held-out examples.
     passes: float | None = None
     stem: str | None = None  # None: that of the config
+    told: bool = False  # what share of the labels is drawn anew at random
 
     @property
     def plain(self) -> bool:
@@ -85,7 +88,7 @@ def _didicm(parameterization: str, loss: str, draws: int, *, stratified: bool) -
     }
 
 
-METHODS = {
+_METHODS = {
     "softmax": Method("softmax, hard labels", {"method": "cross_entropy"} | _HARD),
     "smoothed": Method("softmax, labels smoothed by 0.1", {"method": "cross_entropy"} | _SMOOTHED),
     # timm's A1 recipe smooths too (arXiv 2110.00476, table 2).
@@ -121,6 +124,18 @@ METHODS = {
         conditioned=0,
         passes=2.0,
     ),
+}
+
+
+def _told(name: str) -> Method:
+    method = _METHODS[name]
+    return method._replace(title=f"{method.title}, told the label noise", told=True)
+
+
+METHODS = _METHODS | {
+    "corrected": _told("softmax"),  # the forward correction of Patrini et al. (arXiv 1609.03683)
+    "late-corrected": _told("late"),
+    "head-corrected": _told("head"),
 }
 # The classifiers to beat; the first of them is the measure of compute.
 MATCHED = tuple(name for name, each in METHODS.items() if each.plain and each.matched)
@@ -168,6 +183,8 @@ def apply(config: ml_collections.ConfigDict, name: str) -> ml_collections.Config
                 )
             result.model.stem = method.stem
         result.update_from_flattened_dict(method.settings)
+        noise = config.diffusion.label_noise or config.data.label_noise
+        result.diffusion.label_noise = noise if method.told else 0.0
     if method.samplers:
         return sweep.changed(result, method.samplers[0])
     configuration.validate(result)

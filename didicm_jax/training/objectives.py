@@ -55,7 +55,7 @@ class Objective(Protocol):
 def create(config: ml_collections.ConfigDict) -> Objective:
     """The objective of `config.method`."""
     if config.method == "cross_entropy":
-        return cross_entropy
+        return forward_corrected(config.diffusion.label_noise)
     if config.method == "binary_cross_entropy":
         return binary_cross_entropy
     settings = config.diffusion
@@ -137,6 +137,27 @@ class Classification:
 
 # Softmax cross-entropy.
 cross_entropy = Classification(optax.softmax_cross_entropy)
+
+
+def forward_corrected(label_noise: float) -> Classification:
+    """Softmax cross-entropy of a label that was drawn anew with this probability, in [0, 1).
+
+    `-log((1 - eta) p_y + eta / K)`, and for soft labels its mean: the softmax itself, which is the
+    answer, is of the clean label.
+
+    Source: the forward correction of Patrini et al. (2017, arXiv 1609.03683).
+    """
+    if not label_noise:
+        return cross_entropy
+    sigma_0 = diffusion.total_noise(label_noise)
+
+    def loss(logits: chex.Array, targets: chex.Array) -> chex.Array:
+        observed = diffusion.log_marginal(logits, jnp.full(logits.shape[:-1], sigma_0))
+        return -(targets * observed).sum(-1)
+
+    return Classification(loss)
+
+
 # One sigmoid per class, the mean over the classes (timm's A1 recipe, arXiv 2110.00476).
 binary_cross_entropy = Classification(
     lambda logits, targets: optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)

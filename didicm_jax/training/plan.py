@@ -57,14 +57,17 @@ class Plan:
         shape = "x".join(map(str, self.dataset.image_shape))
         kind = self.mesh.devices.flat[0].device_kind
         config, steps = self.config, self.durations
+        redrawn, assumed = config.data.label_noise, config.diffusion.label_noise
         lines = {
             "devices": f"{self.mesh.size} x {kind}"
             + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""),
             "data": f"{config.data.name}, {len(self.dataset.train):,} training and "
             f"{len(self.dataset.test):,} test images of {shape}, "
-            f"{self.dataset.num_classes} classes",
+            f"{self.dataset.num_classes} classes"
+            + (f", {redrawn:.4g} of the training labels redrawn" if redrawn else ""),
             "model": f"{config.model.name}, {count:,} parameters, {config.model.dtype}",
-            "method": f"{config.method}, {config.optimizer.name}",
+            "method": f"{config.method}, {config.optimizer.name}"
+            + (f", assuming {assumed:.4g} of the labels redrawn" if assumed else ""),
             "training": f"{steps.total:,} steps of {config.train.batch_size} images "
             f"({config.train.duration})",
             "evaluation": ", ".join(f"{k} {v}" for k, v in sampling.describe(config).items()),

@@ -38,6 +38,7 @@ ADVICE = {
     ("data/digits.py", "data.data_dir"): ((START, AGAIN, LOOK), {}, ""),
     ("data/digits.py", "data.name"): ((START,), {}, "idx"),
     ("data/idx.py", "data.data_dir"): ((START, AGAIN, LOOK), {"data.name": "idx"}, "x"),
+    ("data/label_noise.py", "data.label_noise"): ((START,), {}, 0.4),
     ("data/records.py", "data.max_broken_share"): ((START, AGAIN, LOOK), PHOTOS, 0.5),
     ("data/source.py", "data.data_dir"): ((START, AGAIN, LOOK), PHOTOS, "x"),
     ("data/tfds.py", "data.name"): ((START,), {}, "birds"),

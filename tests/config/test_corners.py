@@ -66,6 +66,10 @@ SCHEDULES = {
     "geometric flat": diffusion.geometric(
         ends("diffusion.sigma_max")[1] / 1.01, ends("diffusion.sigma_max")[1]
     ),
+    "behind noise": diffusion.shifted(
+        diffusion.loglinear(ends("diffusion.eps")[0]),
+        diffusion.total_noise(ends("diffusion.label_noise")[1]),
+    ),
 }
 # f32[8, K]: outputs of a new network, of a trained one, and of one that has gone wild.
 RAW = np.concatenate(

@@ -16,6 +16,7 @@ from didicm_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CLASSIFIER = {"method": "cross_entropy", "model.name": "resnet18"}
+BINARY = CLASSIFIER | {"method": "binary_cross_entropy"}
 PHOTOS = {"data.name": "birds"}
 GEOMETRIC = {"diffusion.schedule": "geometric"}
 CL, ONE_SHOT = {"sampler.name": "cl"}, {"sampler.name": "one_shot"}
@@ -62,6 +63,7 @@ READ = [
     ("diffusion.min_time", 0.1, [{}], [CLASSIFIER]),
     ("diffusion.stratified", False, [{}], [CLASSIFIER]),
     ("diffusion.draws_per_image", 2, [{}], [CLASSIFIER]),
+    ("diffusion.label_noise", 0.4, [{}, CLASSIFIER], [BINARY]),
     ("sampler.name", "cl", [{}], [CLASSIFIER]),
     ("sampler.steps", 3, [{}, CL], [CLASSIFIER, ONE_SHOT]),
     ("sampler.query", "max", [{}], [CLASSIFIER, CL, ONE_SHOT]),
@@ -73,8 +75,8 @@ READ = [
     ("sampler.time", 0.1, [ONE_SHOT], [{}, CLASSIFIER, CL]),
 ]
 ALWAYS = """
-seed method data.name data.train_examples data.data_ratio data.resolution data.train_split
-data.repeats data.mean data.std augment.flip augment.shift augment.color_jitter
+seed method data.name data.train_examples data.data_ratio data.label_noise data.resolution
+data.train_split data.repeats data.mean data.std augment.flip augment.shift augment.color_jitter
 augment.rand_augment augment.mixup augment.cutmix augment.label_smoothing model.name model.width
 model.dtype model.init_from train.batch_size train.accumulate train.duration train.ema_decay
 train.shard_optimizer train.max_skipped train.log_every train.checkpoint_every optimizer.name

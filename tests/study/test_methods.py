@@ -86,6 +86,7 @@ CLAIMS = {
     "independent times": lambda c: not c.diffusion.stratified,
     "stratified times": lambda c: c.diffusion.stratified,
     "8 or 2 Euler steps": lambda c: first_sampler(c) == ("cp", 8, "euler", "auto", 0.0),
+    "told the label noise": lambda c: c.diffusion.label_noise == c.data.label_noise == 0.3,
     "few steps or one shot": lambda c: first_sampler(c) == ("cp", 8, "euler", "auto", 0.0),
 }
 # What some method claims, or sets so that a claim is whole: nothing else may differ.
@@ -108,6 +109,7 @@ CLAIMED = (
 @pytest.mark.parametrize(("name", "options"), bases())
 def test_every_claim_of_a_title_holds_on_every_config(name, options):
     base = make(name, options)
+    base.data.label_noise = 0.3
     for method, described in methods.METHODS.items():
         if not described.matched and "vit" in base.model.name:
             continue
@@ -139,6 +141,36 @@ def test_what_no_title_claims_all_methods_share(name, options):
                 assert config.sampler.min_time == base.sampler.min_time
 
 
+def test_only_methods_that_are_told_assume_label_noise_and_all_train_on_it():
+    text = "data.label_noise=0,0.4;method=softmax,corrected,late,late-corrected,head-corrected"
+    found = {
+        (cell.values["method"], cell.config.data.label_noise): cell.config.diffusion.label_noise
+        for cell in axes.cells(make("digits", ""), axes.parse(text), 5)
+    }
+    assert found == {
+        ("softmax", 0.0): 0.0,
+        ("late", 0.0): 0.0,  # without noise those that are told of it are the same runs
+        ("softmax", 0.4): 0.0,
+        ("late", 0.4): 0.0,
+        ("corrected", 0.4): 0.4,
+        ("late-corrected", 0.4): 0.4,
+        ("head-corrected", 0.4): 0.4,
+    }
+
+
+def test_an_axis_over_the_assumed_share_is_what_methods_are_told():
+    text = "data.label_noise=0.4;diffusion.label_noise=0.2,0.4;method=corrected,head-corrected"
+    found = axes.cells(make("digits", ""), axes.parse(text), 5)
+    assert [cell.config.diffusion.label_noise for cell in found] == [0.2, 0.2, 0.4, 0.4]
+    assert {cell.config.data.label_noise for cell in found} == {0.4}
+    assert {cell.plain.diffusion.label_noise for cell in found} == {0.0}
+
+
+def test_methods_that_are_told_of_no_noise_are_refused_in_one_line():
+    with pytest.raises(UserError, match="label noise for methods that are told it, found none"):
+        axes.cells(make("digits", ""), axes.parse("method=corrected"), 5)
+
+
 def test_a_vit_has_no_stem_to_be_unmatched():
     with pytest.raises(UserError, match=r"^method unmatched: expected a ResNet") as error:
         methods.apply(make("imagenet_vit", ""), "unmatched")
@@ -162,6 +194,7 @@ def test_samplers_say_all_that_they_are_told_apart_by():
         ("method=paper,late;draws_per_image=1,2", "draws_per_image=2, which the method paper sets"),
         ("method=late;sampler.steps=2,4", "sampler.steps=2, which the method late sets to 8"),
         ("method=softmax;diffusion.min_time=0.01", "the method softmax sets to 0.001"),
+        ("method=late;diffusion.label_noise=0.2", "label_noise=0.2, which the method late sets"),
         ("method=softmax;eval_split=test", "data.eval_split=test, which the study sets"),
         ("eval_split=test", "data.eval_split=test, which the study sets"),
     ],
