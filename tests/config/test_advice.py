@@ -27,6 +27,7 @@ START, AGAIN, LOOK = "start", "again", "look"
 ADVICE = {
     ("augment/mix.py", "train.batch_size"): ((START,), BOTH, 128),
     ("augment/policy.py", "data.mean"): ((START,), {}, (0.3,)),
+    ("cli/card.py", "data.name"): ((START,), {}, "idx"),
     ("cli/convert.py", "data.mean"): ((START,), {}, (0.3,)),
     ("cli/convert.py", "data.std"): ((START,), {}, (0.3,)),
     ("cli/convert.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
