@@ -49,18 +49,49 @@ def refinement(story: Story) -> Figure:
         _bars(right, story, shown, story.probs)
         right.set_title(_verdict(story, story.probs), fontsize=10)
         return figure
-    x = np.arange(len(story.trajectory))
-    for k, (color, marker) in zip(shown, style.colors(), strict=False):
-        name = style.plain(style.short(story.class_names[k], 24))
-        label = f"{name}: {100 * story.probs[k]:.1f} %"
-        right.plot(x, 100 * story.trajectory[:, k], color=color, marker=marker, ms=5, label=label)
-    right.set_ylim(-2, 103)
-    right.set_xlim(-0.1, x[-1] + 0.1)
-    right.set_xticks(x if len(x) <= 17 else x[:: -(-len(x) // 16)])
-    right.set_xlabel("step of the sampler")
-    right.set_ylabel("probability (%)")
+    _lines(right, story, shown, story.trajectory)
     right.set_title(_verdict(story, story.probs), fontsize=10)
     right.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def steps(story: Story) -> Figure:
+    """The posterior at each step, without the image, for a page as narrow as a phone.
+
+    Args:
+      story: with a trajectory.
+    """
+    assert story.trajectory is not None
+    figure, axes = style.new(5.5, 3.6)
+    _lines(axes, story, _matter(story), story.trajectory)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def growth(strengths: np.ndarray, entropy: np.ndarray, probs: np.ndarray, most: float) -> Figure:
+    """How the uncertainty about one image grows with its corruption.
+
+    Args:
+      strengths: f32[M], shares of a corruption, from 0 to 1.
+      entropy: f32[M], of the posterior at each, in nats.
+      probs: f32[M], what each gives to the class that the image has without corruption.
+      most: the entropy of knowing nothing, in nats.
+    """
+    figure, axes = style.new(5.5, 3.2)
+    axes.plot(100 * strengths, entropy, color=style.BLUE, marker="o", ms=5, label="entropy")
+    axes.axhline(most, color=style.GREY, linestyle=":", label="entropy of knowing nothing")
+    axes.set_ylim(0, 1.08 * most)
+    axes.set_xlabel("corruption (% of what the sliders say)")
+    axes.set_ylabel("entropy (nats)")
+    right = axes.twinx()
+    style.prepare(right)
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    label = "probability of the first answer"
+    right.plot(100 * strengths, 100 * probs, color=style.ORANGE, marker="s", ms=4, label=label)
+    right.set_ylim(0, 108)
+    right.set_ylabel("probability (%)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -150,6 +181,19 @@ def _verdict(story: Story, probs: np.ndarray) -> str:
     best = int(np.argmax(probs))
     name = style.short(story.class_names[best], 30)
     return style.plain(f"{name}, {100 * probs[best]:.1f} %")
+
+
+def _lines(axes: Axes, story: Story, shown: np.ndarray, way: np.ndarray) -> None:
+    x = np.arange(len(way))
+    for k, (color, marker) in zip(shown, style.colors(), strict=False):
+        name = style.plain(style.short(story.class_names[k], 24))
+        label = f"{name}: {100 * story.probs[k]:.1f} %"
+        axes.plot(x, 100 * way[:, k], color=color, marker=marker, ms=5, label=label)
+    axes.set_ylim(-2, 103)
+    axes.set_xlim(-0.1, x[-1] + 0.1)
+    axes.set_xticks(x if len(x) <= 17 else x[:: -(-len(x) // 16)])
+    axes.set_xlabel("step of the sampler")
+    axes.set_ylabel("probability (%)")
 
 
 def _bars(axes: Axes, story: Story, shown: np.ndarray, probs: np.ndarray) -> None:
