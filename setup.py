@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["didicm_jax", "didicm_jax.*"]),
+    package_data={"didicm_jax": ["pretrained/*/*"]},
     python_requires=">=3.11,<3.14",
     # The lower bounds are the oldest versions that the test suite has passed with.
     install_requires=[
@@ -38,6 +39,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "pillow>=13.0",
         "protobuf>=7.36",
+        "pyyaml>=6.0",
         "safetensors>=0.8",
         "scikit-learn>=1.9",
         "scipy>=1.17",
@@ -53,20 +55,23 @@ setup(
         "corruptions": ["imagecorruptions-imaug>=1.1.5"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        # Reads trained networks of the Hugging Face Hub.
+        "hub": ["huggingface_hub>=1.0"],
         # Finds the other processes in a Kubernetes JobSet.
         "k8s": ["jax[k8s]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         # Decodes only the crop; not needed where the system has libturbojpeg 3.
         "turbojpeg": ["turbojpeg>=0.0.2"],
         "test": [
+            "huggingface_hub>=1.0",
             "hypothesis>=6.150",
             "imagecorruptions-imaug>=1.1.5",
             "import-linter>=2.16",
             "mypy>=2.4",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
-            "pyyaml>=6.0",
             "ruff>=0.17",
+            "types-pyyaml>=6.0",
             "types-tabulate>=0.10",
             "types-tqdm>=4.67",
         ],

@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +44,69 @@ def _sync_names(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def check_new(folder: Path, about: str) -> None:
+    """Refuses a folder that is to be made and holds something.
+
+    Args:
+      folder: to make.
+      about: what it is, for the error.
+
+    Raises:
+      UserError: it does, or its unfinished twin is there, or it is the current folder.
+    """
+    folder = folder.resolve()
+    if folder == Path.cwd():
+        raise UserError(
+            f"expected a new folder, found the current one, {folder}; name one to make",
+            about=about,
+        )
+    held = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if held or _partial(folder).exists():
+        raise UserError(
+            f"expected a new folder, found something in {folder if held else _partial(folder)}; "
+            "name another or remove it",
+            about=about,
+        )
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, about: str) -> Iterator[Path]:
+    """Makes a folder that is there as a whole or not at all.
+
+    Args:
+      folder: not there yet, or empty.
+      about: what it is, for the error.
+
+    Yields:
+      Another folder, to put it together in.
+
+    Raises:
+      UserError: as for `check_new`, or the folder cannot be written.
+    """
+    check_new(folder, about)
+    folder = folder.resolve()  # "." has no name
+    partial = _partial(folder)
+    try:
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if folder.exists():
+                folder.rmdir()  # empty, as was checked
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # there if something went wrong
+    except OSError as error:
+        raise UserError(
+            f"expected a folder that can be written, found {error}; make room or choose another",
+            about=about,
+        ) from error
+
+
+def _partial(folder: Path) -> Path:
+    """Where a folder is put together."""
+    return folder.with_name(folder.name + ".partial")
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -1,16 +1,22 @@
-"""Weights in and out: from PyTorch to a run, and from a run to PyTorch or to one file for any jax.
+"""Weights in and out: from PyTorch to a run, and from a run to PyTorch, to one file for any jax, or
+to a folder for the Hugging Face Hub, and back.
 
     python launch/convert.py --torch=FILE --workdir=DIR
     python launch/convert.py --torch=resnet50.pth --workdir=DIR \\
         --config=configs/imagenet.py:model=didirn50 --config.model.stem=imagenet
     python launch/convert.py --workdir=DIR --export=FILE --steps=2
     python launch/convert.py --workdir=DIR --safetensors=FILE
+    python launch/convert.py --workdir=DIR --hub=FOLDER --checkpoint=best --license=apache-2.0
+    python launch/convert.py --pretrained=SOURCE --workdir=DIR
 
 The first makes a run of a checkpoint of the original implementation, or of a ResNet of torchvision
 or timm; the second takes the trunk of a ResNet as the initialisation of a DiDiRN. What was made is
 evaluated, predicted with, or trained on by launch/main.py. Its classes and the size of its images
 are those of the data set of --config, where that is here; else --class_names (or the weights) and
-config.data.resolution say them. The third and fourth write a run's averaged weights.
+config.data.resolution say them. The third and fourth write a run's averaged weights. The fifth
+makes a folder of weights, config and model card, which can be uploaded as it is and is read by
+launch/main.py --pretrained=FOLDER; the sixth makes a run of one, which stands at step 0. SOURCE is
+such a folder, the name of a network that comes with the package, or hf://user/name.
 """
 
 from collections.abc import Mapping
@@ -20,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 import ml_collections
 from absl import flags
 
-from didicm_jax.cli import entry, options
+from didicm_jax.cli import entry, hub, options
 from didicm_jax.cli.command_line import config_first, flagged, new_flags, parse
+from didicm_jax.cli.hub import Beginning
 from didicm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,18 +52,27 @@ def _convert(argv: list[str]) -> None:
     with flagged():
         if values.torch:
             _import(values, config)
+        elif values.pretrained:
+            hub.read(values)
         else:
-            _export(values)
+            began = tuple(word for word in argv if word.startswith("--config"))
+            _export(values, None if config is None else Beginning(began, config))
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
-    values = new_flags(argv, "Of the run to make: a file of configs/.")
+    values = new_flags(
+        argv, "Of the run to make: a file of configs/. For --hub the one that the run began with."
+    )
     texts = {
         "torch": "File of PyTorch or safetensors to make a run of.",
         "workdir": "The run: to make, or to read.",
         "class_names": "File with a name a line, of the run to make.",
         "export": "File to write: StableHLO with the weights, for cpu, cuda and tpu.",
         "safetensors": "File to write: the weights under PyTorch's names.",
+        "hub": "Folder to write, of model.safetensors, config.json and README.md.",
+        "pretrained": "To make a run of: such a folder, a name, or hf://user/name.",
+        "license": "For the model card: of the weights, as the Hub abbreviates it.",
+        "dataset": "For the model card: the data set on the Hub, such as uoft-cs/cifar10.",
     }
     for name, text in texts.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
@@ -65,6 +81,9 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     )
     flags.DEFINE_enum(
         "checkpoint", "latest", ["latest", "best"], "Which one to read.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "Of the kernels in it.", flag_values=values
     )
     options.define_sampler(values)
     return values
@@ -78,15 +97,18 @@ def _check(values: flags.FlagValues) -> None:
     """
     if not values.workdir:
         raise UserError("--workdir: expected the folder of a run, found none; add --workdir=DIR")
-    written = [name for name in ("export", "safetensors") if values[name].value]
-    if bool(values.torch) == bool(written):
+    written = [name for name in ("export", "safetensors", "hub") if values[name].value]
+    ways = [name for name in ("torch", "pretrained") if values[name].value]
+    ways += written[:1]
+    if len(ways) != 1:
         raise UserError(
-            "expected either --torch, or --export or --safetensors, found "
-            f"{'both' if written else 'neither'}; give one"
+            "expected either --torch or --pretrained, or else --export, --safetensors or --hub, "
+            f"found {' and '.join(f'--{name}' for name in ways) or 'none'}; give one"
         )
-    readers = {name: ["torch"] for name in ("config", "class_names", "weights")}
-    readers |= {"checkpoint": ["export", "safetensors"]}
-    readers |= {name: ["export"] for name in options.SAMPLING}
+    readers = {name: ["torch"] for name in ("class_names", "weights")}
+    readers |= {"config": ["torch", "hub"], "checkpoint": ["export", "safetensors", "hub"]}
+    readers |= {name: ["export", "hub"] for name in options.SAMPLING}
+    readers |= {name: ["hub"] for name in ("dtype", "license", "dataset")}
     for name, of in readers.items():
         if values[name].present and not any(values[reader].value for reader in of):
             raise UserError(
@@ -96,10 +118,11 @@ def _check(values: flags.FlagValues) -> None:
 
 def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> None:
     from didicm_jax import config as configuration
+    from didicm_jax import files
     from didicm_jax.pytorch import importing, torch_files
 
     folder = Path(values.workdir)
-    importing.check_free(folder)
+    files.check_new(folder, about="run folder")
     weights = torch_files.read(Path(values.torch))
     if values.weights == "raw" and weights.raw is None:
         raise UserError(
@@ -123,7 +146,7 @@ def _import(values: flags.FlagValues, config: ml_collections.ConfigDict | None) 
     names = _read_names(values.class_names) if values.class_names else None
     described = (_of_data(config, names) if own else None) or _of_weights(config, names, best, own)
     loaded = importing.load(config, described, raw, best if keeps_average else None)
-    importing.write(folder, config, described, loaded)
+    importing.write(folder, config, described, loaded.variables, loaded.averaged)
     source = "moving average" if best is weights.averaged else "weights"
     shape = "x".join(map(str, described.image_shape))
     print(
@@ -235,7 +258,7 @@ def _read_names(path: str) -> tuple[str, ...]:
     return names
 
 
-def _export(values: flags.FlagValues) -> None:
+def _export(values: flags.FlagValues, began: Beginning | None) -> None:
     import jax
     from flax import nnx
 
@@ -245,11 +268,14 @@ def _export(values: flags.FlagValues) -> None:
     from didicm_jax.pytorch import interop
     from didicm_jax.run import RunFolder
 
+    if values.hub:
+        files.check_new(Path(values.hub), about="hub")
     folder = RunFolder.open(values.workdir)
     configs = sweep.variations(folder.config, options.sampler_choices(values))
     if len(configs) > 1:
+        flag = "export" if values.export else "hub"
         raise UserError(
-            f"--export: expected one sampler, found {len(configs)}; give one value each"
+            f"--{flag}: expected one sampler, found {len(configs)}; give one value each"
         )
     mesh = make_mesh(jax.local_devices()[:1])
     run = network.load(folder.changed(configs[0], evaluates=True), values.checkpoint, mesh)
@@ -273,3 +299,5 @@ def _export(values: flags.FlagValues) -> None:
         data = save(tensors, metadata={"format": "pt"})
         files.write_whole(path, lambda file: file.write(data))
         print(f"wrote {path}: {len(tensors)} tensors")
+    if values.hub:
+        hub.write(values, folder, run, began)

@@ -1,5 +1,6 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from absl import flags
@@ -10,13 +11,14 @@ from didicm_jax.cli.command_line import flagged, with_flags, writable
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation.subject import Subject, open_subject
 from didicm_jax.inference import network, sweep
+from didicm_jax.inference.network import Trained
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.parallel import make_mesh
 from didicm_jax.run import RunFolder
 
 
-def run(values: flags.FlagValues, folder: RunFolder) -> None:
-    """Runs the mode of the flags on a run.
+def run(values: flags.FlagValues, folder: Trained) -> None:
+    """Runs the mode of the flags on a run or a bundle.
 
     Raises:
       UserError: a flag is wrong, or what it names is not there.
@@ -24,8 +26,8 @@ def run(values: flags.FlagValues, folder: RunFolder) -> None:
     {"evaluate": _evaluate, "compare": _compare, "predict": _predict}[values.mode](values, folder)
 
 
-def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
-    output = _output(values, folder.path)
+def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
+    output = _output(values, Path("evaluation") if values.pretrained else folder.path)
     names, severities = options.chosen_corruptions(values)
     configs = sweep.variations(folder.config, options.sampler_choices(values))
     subject = _subject(values, folder)
@@ -41,7 +43,7 @@ def _evaluate(values: flags.FlagValues, folder: RunFolder) -> None:
         evaluate.run(subject, configs, requests, output, watch.waiting)
 
 
-def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
+def _compare(values: flags.FlagValues, folder: Trained) -> None:
     if not values.baseline:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
     output = _output(values, folder.path / "comparison")
@@ -62,16 +64,17 @@ def _compare(values: flags.FlagValues, folder: RunFolder) -> None:
         compare.labelled(pair, values.sheet, output, watch.waiting)
 
 
-def _predict(values: flags.FlagValues, folder: RunFolder) -> None:
+def _predict(values: flags.FlagValues, folder: Trained) -> None:
     _only_one_process()
-    output = _output(values, folder.path / "predictions")
+    # A network that is no run's is predicted with where one works.
+    output = _output(values, Path("" if values.pretrained else folder.path) / "predictions")
     paths = pictures.find(values.images or [])
     predictor = _predictor(values, _chosen(values, folder))
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
 
-def _chosen(values: flags.FlagValues, folder: RunFolder) -> RunFolder:
-    """The run with the one sampler that the flags name.
+def _chosen(values: flags.FlagValues, folder: Trained) -> Trained:
+    """The network with the one sampler that the flags name.
 
     Raises:
       UserError: they name several.
@@ -85,7 +88,7 @@ def _chosen(values: flags.FlagValues, folder: RunFolder) -> RunFolder:
             f"--mode={values.mode}: expected one sampler, found {len(configs)}; give one value to "
             "each flag"
         )
-    return folder.changed(configs[0], evaluates=True)
+    return replace(folder, config=configs[0])
 
 
 def _baseline(values: flags.FlagValues) -> RunFolder:
@@ -93,9 +96,9 @@ def _baseline(values: flags.FlagValues) -> RunFolder:
         return RunFolder.open(values.baseline)
 
 
-def _subject(values: flags.FlagValues, folder: RunFolder) -> Subject:
+def _subject(values: flags.FlagValues, folder: Trained) -> Subject:
     flag_of = {"data.eval_split": "split"} if values.split or values.dataset else {}
-    if values.dataset:
+    if values.dataset or values.pretrained:
         flag_of |= {"data.name": "dataset", "data.data_dir": "data_dir"}
     try:
         return open_subject(folder, values.checkpoint, options.other_data(values))
@@ -103,14 +106,12 @@ def _subject(values: flags.FlagValues, folder: RunFolder) -> Subject:
         raise UserError(with_flags(error.message, flag_of), about=error.about) from error
 
 
-def _baseline_subject(values: flags.FlagValues, folder: RunFolder) -> Subject:
+def _baseline_subject(values: flags.FlagValues, folder: Trained) -> Subject:
     with flagged("baseline"):
         return _subject(values, folder)
 
 
-def _predictor(
-    values: flags.FlagValues, folder: RunFolder, *, trajectory: bool = True
-) -> Predictor:
+def _predictor(values: flags.FlagValues, folder: Trained, *, trajectory: bool = True) -> Predictor:
     import jax
 
     mesh = make_mesh(jax.local_devices()[:1])

@@ -4,6 +4,7 @@
     python launch/main.py --mode=evaluate --workdir=runs/digits --steps=1,2,4,8
     python launch/main.py --mode=compare --workdir=runs/digits --baseline=runs/other
     python launch/main.py --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
+    python launch/main.py --mode=predict --pretrained=NAME --images=FILE_OR_FOLDER
     python launch/main.py --mode=report --workdir=runs/digits,runs/other
 
 Any setting of the config can be given as `--config.section.key=value`; `docs/settings.md`
@@ -12,6 +13,7 @@ lists them all. A second start with the same workdir goes on from the last check
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import flags
@@ -21,6 +23,9 @@ from didicm_jax.cli import entry, options
 from didicm_jax.cli.command_line import config_first, flagged, new_flags, parse, writable
 from didicm_jax.errors import UserError
 from didicm_jax.run import Places, RunFolder
+
+if TYPE_CHECKING:
+    from didicm_jax.run import bundle
 
 _ADVICE = "start the same command again (a training goes on from its last checkpoint)"
 
@@ -87,12 +92,25 @@ def _dispatch(argv: list[str]) -> int:
     return 0
 
 
-def _find(values: flags.FlagValues, given: ml_collections.ConfigDict | None) -> RunFolder | None:
+def _find(
+    values: flags.FlagValues, given: ml_collections.ConfigDict | None
+) -> "RunFolder | bundle.Bundle | None":
     """The run that `--workdir` names, with the config given; None for a new one to train.
 
+    With `--pretrained` the bundle that it names.
+
     Raises:
-      UserError: it names none, or the config is not valid or of another run.
+      UserError: there is none, or the config is not valid or of another run.
     """
+    if values.pretrained:
+        if given is not None:
+            raise UserError(
+                "--config: expected without --pretrained, which has its own, found both; leave one "
+                "out"
+            )
+        from didicm_jax.run import bundle  # it brings flax
+
+        return bundle.find(values.pretrained)
     if not values.workdir:
         raise UserError("--workdir: expected a folder for the run, found none; add --workdir=DIR")
     if given is not None:
@@ -107,7 +125,8 @@ def _find(values: flags.FlagValues, given: ml_collections.ConfigDict | None) -> 
 def _cache(values: flags.FlagValues) -> str | None:
     """The folder for compiled programs, or None: to leave it as it is.
 
-    By default there is none for a run that can only be read, and what the environment names stays.
+    By default there is none for a run that can only be read, nor for a network without a run, and
+    what the environment names stays.
 
     Raises:
       UserError: the folder that is named cannot be written.
@@ -117,6 +136,8 @@ def _cache(values: flags.FlagValues) -> str | None:
             return None
         return str(writable("compilation_cache", Path(values.compilation_cache)))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return None
+    if values.pretrained and not values.output:
         return None
     # A run that is looked at from elsewhere is left as it is.
     places = Places(Path(values.output or values.workdir))

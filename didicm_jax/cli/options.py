@@ -31,18 +31,22 @@ _TEXT, _LIST, _SWITCH = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_boo
 _COUNT = partial(flags.DEFINE_integer, lower_bound=1)
 _WHICH = partial(flags.DEFINE_enum, enum_values=["latest", "best"])
 # Each is a list, of values for a key of `config.sampler`.
-_SAMPLER_KEYS = {"sampler": "name"} | {
+SAMPLER_KEYS = {"sampler": "name"} | {
     key: key for key in ("integrator", "grid", "query", "chains", "steps")
 }
-SAMPLING = tuple(_SAMPLER_KEYS)
+SAMPLING = tuple(SAMPLER_KEYS)
 _SAMPLER_FLAGS = tuple(
     _Flag(flag, _LIST, None, f"One or several values of config.sampler.{key}, such as a,b.", _LOOK)
-    for flag, key in _SAMPLER_KEYS.items()
+    for flag, key in SAMPLER_KEYS.items()
 )
 _FLAGS = (
     _Flag("workdir", _TEXT, None, "Folder of the run; to report, one or several, A,B.", MODES),
-    _Flag("output", _TEXT, None, "Folder for what is written; default: in the workdir.",
-          (*_LOOK, "report")),
+    _Flag("pretrained", _TEXT, None,
+          "Instead of a workdir a network that comes with the package, by its name, a folder of "
+          "one, or hf://user/name.", ("evaluate", "predict")),
+    _Flag("output", _TEXT, None,
+          "Folder for what is written; default: in the workdir, and without one predictions or "
+          "evaluation in the current folder.", (*_LOOK, "report")),
     _Flag("checkpoint", _WHICH, "latest", "Which one to read.", _LOOK),
     _Flag("baseline", _TEXT, None, "Workdir of a second run to hold against this one.", _JUDGE),
     *_SAMPLER_FLAGS,
@@ -123,7 +127,13 @@ def check(values: flags.FlagValues) -> None:
             "--baseline: expected with --corruptions or --mode=compare, found neither; add "
             "--corruptions=all or use --mode=compare"
         )
-    if values.data_dir is not None and values.dataset is None:
+    for name in ("workdir", "checkpoint"):
+        if values.pretrained and values[name].present:
+            raise UserError(
+                f"--{name}: expected without --pretrained, which names one network, found both; "
+                "leave one out"
+            )
+    if values.data_dir is not None and values.dataset is None and not values.pretrained:
         raise UserError("--data_dir: expected with --dataset, found without; add --dataset=NAME")
     for name in _OTHER_DATA:
         if values.images and values[name].present:
@@ -139,7 +149,7 @@ def sampler_choices(values: flags.FlagValues) -> dict[str, list[Any]]:
     Raises:
       UserError: steps or chains that are no whole numbers.
     """
-    given = {key: values[flag].value for flag, key in _SAMPLER_KEYS.items()}
+    given = {key: values[flag].value for flag, key in SAMPLER_KEYS.items()}
     choices: dict[str, list[Any]] = {key: words for key, words in given.items() if words}
     for key in {"steps", "chains"} & choices.keys():
         choices[key] = _integers(key, choices[key])

@@ -18,7 +18,7 @@ from didicm_jax.inference import network as networks
 from didicm_jax.inference import program
 from didicm_jax.inference.program import Program
 from didicm_jax.inference.sampling import Posterior
-from didicm_jax.run import Description, RunFolder
+from didicm_jax.run import Description
 
 Columns = TypeVar("Columns")  # a tree of arrays [n, ...]
 
@@ -27,7 +27,7 @@ class OtherData(NamedTuple):
     """Examples to evaluate on instead of the run's own."""
 
     dataset: str | None = None
-    data_dir: str | None = None
+    data_dir: str | None = None  # of that data set, or where the run's own is by now
     split: str | None = None
     examples: int | None = None  # at most so many, the same share of each class
 
@@ -119,15 +119,15 @@ def side_by_side(
 
 
 def open_subject(
-    folder: RunFolder,
+    folder: networks.Trained,
     checkpoint: str,
     other: OtherData = OtherData(),  # noqa: B008 (a tuple)
 ) -> Subject:
-    """Reads a run's network, and the data to evaluate it on.
+    """Reads a network, and the data to evaluate it on.
 
     Args:
-      folder: of the run, which may be changed to other settings for evaluation.
-      checkpoint: `latest` or `best`.
+      folder: of the run, which may be changed to other settings for evaluation; or a bundle.
+      checkpoint: `latest` or `best`, of a run.
       other: what to evaluate on instead of the run's own test examples.
 
     Raises:
@@ -188,6 +188,8 @@ def _on_other_data(
     result = copy.deepcopy(config)
     if other.dataset is None:
         result.data.eval_split = other.split or config.data.eval_split
+        result.data.data_dir = other.data_dir or config.data.data_dir
+        configuration.validate(result)  # digits are in no folder
         return result
     defaults = configuration.default().data
     with result.unlocked():

@@ -1,4 +1,4 @@
-"""A trained network, read from the folder of its run."""
+"""A trained network, read from the folder of its run or from a bundle of three files."""
 
 import contextlib
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from didicm_jax import parallel
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
-from didicm_jax.run import Description, RunFolder
+from didicm_jax.run import Description, RunFolder, arrays
+from didicm_jax.run.bundle import Bundle
 from didicm_jax.run.checkpoints import Checkpoints
 
 
@@ -26,29 +27,28 @@ class Network(NamedTuple):
     step: int  # of the checkpoint
 
 
-def load(
-    folder: RunFolder,
-    which: str,
-    mesh: Mesh,
-) -> Network:
+Trained = RunFolder | Bundle  # where a network comes from, opened
+
+
+def load(folder: Trained, which: str, mesh: Mesh) -> Network:
     """Reads the weights of a checkpoint, and nothing else of it. Nothing is written.
 
     Args:
-      folder: of the run, which may be changed to other settings for evaluation.
-      which: the `latest` or the `best` checkpoint.
+      folder: of the run, which may be changed to other settings for evaluation; or a bundle.
+      which: the `latest` or the `best` checkpoint; a bundle has but one.
       mesh: the devices that get the variables.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it is of another network.
     """
+    if isinstance(folder, Bundle):
+        return of_bundle(folder, mesh)
     if which not in ("latest", "best"):
         raise UserError(
             f"expected 'latest' or 'best', found {which!r}; choose one", about="checkpoint"
         )
     config = folder.config
-    graphdef, shapes = jax.eval_shape(
-        lambda: split(build.model(config, folder.description, nnx.Rngs(0)))
-    )
+    graphdef, shapes = _abstract(config, folder.description)
     # The fields of `training.state.TrainState`.
     field = "ema" if config.train.ema_decay > 0 else "variables"
     everywhere = parallel.replicated(mesh)
@@ -64,3 +64,26 @@ def load(
             )
         variables = checkpoints.restore_part(step, like)[field]
     return Network(config, folder.description, graphdef, variables, step)
+
+
+def of_bundle(bundle: Bundle, mesh: Mesh) -> Network:
+    """The network of a bundle.
+
+    Args:
+      bundle: from `bundle.find`.
+      mesh: the devices that get the variables.
+
+    Raises:
+      UserError: its arrays are not those of its config.
+    """
+    graphdef, like = _abstract(bundle.config, bundle.description)
+    arrays.compare(bundle.path, arrays.shapes(bundle.variables), arrays.shapes(like))
+    variables = jax.device_put(bundle.variables, parallel.replicated(mesh))
+    return Network(bundle.config, bundle.description, graphdef, variables, bundle.step)
+
+
+def _abstract(
+    config: ml_collections.ConfigDict, description: Description
+) -> tuple[nnx.GraphDef, Variables]:
+    """The structure of a network and the shapes of its arrays."""
+    return jax.eval_shape(lambda: split(build.model(config, description, nnx.Rngs(0))))

@@ -6,7 +6,7 @@ Shapes: `N` images, `K` classes, `S` steps of the sampler.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.inference import network, program, sweep
 from didicm_jax.inference.sampling import Posterior
 from didicm_jax.parallel import make_mesh, replicated, round_up
-from didicm_jax.run import RunFolder
+from didicm_jax.run import RunFolder, bundle
 
 BUCKETS = (1, 8, 64)
 
@@ -112,13 +112,35 @@ class Predictor:
         Raises:
           UserError: there is no run or no such checkpoint, it is damaged, or a setting is wrong.
         """
-        if devices is not None and not devices:
-            raise UserError("devices: expected one or several, found none; leave it out")
-        mesh = make_mesh(jax.local_devices()[:1] if devices is None else devices)
-        folder = RunFolder.open(path)
-        if sampler:
-            folder = folder.changed(sweep.changed(folder.config, sampler), evaluates=True)
-        run = network.load(folder, checkpoint, mesh)
+        mesh = _mesh(devices)
+        run = network.load(_sampled(RunFolder.open(path), sampler), checkpoint, mesh)
+        return cls(run, buckets=buckets, trajectory=trajectory, mesh=mesh)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike,
+        *,
+        sampler: Mapping[str, Any] | None = None,
+        buckets: Sequence[int] = BUCKETS,
+        trajectory: bool = True,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> "Predictor":
+        """A network that was given away: one of this package, a folder, one of the Hub.
+
+        Args:
+          source: as for `run.bundle.find`: one of `run.bundle.names()`, a folder of
+            `model.safetensors` and `config.json`, or `hf://user/name`.
+          sampler: as for `from_workdir`, as all that follow.
+          buckets: the batch sizes to compile for.
+          trajectory: also return the way to each posterior.
+          devices: of this process; None for the first alone.
+
+        Raises:
+          UserError: there is no such network, it is damaged, or a setting is wrong.
+        """
+        mesh = _mesh(devices)
+        run = network.load(_sampled(bundle.find(source), sampler), "latest", mesh)
         return cls(run, buckets=buckets, trajectory=trajectory, mesh=mesh)
 
     @property
@@ -246,6 +268,19 @@ class Predictor:
         labels = np.argmax(answer.probs, axis=-1).astype(np.int32)
         classes = tuple(self.class_names[label] for label in labels)
         return Prediction(classes, labels, *answer)
+
+
+def _mesh(devices: Sequence[jax.Device] | None) -> Mesh:
+    if devices is not None and not devices:
+        raise UserError("devices: expected one or several, found none; leave it out")
+    return make_mesh(jax.local_devices()[:1] if devices is None else devices)
+
+
+def _sampled(folder: network.Trained, sampler: Mapping[str, Any] | None) -> network.Trained:
+    """With other settings of the sampler."""
+    if not sampler:
+        return folder
+    return replace(folder, config=sweep.changed(folder.config, sampler))
 
 
 class Part(NamedTuple):

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from didicm_jax import files
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
@@ -177,7 +177,8 @@ def write(
     workdir: Path,
     config: ml_collections.ConfigDict,
     described: Description,
-    loaded: Loaded,
+    variables: Variables,
+    averaged: Variables | None = None,
 ) -> None:
     """Makes a run that stands at step 0 with these weights: evaluated, predicted with, or trained.
 
@@ -186,48 +187,13 @@ def write(
     Raises:
       UserError: there is something in the folder.
     """
-    check_free(workdir)
-    workdir = workdir.resolve()  # "." has no name
-    partial = _partial(workdir)
-    try:
+    with files.new_folder(workdir, about="run folder") as partial:
         RunFolder.claim(partial, config, described)
         # The rate does not matter, only that it is a schedule, which counts its calls in the state.
         optimizer = plan.optimizer(config, lambda count: 0.0)
-        new = state.create(loaded.variables, optimizer, ema=config.train.ema_decay > 0)
-        if new.ema is not None and loaded.averaged is not None:
-            new = new._replace(ema=loaded.averaged)
+        new = state.create(variables, optimizer, ema=config.train.ema_decay > 0)
+        if new.ema is not None and averaged is not None:
+            new = new._replace(ema=averaged)
         with contextlib.closing(Checkpoints(partial)) as checkpoints:
             checkpoints.save(0, new)
             checkpoints.finish()
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if workdir.exists():
-        workdir.rmdir()  # empty, as was checked
-    partial.rename(workdir)
-
-
-def check_free(workdir: Path) -> None:
-    """Refuses a folder that holds something.
-
-    Raises:
-      UserError: it does, or its unfinished twin is there.
-    """
-    workdir = workdir.resolve()
-    if workdir == Path.cwd():
-        raise UserError(
-            f"expected a new folder, found the current one, {workdir}; name one to make",
-            about="run folder",
-        )
-    held = workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
-    if held or _partial(workdir).exists():
-        raise UserError(
-            "expected a new folder, found something in "
-            f"{workdir if held else _partial(workdir)}; name another or remove it",
-            about="run folder",
-        )
-
-
-def _partial(workdir: Path) -> Path:
-    """Where a run is put together."""
-    return workdir.with_name(workdir.name + ".partial")

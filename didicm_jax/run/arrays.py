@@ -1,6 +1,6 @@
 """The arrays of a checkpoint: which there are, before any is read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,25 @@ def check(checkpoint: Path, like: chex.ArrayTree, fields: Sequence[str] | None =
       UserError: they are others.
     """
     # Not by orbax' manager, which reads the metrics too.
-    saved = _shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(checkpoint / "default")))
+    saved = shapes(ocp.PyTreeCheckpointHandler().metadata(epath.Path(checkpoint / "default")))
     if fields is not None:
         saved = {name: shape for name, shape in saved.items() if name.split(".")[0] in fields}
-    wanted = _shapes(like)
+    compare(checkpoint, saved, shapes(like))
+
+
+def compare(
+    place: Path, saved: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuses arrays that are not those of the network, by their names and shapes.
+
+    Args:
+      place: where they are.
+      saved: those there are.
+      wanted: those of the network.
+
+    Raises:
+      UserError: they are others.
+    """
     for name in [*wanted, *saved]:
         if wanted.get(name) != saved.get(name):
             words = [
@@ -35,12 +50,12 @@ def check(checkpoint: Path, like: chex.ArrayTree, fields: Sequence[str] | None =
                 for shape in (wanted.get(name), saved.get(name))
             ]
             raise UserError(
-                f"{checkpoint}: expected {name} to be {words[0]}, as the config says, found "
-                f"{words[1]}: a checkpoint of another network; use its own config"
+                f"{place}: expected {name} to be {words[0]}, as the config says, found "
+                f"{words[1]}: weights of another network; use its own config"
             )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Names of arrays, like `variables.params.fc.kernel`, and their shapes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {

@@ -1,8 +1,9 @@
 """What a run must know of its data set when the data are not there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from didicm_jax import files
 from didicm_jax.errors import UserError
@@ -31,7 +32,15 @@ class Description:
         Raises:
           UserError: it is not there, or damaged.
         """
-        values = files.read_json(path)
+        return cls.of_json(files.read_json(path), path)
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any], path: Path) -> "Description":
+        """The description among the values that the file at `path` holds.
+
+        Raises:
+          UserError: it is not there, or damaged.
+        """
         try:
             height, width, channels = values["image_shape"]
             names, trained_on = values["class_names"], values.get("trained_on", "")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -94,9 +95,8 @@ class RunFolder(Places):
                 f"expected a folder that can be read, found {error}; choose another",
                 about="run folder",
             ) from error
-        return cls(
-            places.path, _read_config(places.config_file), Description.read(places.description_file)
-        )
+        config = stored_config(files.read_json(places.config_file), places.config_file)
+        return cls(places.path, config, Description.read(places.description_file))
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "RunFolder":
@@ -265,10 +265,14 @@ def _local(path: str | os.PathLike) -> Path:
     return Path(path)
 
 
-def _read_config(path: Path) -> ml_collections.ConfigDict:
-    values = files.read_json(path)
+def stored_config(stored: Any, path: Path) -> ml_collections.ConfigDict:
+    """The config that the file at `path` holds as `stored`, valid.
+
+    Raises:
+      UserError: it holds other settings than those there are.
+    """
     try:
-        config = configuration.from_json(values)
+        config = configuration.from_json(stored)
         configuration.validate(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

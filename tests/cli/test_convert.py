@@ -300,7 +300,10 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
         ([f"--workdir={made}", f"--export={tmp_path / 'x'}", "--sampler=ddim"], "one of cp, cl"),
         ([f"--workdir={made}", f"--export={tmp_path / 'x'}", "--steps=1,2"], "one sampler, found"),
         ([f"--workdir={made}", f"--safetensors={tmp_path / 'x'}", "--steps=2"], "--steps: exp"),
-        ([f"--torch={original}", f"--workdir={new}", "--steps=2"], "with --export, found without"),
+        (
+            [f"--torch={original}", f"--workdir={new}", "--steps=2"],
+            "with --export or --hub, found without",
+        ),
         (
             [f"--torch={original}", f"--workdir={new}", "--checkpoint=best"],
             "--checkpoint: expected with --export or --safetensors, found without",

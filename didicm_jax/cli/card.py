@@ -1,0 +1,223 @@
+"""The model card of a bundle: what a network is, how it was made, and what it is worth.
+
+It says what the run's folder knows, and of the rest that it is not known.
+"""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ml_collections
+import yaml
+from tabulate import tabulate
+
+from didicm_jax import config as configuration
+from didicm_jax.cli import options
+from didicm_jax.inference import sampling
+from didicm_jax.run import bundle
+
+if TYPE_CHECKING:
+    from didicm_jax.cli.hub import Beginning
+
+_PAPER = "https://arxiv.org/abs/2511.20263"
+_TASK = "image-classification"
+_DIGITS = 4  # of the figures
+_CLASSES_NAMED = 20
+# Keys of `evaluation.json`: what they are called here, and in percent or not.
+_FIGURES = {"top1": ("top-1 %", 100, 2), "nll": ("NLL", 1, 4), "ece": ("ECE", 1, 4)}
+
+
+class Facts(NamedTuple):
+    """What a run's folder does not know or does not say alone."""
+
+    folder: Path  # to be written; the network is called as it is
+    dtype: str  # that its kernels are stored in
+    checkpoint: str  # `latest` or `best`
+    evaluation: Mapping[str, Any] | None  # `evaluation.json` of these very weights, if there is one
+    license: str | None  # as the Hub abbreviates it
+    dataset: str | None  # its name on the Hub
+    began: "Beginning | None"
+
+    @property
+    def name(self) -> str:
+        """Of the network."""
+        return self.folder.name
+
+
+def write(trained: bundle.Bundle, facts: Facts) -> str:
+    """The text of the card: metadata in YAML, and Markdown."""
+    metadata = yaml.safe_dump(_metadata(trained, facts), sort_keys=False, allow_unicode=True)
+    sections = {
+        "Use": _use(facts),
+        "Data": _data(trained, facts),
+        "Training": _training(trained, facts),
+        "Results": _results(trained, facts),
+        "What it cannot do": _limits(trained),
+    }
+    body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections.items())
+    return f"---\n{metadata}---\n\n# {facts.name}\n\n{_summary(trained, facts)}\n\n{body}"
+
+
+def _metadata(trained: bundle.Bundle, facts: Facts) -> dict[str, Any]:
+    found: dict[str, Any] = {"license": facts.license} if facts.license else {}
+    found |= {
+        "library_name": bundle.LIBRARY,
+        "pipeline_tag": _TASK,
+        "tags": [bundle.LIBRARY, "jax", "flax", trained.config.method, _TASK],
+    }
+    if facts.dataset:
+        found["datasets"] = [facts.dataset]
+    if facts.evaluation is not None:
+        name = facts.evaluation["dataset"]
+        metrics = [
+            {"type": kind, "value": round(float(facts.evaluation[key]), _DIGITS), "name": label}
+            for key, kind, label in (
+                ("top1", "accuracy", "top-1 accuracy"),
+                ("nll", "nll", "negative log-likelihood"),
+                ("ece", "ece", "expected calibration error, 15 bins"),
+            )
+        ]
+        result = {
+            "task": {"type": _TASK},
+            "dataset": {"type": facts.dataset or name, "name": name},
+            "metrics": metrics,
+        }
+        found |= {
+            "metrics": [metric["type"] for metric in metrics],
+            "model-index": [{"name": facts.name, "results": [result]}],
+        }
+    return found
+
+
+def _summary(trained: bundle.Bundle, facts: Facts) -> str:
+    config, described = trained.config, trained.description
+    parameters = sum(array.size for name, array in bundle.flatten(trained.variables))
+    shape = "x".join(map(str, described.image_shape))
+    way = (
+        f"by a discrete diffusion over the class labels ([DiDiCM]({_PAPER}))"
+        if config.method == "didicm"
+        else f"directly (`{config.method}`): the plain classifier that [DiDiCM]({_PAPER}) is "
+        "compared with"
+    )
+    stored = "" if facts.dtype == "float32" else f", kernels stored as {facts.dtype}"
+    return (
+        f"A `{config.model.name}` of {parameters:,} numbers{stored}. It takes images of {shape} "
+        f"(height, width, channels) and gives a posterior over {described.num_classes} classes, "
+        f"{way}. Written by `{bundle.LIBRARY}`, whose `Predictor` reads this folder."
+    )
+
+
+def _use(facts: Facts) -> str:
+    packaged = facts.folder.parent == bundle.PRETRAINED.resolve()
+    where = "comes with the package" if packaged else "this folder; or hf://user/name"
+    return (
+        "```python\n"
+        "from didicm_jax import Predictor\n\n"
+        f'predictor = Predictor.from_pretrained("{facts.name}")  # {where}\n'
+        'answer = predictor(["photo.jpg"])\n'
+        "answer.classes, answer.probs\n"
+        "```"
+    )
+
+
+def _data(trained: bundle.Bundle, facts: Facts) -> str:
+    data, described = trained.config.data, trained.description
+    known = f", [{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})"
+    names = ", ".join(described.class_names[:_CLASSES_NAMED])
+    more = described.num_classes - _CLASSES_NAMED
+    return (
+        f"`config.data.name={data.name}`{known if facts.dataset else ''}, trained on its part "
+        f"`{data.train_split}`{_share(data)}. Classes: {names}"
+        f"{f', and {more:,} more (`config.json`)' if more > 0 else ''}."
+    )
+
+
+def _share(data: ml_collections.ConfigDict) -> str:
+    if data.train_examples:
+        return f", {data.train_examples:,} images of it"
+    return "" if data.data_ratio == 1 else f", {data.data_ratio:.3g} of its images"
+
+
+def _training(trained: bundle.Bundle, facts: Facts) -> str:
+    config = trained.config
+    kept = "moving average of the weights" if config.train.ema_decay > 0 else "weights"
+    text = (
+        f"The {kept} at step {trained.step:,} of a training of {config.train.duration} in batches "
+        f"of {config.train.batch_size:,} with {config.optimizer.name}, seed {config.seed}. "
+        "`config.json` has all settings"
+    )
+    base = configuration.default() if facts.began is None else facts.began.config
+    words = [
+        f"--config.{key}={value}"
+        for key, (value, _) in configuration.differences(config, base).items()
+        if key not in bundle.OF_THE_MACHINE
+    ]
+    if facts.began is None:
+        listed = "\n".join(word.removeprefix("--") for word in words)
+        return f"{text}; those that are not the default:\n\n```\n{listed}\n```"
+    words = [*facts.began.words, "--workdir=RUN", *words]
+    command = " \\\n    ".join(["python launch/main.py", *map(shlex.quote, words)])
+    return f"{text}; the training is\n\n```sh\n{command}\n```"
+
+
+def _results(trained: bundle.Bundle, facts: Facts) -> str:
+    found = facts.evaluation
+    if found is None:
+        return "These weights have not been evaluated."
+    headers = ["sampler", "steps", *(f"{name} [95 %]" for name, _, _ in _FIGURES.values()), "Brier"]
+    rows = []
+    for each in found["samplers"]:
+        words = (each[key] for key in ("sampler", "integrator") if key in each)
+        row = [" ".join(map(str, words)), each["steps"]]
+        for key, (_, scale, digits) in _FIGURES.items():
+            low, high = (f"{scale * end:.{digits}f}" for end in each["intervals"][key])
+            row.append(f"{scale * each[key]:.{digits}f} [{low}, {high}]")
+        rows.append([*row, f"{each['brier']:.4f}"])
+    table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    text = (
+        f"On {found['num_examples']:,} images of `{found['dataset']}`, with bootstrap intervals:"
+        f"\n\n{table}\n\nFound again by\n\n```sh\n{_evaluation_command(trained, facts)}\n```"
+    )
+    notes = []
+    if facts.checkpoint == "best":
+        notes.append(
+            "The checkpoint was chosen by its top-1 among those of its training, so where these "
+            "are the images that it was chosen on, the figures flatter it a little."
+        )
+    if facts.dtype != "float32":
+        notes.append(f"The figures are those of float32, before the kernels became {facts.dtype}.")
+    return "\n\n".join([text, *notes])
+
+
+def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
+    found = facts.evaluation
+    assert found is not None
+    words = ["python", "launch/main.py", "--mode=evaluate", f"--pretrained={facts.name}"]
+    data = trained.config.data
+    if found["dataset"] != data.name:
+        words.append(f"--dataset={found['dataset']}")
+    if data.name != "digits":
+        words.append("--data_dir=DATA")
+    usual = {"name": trained.config.sampler.name} | sampling.describe(trained.config)
+    words += [
+        f"--{flag}={value}"
+        for flag, key in options.SAMPLER_KEYS.items()
+        if (value := found.get("sampler" if key == "name" else key)) not in (None, usual.get(key))
+    ]
+    return shlex.join(words)
+
+
+def _limits(trained: bundle.Bundle) -> str:
+    height, width, _ = trained.description.image_shape
+    count = trained.description.num_classes
+    return (
+        f"- It answers with one of its {count} classes whatever an image shows; it has no way to "
+        "say that it shows none of them.\n"
+        f"- Every image is brought to {height}x{width} pixels, and what cannot be told at that "
+        "size it cannot tell.\n"
+        "- Accuracy and calibration hold for images like those it was evaluated on; for other "
+        "cameras, crops, styles or corrupted images they were not measured here.\n"
+        "- It is one training with one seed, made for research; nothing was done to find or "
+        "remove biases of its data."
+    )

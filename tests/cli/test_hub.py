@@ -1,0 +1,186 @@
+"""A run to a folder for the Hub, and what can be done with that."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from didicm_jax.cli import convert as entry_point
+from didicm_jax.cli.card import Facts, write
+from didicm_jax.inference.predictor import Predictor
+from didicm_jax.run import Description, bundle
+from tests.cli.looking import one_line, table
+from tests.cli.test_main import DIGITS, SMALL
+
+
+@pytest.fixture(scope="module")
+def convert():
+    """`launch/convert.py`'s `main` without the program's name."""
+    return lambda *arguments: entry_point.main(["convert.py", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def made(convert, run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("hub") / "tiny"
+    given = ["--license=apache-2.0", "--dataset=somebody/digits", DIGITS, *SMALL[:2]]
+    assert convert(f"--workdir={run}", f"--hub={path}", *given) == 0
+    return path
+
+
+def card(folder):
+    """Metadata and text."""
+    _, metadata, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
+def test_the_card_says_what_the_run_knows(made, run):
+    metadata, text = card(made)
+    evaluated = json.loads((run / "evaluation.json").read_text())
+    assert metadata["license"] == "apache-2.0"
+    assert metadata["datasets"] == ["somebody/digits"]
+    assert metadata["library_name"] == "didicm-jax"
+    assert metadata["pipeline_tag"] == "image-classification"
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == round(evaluated["top1"], 4)
+    low, high = evaluated["intervals"]["top1"]
+    figures = f"{100 * evaluated['top1']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    assert figures in text
+    assert "On 360 images of `digits`" in text
+    assert "--mode=evaluate --pretrained=tiny\n" in text  # digits are in no folder
+    assert "chosen by its top-1" not in text
+
+
+def test_the_command_of_the_card_gives_the_config_of_the_run(made, run):
+    """What it begins with, and what differs from that: together all that was given."""
+    command = re.search(r"python launch/main\.py \\\n((?:.*\\\n)*.*)\n```", card(made)[1])[1]
+    words = {word.strip(" \\'") for word in command.splitlines()}
+    expected = {*SMALL, DIGITS, "--workdir=RUN"}
+    assert words == expected
+
+
+def test_the_hubs_own_library_reads_the_card(made):
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard.load(made / "README.md").data
+    assert [each.metric_type for each in data.eval_results] == ["accuracy", "nll", "ece"]
+    assert (data.model_name, data.license) == ("tiny", "apache-2.0")
+
+
+def test_prediction_without_a_run(main, made, run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [f"--images={folder / 'digit0.png'}", "--max_figures=0"]
+    assert main("--mode=predict", f"--pretrained={made}", *given) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["predictions"]
+    (row,) = table(tmp_path / "predictions" / "predictions.csv")
+    expected = Predictor.from_workdir(run)([folder / "digit0.png"])
+    np.testing.assert_array_equal(
+        np.float32([row[name] for name in map(str, range(10))]), expected.probs[0]
+    )
+
+
+def test_the_figures_of_the_card_are_found_again(main, made, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main("--mode=evaluate", f"--pretrained={made}") == 0
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    wanted = json.loads((run / "evaluation.json").read_text())
+    assert (found["top1"], found["step"]) == (wanted["top1"], wanted["step"])
+    np.testing.assert_allclose(found["nll"], wanted["nll"], rtol=1e-5)
+
+
+def test_a_run_is_made_of_it(convert, made, run, tmp_path):
+    workdir = tmp_path / "again"
+    assert convert(f"--pretrained={made}", f"--workdir={workdir}") == 0
+    assert json.loads((workdir / "dataset.json").read_text()) == json.loads(
+        (run / "dataset.json").read_text()
+    )
+    path = tmp_path / "net"
+    assert convert(f"--workdir={workdir}", f"--hub={path}") == 0
+    for name, array in load_file(made / "model.safetensors").items():
+        np.testing.assert_array_equal(load_file(path / "model.safetensors")[name], array)
+    metadata, text = card(path)
+    assert "model-index" not in metadata  # the new run was not evaluated
+    assert "license" not in metadata
+    assert "have not been evaluated" in text
+    assert "config.model.width=0.0625\n" in text
+
+
+def test_sampler_and_dtype_are_chosen(convert, run, tmp_path):
+    """What was measured with another sampler comes with the flags that give it."""
+    path = tmp_path / "net"
+    given = ["--sampler=one_shot", "--dtype=bfloat16"]
+    assert convert(f"--workdir={run}", f"--hub={path}", *given) == 0
+    stored = json.loads((path / "config.json").read_text())["config"]["sampler"]
+    assert (stored["name"], stored["steps"]) == ("one_shot", 8)  # which it does not read
+    dtypes = {array.dtype.name for array in load_file(path / "model.safetensors").values()}
+    assert dtypes == {"float32", "bfloat16"}
+    command = re.search(r"--mode=evaluate .*", card(path)[1])[0].split()
+    assert {"--sampler=cp", "--integrator=euler", "--query=min", "--steps=2"} <= {*command}
+    assert "before the kernels became bfloat16" in card(path)[1]
+
+
+def test_the_card_of_photos_of_many_classes(made, run):
+    trained = bundle.find(made)
+    described = Description(tuple(map(str, range(1000))), (224, 224, 3))
+    config = trained.config.copy_and_resolve_references()
+    config.data.update({"name": "imagenet2012", "train_examples": 0, "data_ratio": 0.25})
+    facts = Facts(
+        folder=bundle.PRETRAINED / "photos",
+        dtype="float32",
+        checkpoint="best",
+        evaluation=json.loads((run / "evaluation.json").read_text()) | {"dataset": "other"},
+        license=None,
+        dataset=None,
+        began=None,
+    )
+    text = write(dataclasses.replace(trained, config=config, description=described), facts)
+    assert "18, 19, and 980 more (`config.json`)." in text
+    assert "part `train`, 0.25 of its images" in text
+    assert "--pretrained=photos --dataset=other --data_dir=DATA\n" in text
+    assert 'from_pretrained("photos")  # comes with the package' in text
+    assert "chosen by its top-1" in text
+    assert "datasets:" not in text
+    assert "float32" not in text
+
+
+def test_mistakes_are_one_line_and_leave_nothing(
+    main, convert, made, run, folder, tmp_path, capsys
+):
+    new = tmp_path / "new"
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged, ignore=shutil.ignore_patterns("compilation_cache"))
+    record = json.loads((run / "evaluation.json").read_text())
+    (damaged / "evaluation.json").write_text(json.dumps({"step": record["step"]}))
+    converted = [
+        ([f"--workdir={run}", f"--hub={made}"], "--hub: expected a new folder"),
+        ([f"--workdir={run}", f"--hub={new}", "--steps=1,2"], "--hub: expected one sampler"),
+        ([f"--workdir={run}", f"--hub={new}", "--weights=raw"], "--weights: expected with --torch"),
+        ([f"--workdir={run}", f"--hub={new}", "--torch=x"], "found --torch and --hub; give one"),
+        ([f"--workdir={damaged}", f"--hub={new}"], "expected the record of an evaluation"),
+        ([f"--pretrained={made}", f"--workdir={run}"], "--workdir: expected a new folder"),
+        ([f"--pretrained={tmp_path / 'no'}", f"--workdir={new}"], "--pretrained: expected a net"),
+        ([f"--pretrained={made}", f"--workdir={new}", "--dtype=float32"], "--dtype: expected with"),
+    ]
+    for given, message in converted:
+        assert convert(*given) == 2
+        assert message in one_line(capsys)
+    images = "--images=x.png"
+    called = [
+        (["--mode=predict", "--pretrained=no", images], "--pretrained: expected a network of this"),
+        (["--mode=train", f"--pretrained={made}"], "with --mode=evaluate or predict, found"),
+        (["--mode=predict", f"--pretrained={made}", f"--workdir={run}"], "--workdir: expected wi"),
+        (["--mode=predict", f"--pretrained={made}", "--checkpoint=best"], "--checkpoint: expect"),
+        (
+            ["--mode=predict", f"--pretrained={made}", f"--images={folder}", "--steps=1,2"],
+            "one sampler",
+        ),
+        (["--mode=predict", f"--pretrained={made}", DIGITS], "--config: expected without"),
+        (["--mode=evaluate", f"--pretrained={made}", "--data_dir=x"], "--data_dir: expected its"),
+    ]
+    for given, message in called:
+        assert main(*given) == 2
+        assert message in one_line(capsys)
+    assert not new.exists()
