@@ -4,7 +4,6 @@ Shapes: N images of `[H, W, C]`, K classes, S steps of the sampler.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -131,34 +130,3 @@ class Model:
             config = sweep.changed(config, dict(settings))
         mesh = make_mesh(jax.local_devices()[:1])
         return Predictor(self._run._replace(config=config), buckets=BUCKETS, mesh=mesh)
-
-
-def about(run: Network, name: str, evaluation: Mapping[str, Any] | None) -> Sequence[str]:
-    """What the network is, and how good: a few sentences.
-
-    Args:
-      run: the network.
-      name: of the run or of the bundle.
-      evaluation: what `evaluation.json` holds; None where there is none.
-    """
-    described, config = run.description, run.config
-    size = "x".join(map(str, described.image_shape[:2]))
-    sentences = [
-        f"{name}: {config.model.name} ({config.method}) trained on {config.data.name}, "
-        f"{described.num_classes} classes, images of {size}, step {run.step:,}."
-    ]
-    if evaluation is None:
-        return [*sentences, "It has not been evaluated."]
-    figures = [f"top-1 {100 * evaluation['top1']:.1f} %"] if "top1" in evaluation else []
-    figures += [
-        f"{key.upper()} {evaluation[key]:.3f}" for key in ("nll", "ece") if key in evaluation
-    ]
-    parts = [", ".join(figures)]
-    if "num_examples" in evaluation:
-        parts.append(f"on {evaluation['num_examples']:,} images of {evaluation.get('dataset', '')}")
-    if "sampler" in evaluation:
-        words = [evaluation["sampler"], evaluation.get("integrator", "")]
-        parts.append(f"by {' '.join(filter(None, words))} in {evaluation.get('steps', 1)} steps")
-    if evaluation.get("step", run.step) != run.step:
-        parts.append(f"at step {evaluation['step']:,}")
-    return [*sentences, f"{' '.join(parts)}."]

@@ -43,34 +43,25 @@ def serve(model: Model, about: Sequence[str], *, host: str, port: int) -> None:
       model: the network.
       about: what it is, in sentences.
       host: the address to listen on; `127.0.0.1` can be reached from this machine alone.
-      port: the port.
-
-    Raises:
-      UserError: the port is taken.
+      port: a free one.
     """
     with tempfile.TemporaryDirectory(prefix="didicm_demo_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of whatever is uploaded or shown
         page = build(model, about)
-        try:
-            page.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                inbrowser=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                max_file_size=_LARGEST,
-                footer_links=[],
-                ssr_mode=False,
-                mcp_server=False,
-                theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED_FONTS),
-                css=_CSS,
-            )
-        except OSError as error:
-            raise UserError(
-                f"expected a port of {host} that is free, found that {port} is not; choose another",
-                about="port",
-            ) from error
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            max_file_size=_LARGEST,
+            footer_links=[],
+            ssr_mode=False,
+            mcp_server=False,
+            theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED_FONTS),
+            css=_CSS,
+        )
         try:
             print(f"serving at {page.local_url} until Ctrl-C", flush=True)
             threading.Event().wait()

@@ -12,7 +12,7 @@ from didicm_jax.run import Description
 from tests import shallow
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def shallow_models():
     with shallow.registered():
         yield

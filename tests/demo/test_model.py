@@ -98,18 +98,3 @@ def test_the_verdict_counts_classes():
     sure = np.array([1, 0, 0, 0], np.float32)
     assert "among 1.0 of 4" in verdict(sure, even)
     assert verdict(sure, even).endswith("With one call of the network 1.39.")
-
-
-def test_it_says_what_it_is_and_how_good(network):
-    run = network()
-    first, second = module.about(run, "my run", None)
-    assert first == (
-        "my run: didirn10 (didicm) trained on digits, 5 classes, images of 8x8, step 1,234."
-    )
-    assert second == "It has not been evaluated."
-    record = {"top1": 0.95, "nll": 0.25, "ece": 0.04, "num_examples": 1000, "dataset": "digits"}
-    record |= {"sampler": "cp", "integrator": "euler", "steps": 8, "step": 1000}
-    assert module.about(run, "my run", record)[1] == (
-        "top-1 95.0 %, NLL 0.250, ECE 0.040 on 1,000 images of digits by cp euler in 8 steps "
-        "at step 1,000."
-    )
