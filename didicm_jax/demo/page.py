@@ -118,7 +118,8 @@ class _Page:
                 brush=gr.Brush(
                     default_size=_BRUSH,
                     default_color="#000000",
-                    **({"colors": ["#000000"], "color_mode": "fixed"} if grey else {}),
+                    colors=["#000000"] if grey else None,
+                    color_mode="fixed" if grey else "defaults",
                 ),
                 placeholder="Choose the brush, then draw",
                 elem_id="canvas",

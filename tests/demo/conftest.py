@@ -18,8 +18,8 @@ def shallow_models():
         yield
 
 
-@pytest.fixture(scope="session")
-def network():
+@pytest.fixture(scope="module")
+def network(shallow_models):
     """One of the method `didicm`, or of another, for grey images of 8x8 and five classes."""
 
     def make(method="didicm"):
@@ -36,6 +36,6 @@ def network():
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(network):
     return Model(network())
