@@ -69,7 +69,7 @@ def _metadata(trained: bundle.Bundle, facts: Facts) -> dict[str, Any]:
     if facts.dataset:
         found["datasets"] = [facts.dataset]
     if facts.evaluation is not None:
-        name = facts.evaluation["dataset"]
+        name = _evaluated_on(trained, facts.evaluation, facts)
         metrics = [
             {"type": kind, "value": round(float(facts.evaluation[key]), _DIGITS), "name": label}
             for key, kind, label in (
@@ -80,7 +80,7 @@ def _metadata(trained: bundle.Bundle, facts: Facts) -> dict[str, Any]:
         ]
         result = {
             "task": {"type": _TASK},
-            "dataset": {"type": facts.dataset or name, "name": name},
+            "dataset": {"type": name, "name": name},
             "metrics": metrics,
         }
         found |= {
@@ -88,6 +88,12 @@ def _metadata(trained: bundle.Bundle, facts: Facts) -> dict[str, Any]:
             "model-index": [{"name": facts.name, "results": [result]}],
         }
     return found
+
+
+def _evaluated_on(trained: bundle.Bundle, found: Mapping[str, Any], facts: Facts) -> str:
+    """The name of the data set that figures are of; that of `idx` does not say which it is."""
+    own = found["dataset"] == trained.config.data.name
+    return facts.dataset if own and facts.dataset else str(found["dataset"])
 
 
 def _summary(trained: bundle.Bundle, facts: Facts) -> str:
@@ -175,9 +181,10 @@ def _results(trained: bundle.Bundle, facts: Facts) -> str:
             row.append(f"{scale * each[key]:.{digits}f} [{low}, {high}]")
         rows.append([*row, f"{each['brier']:.4f}"])
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    name = _evaluated_on(trained, found, facts)
     text = (
-        f"On {found['num_examples']:,} images of `{found['dataset']}`, with bootstrap intervals:"
-        f"\n\n{table}\n\nFound again by\n\n```sh\n{_evaluation_command(trained, facts)}\n```"
+        f"On {found['num_examples']:,} images of `{name}`, with bootstrap intervals:\n\n{table}\n\n"
+        f"Found again by\n\n```sh\n{_evaluation_command(trained, facts)}\n```"
     )
     notes = []
     if facts.checkpoint == "best":

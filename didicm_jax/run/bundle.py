@@ -5,6 +5,7 @@
 the model card, says to people what it is. Nothing else knows these files.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -119,7 +120,7 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
     """
     from safetensors.numpy import save
 
-    config = ml_collections.ConfigDict(bundle.config)
+    config = copy.deepcopy(bundle.config)
     defaults = configuration.flatten(configuration.default())
     with config.unlocked():
         config.update_from_flattened_dict({key: defaults[key] for key in OF_THE_MACHINE})

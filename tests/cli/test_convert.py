@@ -306,7 +306,7 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
         ),
         (
             [f"--torch={original}", f"--workdir={new}", "--checkpoint=best"],
-            "--checkpoint: expected with --export or --safetensors, found without",
+            "--checkpoint: expected with --export or --safetensors or --hub, found without",
         ),
         ([f"--workdir={made}", f"--export={tmp_path}", "--weights=raw"], "with --torch, found"),
         ([f"--workdir={made}", f"--export={made}"], "expected files that can be"),

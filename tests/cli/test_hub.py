@@ -50,7 +50,7 @@ def test_the_card_says_what_the_run_knows(made, run):
     low, high = evaluated["intervals"]["top1"]
     figures = f"{100 * evaluated['top1']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
     assert figures in text
-    assert "On 360 images of `digits`" in text
+    assert "On 360 images of `somebody/digits`" in text
     assert "--mode=evaluate --pretrained=tiny\n" in text  # digits are in no folder
     assert "chosen by its top-1" not in text
 
@@ -133,7 +133,7 @@ def test_the_card_of_photos_of_many_classes(made, run):
         checkpoint="best",
         evaluation=json.loads((run / "evaluation.json").read_text()) | {"dataset": "other"},
         license=None,
-        dataset=None,
+        dataset="somebody/photos",
         began=None,
     )
     text = write(dataclasses.replace(trained, config=config, description=described), facts)
@@ -142,7 +142,7 @@ def test_the_card_of_photos_of_many_classes(made, run):
     assert "--pretrained=photos --dataset=other --data_dir=DATA\n" in text
     assert 'from_pretrained("photos")  # comes with the package' in text
     assert "chosen by its top-1" in text
-    assert "datasets:" not in text
+    assert "type: other\n      name: other" in text  # figures of another data set
     assert "float32" not in text
 
 

@@ -70,8 +70,10 @@ def test_the_round_trip_is_bit_for_bit(folder):
     assert (found.description, found.step, found.path) == (given.description, 12, folder)
 
 
-def test_only_where_something_is_on_this_machine_is_left_out(folder):
-    changed = configuration.differences(network().config, bundle.find(folder).config)
+def test_only_where_something_is_on_this_machine_is_left_out(tmp_path):
+    given, folder = network(), tmp_path / "net"
+    bundle.write(folder, given, "")
+    changed = configuration.differences(given.config, bundle.find(folder).config)
     assert changed == {"data.data_dir": ("/home/somebody/birds", "")}
     assert "somebody" not in (folder / "config.json").read_text()
 
