@@ -38,7 +38,7 @@ setup(
         "opencv-python-headless>=5.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
-        "pillow>=13.0",
+        "pillow>=12.3",
         "protobuf>=7.36",
         "pyyaml>=6.0",
         "safetensors>=0.8",
@@ -56,6 +56,8 @@ setup(
         "corruptions": ["imagecorruptions-imaug>=1.1.5"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        # The page of launch/demo.py. Gradio takes a Pillow below 13.
+        "demo": ["gradio>=6.31"],
         # Reads trained networks of the Hugging Face Hub.
         "hub": ["huggingface_hub>=1.0"],
         # Finds the other processes in a Kubernetes JobSet.
@@ -64,11 +66,13 @@ setup(
         # Decodes only the crop; not needed where the system has libturbojpeg 3.
         "turbojpeg": ["turbojpeg>=0.0.2"],
         "test": [
+            "gradio>=6.31",
             "huggingface_hub>=1.0",
             "hypothesis>=6.150",
             "imagecorruptions-imaug>=1.1.5",
             "import-linter>=2.16",
             "mypy>=2.4",
+            "playwright>=1.65",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "ruff>=0.17",

@@ -6,7 +6,7 @@ import importlib
 import io
 import re
 
-NAMES = ("main", "study", "prepare", "convert", "bench", "chaos")
+NAMES = ("main", "study", "prepare", "convert", "demo", "bench", "chaos")
 
 
 @functools.cache

@@ -51,26 +51,50 @@ def refinement(story: Story) -> Figure:
         _bars(right, story, shown, story.probs)
         right.set_title(_verdict(story, story.probs), fontsize=10)
         return figure
-    x = np.arange(len(story.trajectory))
-    names = style.distinct([story.class_names[k] for k in shown], 24)
-    for k, name, (color, marker) in zip(shown, names, style.colors(), strict=False):
-        right.plot(
-            x,
-            100 * story.trajectory[:, k],
-            color=color,
-            marker=marker,
-            ms=5,
-            markevery=style.every(len(x), 32),
-            label=style.plain(f"{name}: {100 * story.probs[k]:.1f} %"),
-        )
-    right.set_ylim(-2, 103)
-    margin = 0.02 * x[-1]
-    right.set_xlim(-margin, x[-1] + margin)
-    right.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10], integer=True))
-    right.set_xlabel("step of the sampler")
-    right.set_ylabel("probability (%)")
+    _way(right, story, shown, story.trajectory)
     right.set_title(_verdict(story, story.probs), fontsize=10)
     right.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def steps(story: Story) -> Figure:
+    """The posterior at each step, without the image, for a page as narrow as a phone.
+
+    Args:
+      story: with a trajectory.
+    """
+    assert story.trajectory is not None
+    figure, axes = style.new(5.5, 3.6)
+    _way(axes, story, matter(story), story.trajectory)
+    style.legend(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
+def growth(strengths: np.ndarray, entropy: np.ndarray, probs: np.ndarray, most: float) -> Figure:
+    """How the uncertainty about one image grows with its corruption.
+
+    Args:
+      strengths: f32[M], shares of a corruption, from 0 to 1.
+      entropy: f32[M], of the posterior at each, in nats.
+      probs: f32[M], what each gives to the class that the image has without corruption.
+      most: the entropy of knowing nothing, in nats.
+    """
+    figure, axes = style.new(5.5, 3.2)
+    axes.plot(100 * strengths, entropy, color=style.BLUE, marker="o", ms=5, label="entropy")
+    axes.axhline(most, color=style.GREY, linestyle=":", label="entropy of knowing nothing")
+    axes.set_ylim(0, 1.08 * most)
+    axes.set_xlabel("corruption (% of what the sliders say)")
+    axes.set_ylabel("entropy (nats)")
+    right = axes.twinx()
+    style.prepare(right)
+    right.grid(visible=False)
+    right.spines["right"].set_visible(True)
+    label = "probability of the first answer"
+    right.plot(100 * strengths, 100 * probs, color=style.ORANGE, marker="s", ms=4, label=label)
+    right.set_ylim(0, 108)
+    right.set_ylabel("probability (%)")
+    lines = [*axes.lines, *right.lines]
+    style.legend(figure, lines, [str(line.get_label()) for line in lines])
     return figure
 
 
@@ -164,6 +188,28 @@ def _verdict(story: Story, probs: np.ndarray) -> str:
 def _lines(title: str) -> str:
     """The name of a file in lines that are no wider than its image may be."""
     return style.plain("\n".join(textwrap.wrap(style.short(title, 54), 28)))
+
+
+def _way(axes: Axes, story: Story, shown: np.ndarray, way: np.ndarray) -> None:
+    """The probabilities of some classes over the steps."""
+    x = np.arange(len(way))
+    names = style.distinct([story.class_names[k] for k in shown], 24)
+    for k, name, (color, marker) in zip(shown, names, style.colors(), strict=False):
+        axes.plot(
+            x,
+            100 * way[:, k],
+            color=color,
+            marker=marker,
+            ms=5,
+            markevery=style.every(len(x), 32),
+            label=style.plain(f"{name}: {100 * story.probs[k]:.1f} %"),
+        )
+    axes.set_ylim(-2, 103)
+    margin = 0.02 * x[-1]
+    axes.set_xlim(-margin, x[-1] + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10], integer=True))
+    axes.set_xlabel("step of the sampler")
+    axes.set_ylabel("probability (%)")
 
 
 def _bars(axes: Axes, story: Story, shown: np.ndarray, probs: np.ndarray) -> None:

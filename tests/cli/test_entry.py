@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from didicm_jax.cli import convert, entry, main, prepare, study
+from didicm_jax.cli import convert, demo, entry, main, prepare, study
 from didicm_jax.errors import UserError
 
 PACKAGE = Path(main.__file__).parents[1]
@@ -74,9 +74,11 @@ def test_a_body_gives_the_status():
     assert entry.guarded(lambda: 5, advice="") == 5
 
 
-@pytest.mark.parametrize("command", [main, convert, prepare, study])
+@pytest.mark.parametrize("command", [main, convert, demo, prepare, study])
 def test_every_command_ends_the_same_way(command, monkeypatch, capsys):
-    body = "_prepare" if command is prepare else "parse"
+    body = {prepare: "_prepare", demo: "_serve"}.get(command, "parse")
+    if command is demo:
+        monkeypatch.setattr(demo, "_check", lambda values: None)
     monkeypatch.setattr(command, body, raising(KeyboardInterrupt()))
     assert command.main(["command.py"]) == 130
     said = capsys.readouterr().err

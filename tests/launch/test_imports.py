@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("main", "study", "prepare", "convert")
+COMMANDS = ("main", "study", "prepare", "convert", "demo")
 # What each kind of file may know: modules of its own place, and rooms of the package.
 FLOORS = {
     "command": {"didicm_jax.cli"},

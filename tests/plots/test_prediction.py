@@ -68,3 +68,19 @@ def test_a_sheet_shows_every_card(tmp_path, count):
     bold = [tick.get_fontweight() == "bold" for tick in charts[-1].get_yticklabels()]
     assert bold == [count > 1, False]
     plots.save(figure, tmp_path / "sheet.png")
+
+
+def test_steps_draw_the_way_and_the_uncertainty_grows():
+    given = story()
+    (axes,) = figures.steps(given).axes
+    best = int(np.argmax(given.probs))
+    np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), 100 * given.trajectory[:, best])
+    strengths, entropy, probs = (
+        np.linspace(0, 1, 3),
+        np.array([0.1, 1, 2]),
+        np.array([0.9, 0.5, 0.2]),
+    )
+    left, right = figures.growth(strengths, entropy, probs, most=np.log(10)).axes
+    np.testing.assert_allclose(left.get_lines()[0].get_ydata(), entropy)
+    np.testing.assert_allclose(right.get_lines()[0].get_ydata(), 100 * probs)
+    assert left.get_ylim()[1] > np.log(10)
