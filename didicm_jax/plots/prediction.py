@@ -66,7 +66,7 @@ def steps(story: Story) -> Figure:
     assert story.trajectory is not None
     figure, axes = style.new(5.5, 3.6)
     _way(axes, story, matter(story), story.trajectory)
-    style.legend(figure, *axes.get_legend_handles_labels())
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -93,8 +93,7 @@ def growth(strengths: np.ndarray, entropy: np.ndarray, probs: np.ndarray, most: 
     right.plot(100 * strengths, 100 * probs, color=style.ORANGE, marker="s", ms=4, label=label)
     right.set_ylim(0, 108)
     right.set_ylabel("probability (%)")
-    lines = [*axes.lines, *right.lines]
-    style.legend(figure, lines, [str(line.get_label()) for line in lines])
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
