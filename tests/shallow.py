@@ -16,7 +16,7 @@ def registered():
     rows = {"didirn10": "didirn18", "resnet10": "resnet18"}
     for name, like in rows.items():
         entry = registry.MODELS[like]
-        registry.MODELS[name] = entry._replace(build=partial(entry.build.func, entry.kind, depth))
+        registry.MODELS[name] = entry._replace(build=partial(entry.kind, depth))
     yield
     for name in rows:
         del registry.MODELS[name]
