@@ -110,8 +110,9 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
         axes.set_title(panel.title, fontsize=10)
         axes.set_xticks(range(len(places)), places, fontsize=8)
     for row in grid:
-        for axes in row[1:]:
-            axes.sharey(row[0])
+        low, high = zip(*(axes.get_ylim() for axes in row), strict=True)
+        for axes in row:
+            axes.set_ylim(min(low), max(high))
     for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
         axes.set_ylabel(panel.what, fontsize=9)
     for axes in grid[-1]:
