@@ -10,8 +10,8 @@ default:
     classes=10|100  recipe=usual|replication
 
 `recipe=replication` is what the cells of a study have in common that repeats the paper's on few
-cores (docs/study/README.md): an eighth of the width, 500,000 images seen. The result of neither has
-been measured yet.
+cores: an eighth of the width, 500,000 images seen (docs/study/cifar10/README.md). The result of
+neither has been measured yet.
 """
 
 import ml_collections
@@ -71,3 +71,4 @@ def _replication(config: ml_collections.ConfigDict) -> None:
     config.train.log_every = "100 steps"
     config.train.checkpoint_every = "100000 examples"
     config.evaluation.every = "500000 examples"
+    config.evaluation.batch_size = 200  # 16 chains for each image of them at once

@@ -19,7 +19,7 @@ def test_gains_stand_side_by_side_on_one_scale(tmp_path):
     paper = left.containers[0]
     # From the easiest place on, near the place that it belongs to, with its interval.
     np.testing.assert_array_equal(paper[0].get_ydata(), [1.0, 2.0])
-    np.testing.assert_allclose(paper[0].get_xdata(), [0, 1], atol=0.3)
+    np.testing.assert_allclose(np.array(paper[0].get_xdata(), float), [0, 1], atol=0.3)
     segments = paper[2][0].get_segments()
     np.testing.assert_allclose([s[:, 1] for s in segments], [[0.75, 1.25], [1.5, 2.5]])
     legend = figure.legends[0]
