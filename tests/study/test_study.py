@@ -48,7 +48,7 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
     """Two methods and a cell that cannot run, which takes nothing from the others."""
     folder = tmp_path / "study"
     given = [DIGITS, *SMALL, f"--workdir={folder}", "--jobs=2"]
-    given.append("--axes=method=softmax,paper;train.batch_size=16,5000")
+    given.append("--axes=method=softmax,head;train.batch_size=16,5000")
     stopped = start(*given, "--budget=0")
     assert stopped.returncode == 0, stopped.stderr
     assert "stopped with 0 of 4 cells done" in stopped.stdout
@@ -58,7 +58,7 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
     assert "config.train.batch_size: expected at most the" in first.stdout
     cells = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("cells/*/cell.json")}
     assert sorted(cells) == [
-        "method=paper,train.batch_size=16",
+        "method=head,train.batch_size=16",
         "method=softmax,train.batch_size=16",
     ]
     for cell in cells.values():
@@ -69,12 +69,12 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
             assert sampler["validation"]["num_examples"] == 72
     softmax = cells["method=softmax,train.batch_size=16"]
     assert softmax["samplers"][0]["plain_passes"] == 1
-    paper = cells["method=paper,train.batch_size=16"]
-    assert paper["training"]["step_in_plain_steps"] > 1
-    assert len(paper["samplers"]) == len(methods.METHODS["paper"].samplers)
+    head = cells["method=head,train.batch_size=16"]
+    assert head["training"]["step_in_plain_steps"] > 1
+    assert len(head["samplers"]) == len(methods.METHODS["head"].samplers)
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 1 + len(paper["samplers"])
+    assert len(rows) == 1 + len(head["samplers"])
     assert float(rows[0]["test_top1"]) in {
         sampler["test"]["top1"] for cell in cells.values() for sampler in cell["samplers"]
     }
