@@ -4,8 +4,14 @@
     python launch/main.py --config=configs/cifar.py:classes=10 --workdir=runs/cifar10 \\
         --config.data.data_dir=DATA
 
-TREE holds `train/CLASS/*.png` and `val/CLASS/*.png`. The option after the colon is `classes=10` or
-`classes=100`. The result has not been measured yet.
+TREE holds `train/CLASS/*.png` and `val/CLASS/*.png`. The options after the colon, each with its
+default:
+
+    classes=10|100  recipe=usual|replication
+
+`recipe=replication` is what the cells of a study have in common that repeats the paper's on few
+cores: an eighth of the width, 500,000 images seen (docs/study/cifar10/README.md). The result of
+neither has been measured yet.
 """
 
 import ml_collections
@@ -22,7 +28,8 @@ _COLOURS = {
 
 def get_config(options: str = "") -> ml_collections.ConfigDict:
     """50,000 training and 10,000 test images of 32x32, a DiDiRN-18 with a stem for thumbnails."""
-    given = presets.parse(options, "configs/cifar.py", {"classes": tuple(_COLOURS)})
+    known = {"classes": tuple(_COLOURS), "recipe": ("usual", "replication")}
+    given = presets.parse(options, "configs/cifar.py", known)
     classes = given["classes"]
     config = configuration.default()
     config.data.name = f"cifar{classes}"
@@ -46,4 +53,22 @@ def get_config(options: str = "") -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 2e-3
     config.optimizer.weight_decay = 0.05
     config.evaluation.batch_size = 1000
+    if given["recipe"] == "replication":
+        _replication(config)
     return config
+
+
+def _replication(config: ml_collections.ConfigDict) -> None:
+    config.augment.label_smoothing = 0.0  # the methods of a study smooth, or do not
+    config.data.num_workers = 1  # a cell has one core
+
+    config.model.width = 0.125
+    config.train.batch_size = 128
+    # 10.5 epochs of the training images, 42 of a quarter of them, 210 of a twentieth.
+    config.train.duration = "500000 examples"
+    config.train.ema_decay = 0.998
+    config.optimizer.warmup = "200 steps"
+    config.train.log_every = "100 steps"
+    config.train.checkpoint_every = "100000 examples"
+    config.evaluation.every = "500000 examples"
+    config.evaluation.batch_size = 200  # 16 chains for each image of them at once

@@ -17,7 +17,7 @@ def registered():
     known = dict(registry.MODELS)  # by another file of tests too
     for name, like in rows.items():
         entry = registry.MODELS[like]
-        registry.MODELS[name] = entry._replace(build=partial(entry.build.func, entry.kind, depth))
+        registry.MODELS[name] = entry._replace(build=partial(entry.kind, depth))
     yield
     registry.MODELS.clear()
     registry.MODELS.update(known)

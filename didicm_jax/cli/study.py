@@ -6,7 +6,8 @@
 Each cell is a normal run in `WORKDIR/cells`, trained on all but the last per cent of the training
 split, on which samplers are chosen, and judged on the test split. A method sets all that its title
 says, so an axis cannot vary that; whatever else the config holds, all methods share. A second start
-goes on where the first was stopped. Writes results.csv, results.md and figures of what is done.
+goes on where the first was stopped, on another machine too that has study.json and the cell.json
+of each cell. Writes results.csv, results.md, samplers.md and figures of what is done.
 """
 
 import os
@@ -38,7 +39,8 @@ def _run(argv: list[str]) -> int:
     given = parse(values, argv)
     if given is None:
         raise UserError("--config: expected a config file, found none; add --config=FILE")
-    cells = axes.cells(given, axes.parse(values.axes or ""), values.held_out)
+    products = [axes.parse(text) for text in values.axes or [""]]
+    cells = axes.union([axes.cells(given, each, values.held_out) for each in products])
     if not values.workdir:
         raise UserError("--workdir: expected a folder, found none; add --workdir=DIR")
     study = StudyFolder(Path(values.workdir), cells)
@@ -111,7 +113,8 @@ def _conclude(study: StudyFolder, failures: int) -> None:
     """Writes and shows what the cells that are done have found."""
     found = [record for cell in study.cells if (record := study.record(cell)) is not None]
     if found:
-        written = results.write(found, study.path)
+        places = [axes.coordinates(cell.values) for cell in study.cells]
+        written = results.write(found, study.path, axes.following(places))
         print((study.path / "results.md").read_text())
         print(f"wrote {', '.join(path.name for path in written)} in {study.path}")
     if len(found) + failures < len(study.cells):
@@ -132,11 +135,12 @@ def _one(study: StudyFolder, name: str) -> int:
 def _flags(argv: list[str]) -> flags.FlagValues:
     values = new_flags(argv, "What the cells have in common.")
     flags.DEFINE_string("workdir", None, "Folder of the study.", flag_values=values)
-    flags.DEFINE_string(
+    flags.DEFINE_multi_string(
         "axes",
         None,
         "Axes and their values, 'resolution=28,14;method=softmax,paper;seed=0,1': keys of the "
-        "config, or the ends of keys, and method.",
+        "config, or the ends of keys, and method. Given several times, with the same axes: the "
+        "cells of all.",
         flag_values=values,
     )
     flags.DEFINE_float(

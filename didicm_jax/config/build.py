@@ -97,6 +97,8 @@ def _options(settings: ml_collections.ConfigDict) -> dict[str, Any]:
         "stem": settings.stem,
         "norm_axis_name": parallel.AXIS if settings.sync_batch_norm else None,
         "conditioned_stages": settings.conditioned_stages,
+        "init": settings.init,
+        "group_elements": settings.group_elements,
         "depth": settings.depth,
         "pool": settings.pool,
         "conditioned_blocks": (

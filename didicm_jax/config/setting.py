@@ -49,6 +49,7 @@ class Setting:
       read: the conditions under which something reads it, all at once; elsewhere it must stay at
         its default.
       change: when it may differ from what the run was started with.
+      before: what runs did that are older than the setting; None: its default.
     """
 
     key: str
@@ -57,6 +58,12 @@ class Setting:
     check: Check
     read: tuple[When, ...] = ()
     change: Change = Change.NEVER
+    before: Any = None
+
+    @property
+    def former(self) -> Any:
+        """Its value in runs that are older than it."""
+        return self.default if self.before is None else self.before
 
     @property
     def section(self) -> str:

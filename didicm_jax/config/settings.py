@@ -84,15 +84,15 @@ def sampler_reads(name: str) -> tuple[str, ...]:
 def from_json(stored: Any) -> ml_collections.ConfigDict:
     """The config that a run's `config.json` holds, valid.
 
-    A key that is younger than the run has its default, which always is what was done before. A
-    changed setting that nothing read goes back to its default: earlier versions let some pass.
+    A key that is younger than the run stands for what was done before, which mostly is its default.
+    A changed setting that nothing read goes back to its default: earlier versions let some pass.
 
     Raises:
       UserError: it holds no settings, an unknown one, or a value that is not valid.
     """
     found = _flat_of_json(stored)
     _refuse_keys("unknown", found.keys() - BY_KEY.keys(), "leave them out")
-    values = {key: setting.default for key, setting in BY_KEY.items()} | found
+    values = {key: setting.former for key, setting in BY_KEY.items()} | found
     _check_values(values)
     for setting in SETTINGS:
         if setting.unread(values) is not None:

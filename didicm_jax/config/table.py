@@ -132,14 +132,24 @@ SETTINGS = (
             "a score can be, or log q_0",
             Choice(("ratio", "bounded", "posterior")), read=(model_option("parameterization"),)),
     Setting("model.stem", "didirn",
-            "first layers: the original's, ResNet's 7x7 of stride 2, or one for thumbnails",
-            Choice(("didirn", "imagenet", "small")), read=(model_option("stem"),)),
+            "first layers, by the total stride that they give a ResNet: 4 (each pixel doubled), 8 "
+            "(for thumbnails), 16 (the original), 32 (ResNet's 7x7 of stride 2)",
+            Choice(("fine", "small", "didirn", "imagenet")), read=(model_option("stem"),)),
     Setting("model.sync_batch_norm", False,
             "statistics of a batch over all devices, and not of each device", Switch(),
             read=(model_option("norm_axis_name"),)),
     Setting("model.conditioned_stages", 4,
             "stages from the end that see label and noise; 4: the paper, 0: only the head",
             Number(0, 4), read=(model_option("conditioned_stages"),)),
+    Setting("model.init", "zero",
+            "first weights of a score model: so that it starts from the score of pure noise, or "
+            "PyTorch's, as the original",
+            Choice(("zero", "torch")), read=(model_option("init"),)),
+    # Before it was a setting, groups had two channels, however small the map.
+    Setting("model.group_elements", 16,
+            "values that a group of a GroupNorm has at least, channels x pixels of the map; two "
+            "of them normalise to their sign",
+            Number(1, 2**20), read=(model_option("group_elements"),), before=1),
     Setting("model.depth", 12, "blocks", Number(1, 1000), read=(model_option("depth"),)),
     Setting("model.pool", "average",
             "what the classes are read from: the mean of the tokens, or a token of their own",

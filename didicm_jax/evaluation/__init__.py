@@ -3,10 +3,21 @@
 from didicm_jax.evaluation.metrics import (
     Outcomes,
     intervals,
+    jackknife_error,
+    left_out,
     outcomes,
     reliability,
     selective,
     summarize,
 )
 
-__all__ = ["Outcomes", "intervals", "outcomes", "reliability", "selective", "summarize"]
+__all__ = [
+    "Outcomes",
+    "intervals",
+    "jackknife_error",
+    "left_out",
+    "outcomes",
+    "reliability",
+    "selective",
+    "summarize",
+]

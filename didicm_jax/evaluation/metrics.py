@@ -19,6 +19,8 @@ from didicm_jax.errors import UserError
 # sampler clips to exactly 0, and N chains give 0 to every class that none of them ended in. The
 # cost: a label with less than this probability counts 15.9 nats, however sure the model was.
 NLL_FLOOR = float(np.finfo(np.float32).eps)
+# Of the examples, for a jackknife: few numbers to keep, and an error that is known to a seventh.
+PARTS = 25
 # How far from 1 a posterior may sum: rounding of float32 over 100,000 classes stays below it.
 _SUM_TOLERANCE = 1e-3
 # Bins of the calibration errors (Guo et al. 2017).
@@ -209,6 +211,27 @@ def bootstrap(
     draws = [statistics(random.integers(total, size=total)) for _ in range(resamples)]
     ends = {name: np.quantile([draw[name] for draw in draws], _TAILS) for name in draws[0]}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def left_out(results: Outcomes, *, parts: int = PARTS) -> dict[str, list[float]]:
+    """`summarize` without each part of the examples in turn, for `jackknife_error`.
+
+    Example i is in part i mod `parts`, so that parts are alike where the examples are sorted. Two
+    models that are compared on the same examples subtract these numbers first.
+    """
+    part = np.arange(len(results.correct1)) % parts
+    found = [summarize_rows(results, np.flatnonzero(part != number)) for number in range(parts)]
+    return {name: [each[name] for each in found] for name in found[0]}
+
+
+def jackknife_error(left_out: np.ndarray) -> float:
+    """The standard error of a statistic over the examples (grouped jackknife, Tukey 1958).
+
+    Args:
+      left_out: the statistic without each part of the examples, f64[parts].
+    """
+    parts = len(left_out)
+    return float(np.sqrt((parts - 1) * np.var(left_out)))
 
 
 def _equal_width(bins: int) -> np.ndarray:

@@ -31,8 +31,20 @@ class NoKeys(nnx.Rngs):
         """No key."""
 
 
+def bias_init(inputs: int) -> nnx.initializers.Initializer:
+    """PyTorch's default of the bias of a linear layer: uniform in +-1/sqrt(inputs)."""
+    bound = inputs**-0.5
+    return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
 def float32_linear(
-    inputs: int, outputs: int, kernel_init: nnx.initializers.Initializer, rngs: nnx.Rngs
+    inputs: int,
+    outputs: int,
+    kernel_init: nnx.initializers.Initializer,
+    rngs: nnx.Rngs,
+    bias_init: nnx.initializers.Initializer = ZEROS,
 ) -> nnx.Linear:
     """A linear layer whose products are those of float32 on every device.
 
@@ -44,7 +56,12 @@ def float32_linear(
     thousandth of a network's operations, so that exact products cost next to nothing.
     """
     return nnx.Linear(
-        inputs, outputs, kernel_init=kernel_init, precision=jax.lax.Precision.HIGHEST, rngs=rngs
+        inputs,
+        outputs,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        precision=jax.lax.Precision.HIGHEST,
+        rngs=rngs,
     )
 
 
@@ -96,12 +113,23 @@ class BatchNorm(nnx.BatchNorm):
 class GroupNorm(nnx.GroupNorm):
     """GroupNorm of the original's conditioning, always float32: 32 groups where they fit."""
 
-    def __init__(self, channels: int, scale_init: nnx.initializers.Initializer = ONES) -> None:
+    def __init__(
+        self,
+        channels: int,
+        group_channels: int = 2,
+        scale_init: nnx.initializers.Initializer = ONES,
+    ) -> None:
+        # A group of one channel would lose what the embedding adds to it (at 1x1, everything), so
+        # groups have an even number of channels, and `group_channels` at least where there are so
+        # many.
+        fitting = [
+            n
+            for n in (1, 2, 4, 8, 16, 32)
+            if channels % (2 * n) == 0 and channels // n >= group_channels
+        ]
         super().__init__(
             channels,
-            # A group of one channel would lose what the embedding adds to it (at 1x1, everything),
-            # so groups have two channels at least. Gives 32 for all widths of the original.
-            num_groups=math.gcd(32, channels // 2),
+            num_groups=max(fitting, default=1),
             epsilon=1e-5,
             dtype=jnp.float32,
             scale_init=scale_init,

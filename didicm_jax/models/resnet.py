@@ -4,17 +4,25 @@ Shape symbols: `B` images, `H`, `W` their size, `C` channels, `K` classes. Names
 those of torchvision with `/` for `.`, e.g. `layer1/0/conv1/kernel`.
 """
 
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from didicm_jax.models.base import Classifier, ScoreModel
-from didicm_jax.models.conditioning import ConditionedHead, LabelTimeEmbedding, PooledFeatures
-from didicm_jax.models.float32_layers import LINEAR_INIT, ZEROS, BatchNorm, float32_linear
-from didicm_jax.models.option_checks import ImageSize
+from didicm_jax.models.conditioning import (
+    INITS,
+    ConditionedHead,
+    LabelTimeEmbedding,
+    PooledFeatures,
+)
+from didicm_jax.models.float32_layers import LINEAR_INIT, BatchNorm, float32_linear
+from didicm_jax.models.option_checks import ImageSize, check_image_size
 from didicm_jax.models.resnet_layers import (
     Block,
     Branches,
@@ -46,25 +54,29 @@ DEPTHS = {
 
 
 class _Trunk(nnx.Module):
-    """Stem and four stages, of which the last `conditioned` see label and noise."""
+    """Stem and four stages, the blocks of each of a kind of their own."""
 
     def __init__(
-        self, depth: Depth, options: ResNetOptions, *, conditioned: int, rngs: nnx.Rngs
+        self,
+        depth: Depth,
+        options: ResNetOptions,
+        kinds: Sequence[Callable[..., Block]],
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         stem, base = STEMS[options.stem], options.base_channels
         compute = Compute(options.compute_dtype, options.norm_axis_name)
         self.in_channels = options.in_channels
         self.compute_dtype = options.compute_dtype
-        self.pools = stem.pools
+        self.pools, self.repeats = stem.pools, stem.repeats
         self.conv1 = conv(options.in_channels, base, stem.size, stem.stride, compute, rngs)
         self.bn1 = BatchNorm(base, compute.norm_axis_name)
 
         channels = base
         for stage, count in enumerate(depth.blocks):
-            kind = ConditionedBlock if stage >= STAGES - conditioned else Block
             blocks = nnx.List[Block]([])
             for index in range(count):
-                block = kind(
+                block = kinds[stage](
                     channels,
                     base * 2**stage,
                     stride=2 if stage > 0 and index == 0 else 1,
@@ -83,7 +95,10 @@ class _Trunk(nnx.Module):
     def _stem(self, images: chex.Array) -> chex.Array:
         chex.assert_shape(images, (None, None, None, self.in_channels))
         chex.assert_type(images, float)
-        x = jax.nn.relu(self.bn1(self.conv1(images.astype(self.compute_dtype))))
+        images = images.astype(self.compute_dtype)
+        for axis in (1, 2):
+            images = jnp.repeat(images, self.repeats, axis)
+        x = jax.nn.relu(self.bn1(self.conv1(images)))
         return max_pool(x) if self.pools else x
 
 
@@ -91,9 +106,16 @@ class ResNet(_Trunk, Classifier):
     """The plain ResNet: DiDiRN without label and noise, for matched comparisons."""
 
     def __init__(
-        self, depth: Depth, options: ResNetOptions, *, num_classes: int, rngs: nnx.Rngs
+        self,
+        depth: Depth,
+        options: ResNetOptions,
+        *,
+        num_classes: int,
+        image_size: ImageSize,
+        rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(depth, options, conditioned=0, rngs=rngs)
+        del image_size  # checked with the options; a convolution has no use for it
+        super().__init__(depth, options, [Block] * STAGES, rngs=rngs)
         self.num_classes = num_classes
         self.fc = float32_linear(self.out_channels, num_classes, LINEAR_INIT, rngs)
 
@@ -109,17 +131,29 @@ class DiDiRN(_Trunk, ScoreModel):
     """The ResNet that sees a noised label and the noise level, in its last stages or its head."""
 
     def __init__(
-        self, depth: Depth, options: ScoreOptions, *, num_classes: int, rngs: nnx.Rngs
+        self,
+        depth: Depth,
+        options: ScoreOptions,
+        *,
+        num_classes: int,
+        image_size: ImageSize,
+        rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(depth, options, conditioned=options.conditioned_stages, rngs=rngs)
+        init, sides = INITS[options.init], check_image_size("image", image_size)
+        plain = STAGES - options.conditioned_stages
+        kinds: list[Callable[..., Block]] = [Block] * plain
+        for stage in range(plain, STAGES):
+            pixels = STEMS[options.stem].map_size(sides, stage)
+            group_channels = math.ceil(options.group_elements / pixels)
+            kinds.append(partial(ConditionedBlock, group_channels=group_channels, init=init))
+        super().__init__(depth, options, kinds, rngs=rngs)
         self.num_classes = num_classes
         self.parameterization = options.parameterization
-        self.embedding = LabelTimeEmbedding(num_classes, rngs=rngs)
+        self.embedding = LabelTimeEmbedding(num_classes, rngs=rngs, init=init)
         if options.conditioned_stages == 0:
             self.head = ConditionedHead(self.out_channels, rngs=rngs)
-        # Zeros, as SEDD and DiT: training starts from s = 1, the score of pure noise, and not from
-        # exponentials of random numbers.
-        self.fc = float32_linear(self.out_channels, num_classes, ZEROS, rngs)
+        width = self.out_channels
+        self.fc = float32_linear(width, num_classes, init.output, rngs, init.bias(width))
 
     def encode(self, images: chex.Array) -> BlockFeatures | PooledFeatures:
         """All of the network that does not see the label.
@@ -153,23 +187,8 @@ class DiDiRN(_Trunk, ScoreModel):
         return self.fc(global_average(x))
 
 
-def _build(
-    kind: type[DiDiRN] | type[ResNet],
-    depth: Depth,
-    options: Any,
-    *,
-    num_classes: int,
-    image_size: ImageSize,
-    rngs: nnx.Rngs,
-) -> DiDiRN | ResNet:
-    del image_size  # checked with the options; a convolution has no use for it
-    return kind(depth, options, num_classes=num_classes, rngs=rngs)
-
-
 # Rows of the registry: the kind of model, the class of its options and what builds it from them.
 MODELS: dict[str, tuple[type[nnx.Module], type[ResNetOptions], Any]] = {
-    **{f"didirn{n}": (DiDiRN, ScoreOptions, partial(_build, DiDiRN, d)) for n, d in DEPTHS.items()},
-    **{
-        f"resnet{n}": (ResNet, ResNetOptions, partial(_build, ResNet, d)) for n, d in DEPTHS.items()
-    },
+    **{f"didirn{n}": (DiDiRN, ScoreOptions, partial(DiDiRN, d)) for n, d in DEPTHS.items()},
+    **{f"resnet{n}": (ResNet, ResNetOptions, partial(ResNet, d)) for n, d in DEPTHS.items()},
 }

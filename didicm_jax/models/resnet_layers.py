@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from didicm_jax.models.conditioning import EMBEDDING_WIDTH
+from didicm_jax.models.conditioning import EMBEDDING_WIDTH, Init
 from didicm_jax.models.convolution import convolve
 from didicm_jax.models.float32_layers import (
     LINEAR_INIT,
@@ -142,7 +142,8 @@ class Block(nnx.Module):
 class ConditionedBlock(Block):
     """A block that sees label and noise (arXiv 2511.20263, DiDiRN).
 
-    `relu(silu(GroupNorm(residual + Linear(silu(e)))) + shortcut)`, where e is the embedding.
+    `relu(silu(GroupNorm(residual + Linear(silu(e)))) + shortcut)`, where e is the embedding. Groups
+    have `group_channels` channels at least.
     """
 
     def __init__(
@@ -154,6 +155,8 @@ class ConditionedBlock(Block):
         bottleneck: bool,
         compute: Compute,
         rngs: nnx.Rngs,
+        group_channels: int,
+        init: Init,
     ) -> None:
         super().__init__(
             in_channels,
@@ -167,10 +170,9 @@ class ConditionedBlock(Block):
             last_scale_init=ONES,
         )
         out = self.out_channels
-        self.condition = float32_linear(EMBEDDING_WIDTH, out, LINEAR_INIT, rngs)
-        # This is the last normalisation of the branch, hence where `Block` has its zeros. Against
-        # ones, in one short run on the digits: as accurate, and the largest gradient smaller.
-        self.group_norm = GroupNorm(out, ZEROS)
+        width = EMBEDDING_WIDTH
+        self.condition = float32_linear(width, out, LINEAR_INIT, rngs, init.bias(width))
+        self.group_norm = GroupNorm(out, group_channels, init.scale)
 
     def join(self, branches: Branches, activated: chex.Array) -> chex.Array:
         """Lets the label in and joins the branches.

@@ -3,6 +3,7 @@
 Everything here raises `UserError` with one line: what was expected, what was found, what to do.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from jax.typing import DTypeLike
 
 from didicm_jax.diffusion.parameterization import PARAMETERIZATIONS
 from didicm_jax.errors import UserError
+from didicm_jax.models.conditioning import INITS
 from didicm_jax.models.option_checks import (
     ImageSize,
     check_compute_dtype,
@@ -26,17 +28,34 @@ BASE_CHANNELS = 64
 
 
 class Stem(NamedTuple):
-    """The first convolution and whether a 3x3 max pool with stride 2 follows."""
+    """The first convolution and whether a 3x3 max pool with stride 2 follows.
+
+    size, stride: of the convolution.
+    repeats: each pixel becomes so many a side before it.
+    """
 
     size: int
     stride: int
     pools: bool
+    repeats: int = 1
+
+    @property
+    def total_stride(self) -> int:
+        """Pixels of the image, a side, for each of the last feature map."""
+        return STAGE_STRIDE * self.stride * (2 if self.pools else 1) // self.repeats
+
+    def map_size(self, sides: tuple[int, int], stage: int) -> int:
+        """Pixels of the feature map in a stage, 0 the first, for images of these sides."""
+        stride = self.stride * (2 if self.pools else 1) * 2**stage
+        return math.prod(math.ceil(side * self.repeats / stride) for side in sides)
 
 
+# By total stride, each twice that of the one before.
 STEMS = {
-    "didirn": Stem(3, 1, True),  # the original's: total stride 16
-    "imagenet": Stem(7, 2, True),  # ResNet's: total stride 32
-    "small": Stem(3, 1, False),  # for thumbnails: total stride 8
+    "fine": Stem(3, 1, False, repeats=2),  # for images of a few pixels: 4
+    "small": Stem(3, 1, False),  # for thumbnails: 8
+    "didirn": Stem(3, 1, True),  # the original's: 16
+    "imagenet": Stem(7, 2, True),  # ResNet's: 32
 }
 
 
@@ -107,10 +126,11 @@ class ResNetOptions:
     def _check_image_size(self, name: str, image_size: ImageSize) -> None:
         sides = check_image_size(name, image_size)
         stem = STEMS[self.stem]
-        stride = stem.stride * (2 if stem.pools else 1) * STAGE_STRIDE
+        stride = stem.total_stride
         # At half the stride the last halving would find a single pixel, and see only padding.
         if min(sides) <= stride // 2:
-            other = "" if self.stem == "small" else " or a stem of smaller stride (stem='small')"
+            finest = next(iter(STEMS))
+            other = f" or a stem of smaller stride (stem={finest!r})" if self.stem != finest else ""
             raise UserError(
                 f"{name}: expected images of at least {stride // 2 + 1} pixels a side for the "
                 f"stem {self.stem!r} (total stride {stride}), found {sides[0]}x{sides[1]}: "
@@ -128,13 +148,21 @@ class ScoreOptions(ResNetOptions):
     parameterization: what the output stands for, a key of `PARAMETERIZATIONS`: `ratio`, free
       log-ratios as in the paper; `bounded`, log-ratios held within what a score can be; or
       `posterior`, logits of the clean posterior.
+    init: a key of `INITS`: `zero`, where training starts from the score of pure noise, or `torch`,
+      the original's.
+    group_elements: values that a group of a GroupNorm has at least, its channels times the pixels
+      of the map, where there are so many. Two values normalise to their sign.
     """
 
     conditioned_stages: int = STAGES
     parameterization: str = "ratio"
+    init: str = "zero"
+    group_elements: int = 16
 
     def check(self, name: str, image_size: ImageSize) -> None:
         """Raises UserError unless model `name` can be built with these options."""
         super().check(name, image_size)
         require_int(f"{name}: conditioned_stages", self.conditioned_stages, 0, STAGES)
         require_key(f"{name}: parameterization", self.parameterization, PARAMETERIZATIONS)
+        require_key(f"{name}: init", self.init, INITS)
+        require_int(f"{name}: group_elements", self.group_elements, 1)

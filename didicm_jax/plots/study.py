@@ -16,7 +16,7 @@ _DIVERGING = "BrBG"
 _WIDEST = 11
 
 
-class Panel(NamedTuple):
+class Map(NamedTuple):
     """One heat map."""
 
     title: str
@@ -24,7 +24,7 @@ class Panel(NamedTuple):
 
 
 def gains(
-    panels: Sequence[Panel],
+    panels: Sequence[Map],
     rows: tuple[str, Sequence[str]],
     columns: tuple[str, Sequence[str]],
     what: str,
@@ -74,6 +74,69 @@ def gains(
     figure.supylabel(rows[0], fontsize=10)
     assert image is not None
     figure.colorbar(image, ax=flat, label=what, extend="both" if far else "neither")
+    return figure
+
+
+class Gain(NamedTuple):
+    """What a method gains at a place."""
+
+    number: int  # of the place
+    value: float  # above 0 is better
+    error: float  # half of an interval
+
+
+class Panel(NamedTuple):
+    """Gains of all methods over one baseline in one metric."""
+
+    title: str
+    lines: Mapping[str, Sequence[Gain]]  # by method
+    what: str  # the gain and its unit
+
+
+def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], order: str) -> Figure:
+    """Gains over the places, baselines side by side on one scale, metrics below each other.
+
+    Args:
+      panels: row by row.
+      columns: baselines.
+      places: a label for each, from the easiest to the hardest.
+      order: what the labels show.
+    """
+    rows = len(panels) // columns
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    looks = dict(zip(names, style.colors(), strict=False))
+    width = 1.0 + columns * (1.6 + 0.5 * len(places))
+    figure, all_axes = style.new(width, 1.1 + 2.4 * rows, rows, columns)
+    grid = np.reshape(all_axes, (rows, columns))
+    for axes, panel in zip(grid.ravel(), panels, strict=True):
+        axes.axhline(0, color=style.BLACK, lw=0.8)
+        for number, (name, (color, marker)) in enumerate(looks.items()):
+            line = sorted(panel.lines.get(name, ()))
+            # Beside each other, or errors would hide one another.
+            shift = 0.4 * ((number + 0.5) / len(names) - 0.5)
+            axes.errorbar(
+                [gain.number + shift for gain in line],
+                [gain.value for gain in line],
+                [gain.error for gain in line],
+                color=color,
+                marker=marker,
+                ms=4,
+                lw=1,
+                capsize=2,
+                label=name,
+            )
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xticks(range(len(places)), places, fontsize=8)
+    for row in grid:
+        low, high = zip(*(axes.get_ylim() for axes in row), strict=True)
+        for axes in row:
+            axes.set_ylim(min(low), max(high))
+    for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
+        axes.set_ylabel(panel.what, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel(order, fontsize=9)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)
     return figure
 
 

@@ -14,7 +14,8 @@ from didicm_jax.errors import UserError
 from didicm_jax.study import methods
 
 METHOD, SEED = "method", "seed"
-_MODEL = "model.name"  # a method takes the network of this trunk that is its own
+# Of these a method takes what is its own: the network of the trunk, a stem coarser than this one.
+_RELATIVE = ("model.name", "model.stem")
 
 Values = dict[str, Any]  # of each axis
 
@@ -118,6 +119,40 @@ def cells(
     return result
 
 
+def union(products: Sequence[Sequence[Cell]]) -> list[Cell]:
+    """The cells of several starts of `cells` as one study, each once, seed by seed.
+
+    Raises:
+      UserError: their axes are not the same, in the same order.
+    """
+    names = {tuple(cell.values): None for product in products for cell in product}
+    if len(names) > 1:
+        found = " and ".join(", ".join(each) for each in names)
+        raise _wrong(f"the same axes in the same order each time, found {found}")
+    each = {identity(cell.name): cell for product in products for cell in product}
+    return sorted(each.values(), key=lambda cell: cell.values.get(SEED, 0))
+
+
+def following(places: Sequence[Values]) -> set[str]:
+    """The axes that tell no places apart that the axes before them do not.
+
+    Such as a stem that goes with the resolution: it is a part of what a place is, and no
+    coordinate of it.
+    """
+    names = list(places[0])
+    result: set[str] = set()
+    for number, name in enumerate(names[1:], start=1):
+        pairs = [
+            {(place[before], place[name]) for place in places}
+            for before in names[:number]
+            if before not in result
+        ]
+        varies = len({place[name] for place in places}) > 1
+        if varies and any(len({key for key, _ in each}) == len(each) for each in pairs):
+            result.add(name)
+    return result
+
+
 def coordinates(values: Values) -> Values:
     """Where a cell lies, whatever its method and seed."""
     return {axis: value for axis, value in values.items() if axis not in (METHOD, SEED)}
@@ -138,7 +173,7 @@ def _cell(base: ml_collections.ConfigDict, values: Values, held_out: int) -> Cel
     found = configuration.flatten(config)
     for key, value in varied.items():
         # The method comes last: an axis over what it sets would vary the name of the cell alone.
-        if found[key] != value and key != _MODEL:
+        if found[key] != value and key not in _RELATIVE:
             setter = "study" if key.startswith("data.") else f"method {values[METHOD]}"
             raise _wrong(
                 f"axes over what its methods leave alone, found {key}={value}, which the {setter} "

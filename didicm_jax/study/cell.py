@@ -1,6 +1,7 @@
 """One cell of a study: a normal run, and its posteriors on held-out and on test examples."""
 
 import copy
+import json
 import math
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from didicm_jax import evaluation
-from didicm_jax.evaluation import report, scores, temperature
+from didicm_jax.evaluation import Outcomes, report, scores, temperature
 from didicm_jax.evaluation.subject import open_subject
 from didicm_jax.inference import sampling, sweep
 from didicm_jax.run import Places, RunFolder
@@ -19,6 +20,8 @@ from didicm_jax.study.axes import METHOD, Cell
 from didicm_jax.study.folder import StudyFolder
 from didicm_jax.training import loop, operations, plan
 
+_SCALED = ("nll", "ece")  # metrics that a temperature changes
+_DIGITS = 7  # of what is left out: records are small files
 _EXPLODED = 10  # times the median norm of the gradient over the logged steps of a run
 
 
@@ -49,6 +52,7 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
     if loop.train(run, claimed).metrics is None:
         return False
     record = {
+        "config": json.loads(cell.config.to_json()),
         "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
         "training": {
             "steps": run.durations.total,
@@ -89,14 +93,18 @@ def _samplers(
         cost = passes.of(int(str(described["steps"])))
         validation = found["validation"]
         scale = temperature.fit(validation.posterior.probs, validation.labels)
-        metrics = {
-            split: _metrics(each.posterior.probs, each.labels, scale)
+        pairs = {
+            split: [
+                evaluation.outcomes(probs, each.labels)
+                for probs in (each.posterior.probs, temperature.apply(each.posterior.probs, scale))
+            ]
             for split, each in found.items()
         }
         records.append(
             {"label": sweep.label(chosen), **described, "temperature": scale}
             | {"megaflops": cost / 1e6, "plain_passes": cost / plain_pass}
-            | metrics
+            | {split: _metrics(*pair) for split, pair in pairs.items()}
+            | {"left_out": _left_out(*pairs["test"])}
         )
     return records
 
@@ -105,10 +113,17 @@ def _passes(run: plan.Plan) -> operations.Passes:
     return operations.of_passes(run.graphdef, run.abstract, run.dataset.image_shape)
 
 
-def _metrics(probs: Any, labels: Any, scale: float) -> dict[str, float]:
-    metrics = evaluation.summarize(evaluation.outcomes(probs, labels))
-    scaled = evaluation.summarize(evaluation.outcomes(temperature.apply(probs, scale), labels))
-    return metrics | {f"{key}_scaled": scaled[key] for key in ("nll", "ece")}
+def _metrics(posterior: Outcomes, scaled: Outcomes) -> dict[str, float]:
+    found = evaluation.summarize(scaled)
+    return evaluation.summarize(posterior) | {f"{key}_scaled": found[key] for key in _SCALED}
+
+
+def _left_out(posterior: Outcomes, scaled: Outcomes) -> dict[str, list[float]]:
+    """What paired errors are computed from when this cell is compared with others."""
+    found, also = evaluation.left_out(posterior), evaluation.left_out(scaled)
+    kept = {key: found[key] for key in ("top1", *_SCALED)}
+    kept |= {f"{key}_scaled": also[key] for key in _SCALED}
+    return {key: [round(value, _DIGITS) for value in values] for key, values in kept.items()}
 
 
 def _stability(folder: Path) -> dict[str, float | None]:

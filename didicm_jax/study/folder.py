@@ -1,4 +1,8 @@
-"""The folder of a study: what it compares, its cells, and who works in it."""
+"""The folder of a study: what it compares, its cells, and who works in it.
+
+`study.json` and each cell's `cell.json` are all that a study needs to go on: with them alone, on
+another machine, a cell that is done counts as done and stands in the tables.
+"""
 
 import contextlib
 import json
@@ -50,9 +54,12 @@ class StudyFolder:
         return self._places[cell.name]
 
     def begun(self, cell: Cell) -> ml_collections.ConfigDict | None:
-        """The config that its run began with; None before it has."""
+        """The config that its run began with, or that its record holds; None before it has."""
         path = self.place(cell) / "config.json"
-        return configuration.from_json(files.read_json(path)) if path.exists() else None
+        if path.exists():
+            return configuration.from_json(files.read_json(path))
+        stored = (self.record(cell) or {}).get("config")  # records of earlier versions hold none
+        return None if stored is None else configuration.from_json(stored)
 
     def record(self, cell: Cell) -> Record | None:
         """What it found, under the names that its axes have now; None before it is done."""

@@ -19,7 +19,7 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 OPTIONS = {
     "digits": [{}],
     "fashion_mnist": [{}],
-    "cifar": [{"classes": ("10", "100")}],
+    "cifar": [{"classes": ("10", "100"), "recipe": ("usual", "replication")}],
     "imagenet": [
         {
             "recipe": ("strong", "weak"),

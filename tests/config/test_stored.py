@@ -65,6 +65,18 @@ def test_younger_keys_have_their_defaults():
     }
 
 
+def test_an_older_run_keeps_the_groups_that_it_was_trained_with():
+    """Two channels, whatever the map; its classifiers, which have none, are as those of today."""
+    for changes in ({}, {"method": "cross_entropy", "model.name": "resnet18"}):
+        values = stored(changes)
+        del values["model"]["group_elements"]
+        config = configuration.from_json(values)
+        configuration.validate(config)
+        assert config.model.group_elements == (16 if changes else 1)
+        # Said in a file, also by a run of today, it is what it says.
+        assert configuration.from_json(json.loads(config.to_json())) == config
+
+
 @pytest.mark.parametrize(
     "changes",
     [

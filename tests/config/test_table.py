@@ -50,6 +50,8 @@ READ = [
     ("augment.switch_prob", 0.1, [BOTH], [{}, {"augment.mixup": 0.2}, {"augment.cutmix": 0.2}]),
     ("model.parameterization", "bounded", [{}, VIT], [CLASSIFIER, PLAIN_VIT]),
     ("model.stem", "small", [{}, CLASSIFIER], [VIT, PLAIN_VIT]),
+    ("model.init", "torch", [{}], [CLASSIFIER, VIT, PLAIN_VIT]),
+    ("model.group_elements", 2, [{}], [CLASSIFIER, VIT, PLAIN_VIT]),
     ("model.sync_batch_norm", True, [{}, CLASSIFIER], [VIT, PLAIN_VIT]),
     ("model.conditioned_stages", 1, [{}], [CLASSIFIER, VIT, PLAIN_VIT]),
     ("model.depth", 3, [VIT, PLAIN_VIT], [{}, CLASSIFIER]),

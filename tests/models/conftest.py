@@ -24,7 +24,7 @@ def resnet_of(kind, num_classes, rngs, **options):
     depth = resnet.Depth((1, 1, 1, 2), bottleneck=False)
     options = {"width": 0.125, "stem": "small"} | options
     settings = (ScoreOptions if kind is models.DiDiRN else ResNetOptions)(**options)
-    return kind(depth, settings, num_classes=num_classes, rngs=rngs)
+    return kind(depth, settings, num_classes=num_classes, image_size=16, rngs=rngs)
 
 
 def vit_of(kind, num_classes, rngs, **options):

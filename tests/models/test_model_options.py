@@ -9,6 +9,7 @@ from flax import nnx
 
 from didicm_jax import models
 from didicm_jax.errors import UserError
+from didicm_jax.models.conditioning import INITS
 
 VIT = {"name": "didivit_ti16"}
 
@@ -29,7 +30,7 @@ class NoRngs(nnx.Rngs):
         ({"num_classes": 1}, "num_classes: expected a whole number at least 2, found 1"),
         ({"num_classes": 10.0}, r"num_classes: .* found 10\.0"),
         ({"in_channels": 0}, "in_channels: expected a whole number at least 1, found 0"),
-        ({"stem": "big"}, "stem out of didirn, imagenet, small, found 'big'"),
+        ({"stem": "big"}, "stem out of fine, small, didirn, imagenet, found 'big'"),
         ({"stem": ["small"]}, r"found \['small'\]"),
         ({"width": 0}, "width to be a positive number, found 0"),
         ({"width": "wide"}, "found 'wide'"),
@@ -46,10 +47,13 @@ class NoRngs(nnx.Rngs):
         ({"norm_axis_name": 3}, "norm_axis_name to be the name of a mapped axis or None, found 3"),
         (
             {"image_size": 8},
-            r"at least 9 pixels .* 'didirn' \(total stride 16\), found 8x8: .*small",
+            r"at least 9 pixels .* 'didirn' \(total stride 16\), found 8x8: .*fine",
         ),
         ({"image_size": (64, 16), "stem": "imagenet"}, "at least 17 pixels .* found 64x16"),
-        ({"image_size": 4, "stem": "small"}, "at least 5 pixels .*: use larger images$"),
+        ({"image_size": 4, "stem": "small"}, "at least 5 pixels .*: use larger images or .*fine"),
+        ({"image_size": 2, "stem": "fine"}, "at least 3 pixels .*: use larger images$"),
+        ({"init": "pytorch"}, "init: expected one of zero, torch, found 'pytorch'"),
+        ({"group_elements": 0}, "group_elements: expected a whole number at least 1, found 0"),
         ({"image_size": 0}, "image_size: expected a whole number at least 1, found 0"),
         ({"image_size": (8, 8, 3)}, r"\(height, width\), found \(8, 8, 3\)"),
         ({"image_size": 32.0}, r"found 32\.0"),
@@ -135,6 +139,7 @@ def test_an_option_has_one_default_whichever_model_takes_it():
     assert defaults["dtype"] in models.COMPUTE_DTYPES
     assert defaults["parameterization"] in models.PARAMETERIZATIONS
     assert defaults["conditioned_stages"] == models.STAGES
+    assert defaults["init"] in INITS
 
 
 @pytest.mark.parametrize("name", ["didirn18", "resnet18", "didivit_ti16", "vit_ti16"])

@@ -56,7 +56,9 @@ def test_names_are_of_both_kinds():
 
 
 @pytest.mark.parametrize("name", ["didirn18", "resnet50"])
-@pytest.mark.parametrize(("stem", "stride"), [("didirn", 16), ("imagenet", 32), ("small", 8)])
+@pytest.mark.parametrize(
+    ("stem", "stride"), [("fine", 4), ("small", 8), ("didirn", 16), ("imagenet", 32)]
+)
 def test_total_stride_of_the_stems(name, stem, stride):
     model = abstract(name, image_size=224, stem=stem)
     seen = []
@@ -73,11 +75,18 @@ def test_total_stride_of_the_stems(name, stem, stride):
         graphdef, state = nnx.split(model)
         jax.eval_shape(lambda state: nnx.merge(graphdef, state)(*wanted), state)
     assert seen[-1][1:3] == (224 // stride, 224 // stride)
+    assert models.STEMS[stem].total_stride == stride
 
 
 @pytest.mark.parametrize(
     ("channels", "image_size", "stem"),
-    [(1, 8, "small"), (4, (33, 20), "didirn"), (3, 17, "imagenet"), (7, (5, 64), "small")],
+    [
+        (1, 8, "small"),
+        (4, (33, 20), "didirn"),
+        (3, 17, "imagenet"),
+        (7, (5, 64), "small"),
+        (1, (3, 8), "fine"),
+    ],
 )
 def test_any_channels_and_image_size(channels, image_size, stem):
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
@@ -98,6 +107,46 @@ def test_width_multiplies_all_channels(width, groups):
         block = getattr(model, f"layer{stage + 1}")[0]
         assert block.conv1.kernel.get_value().shape[-1] == 64 * width * 2**stage
         assert block.group_norm.num_groups == groups[stage]
+
+
+@pytest.mark.parametrize("name", ["didirn18", "didirn50"])
+@pytest.mark.parametrize("stem", ["fine", "small", "didirn", "imagenet"])
+def test_the_original_widths_have_32_groups_on_every_map(name, stem):
+    """Also on the smallest images that a stem takes, whose last map is of one pixel."""
+    model = abstract(name, image_size=models.STEMS[stem].total_stride // 2 + 1, stem=stem)
+    for stage in range(4):
+        assert getattr(model, f"layer{stage + 1}")[0].group_norm.num_groups == 32
+
+
+# Channels of the four stages 8, 16, 32, 64 (width 1/8) or twice as many; maps as the comments say.
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [
+        ({"image_size": 32, "width": 0.125}, [4, 8, 16, 16]),  # 16, 8, 4, 2
+        ({"image_size": 8, "width": 0.125}, [4, 8, 8, 4]),  # 8, 4, 2, 1
+        ({"image_size": 8, "width": 0.25}, [8, 16, 16, 8]),
+        ({"image_size": (8, 5), "width": 0.125}, [4, 8, 8, 4]),  # 8x5, 4x3, 2x2, 1x1
+        ({"image_size": 8, "width": 0.125, "group_elements": 64}, [4, 4, 2, 1]),
+        ({"image_size": 8, "width": 0.125, "group_elements": 1}, [4, 8, 16, 32]),  # as before
+        ({"image_size": 8, "width": 0.125, "group_elements": 1000}, [1, 1, 1, 1]),
+    ],
+)
+def test_groups_have_so_many_elements(options, groups):
+    stem = "didirn" if options["image_size"] == 32 else "small"
+    model = abstract("didirn18", stem=stem, **options)
+    found = [getattr(model, f"layer{stage + 1}")[1].group_norm for stage in range(4)]
+    assert [norm.num_groups for norm in found] == groups
+    # Parameters do not depend on it.
+    assert [norm.scale.get_value().size for norm in found] == [
+        64 * options["width"] * 2**stage for stage in range(4)
+    ]
+
+
+def test_a_fine_stem_sees_each_pixel_twice(make):
+    fine, small = (make(models.ResNet, stem=stem) for stem in ("fine", "small"))
+    images = np.random.default_rng(0).normal(size=(2, 3, 3, 3)).astype(np.float32)
+    larger = np.kron(images, np.ones((1, 2, 2, 1), np.float32))
+    np.testing.assert_array_equal(fine._stem(jnp.asarray(images)), small._stem(jnp.asarray(larger)))
 
 
 @pytest.mark.parametrize("name", ["didirn18", "resnet18", "didirn50"])
@@ -136,6 +185,39 @@ def test_initial_values():
     # Every log score starts at 0, that of pure noise.
     np.testing.assert_array_equal(fc["kernel"], 0)
     np.testing.assert_array_equal(fc["bias"], 0)
+
+
+def test_initial_values_of_pytorch():
+    """By its documentation, and how its layers are made: kernels and biases of `nn.Linear` uniform
+    in +-1/sqrt(inputs) (`kaiming_uniform_(a=sqrt(5))`), `nn.Embedding` N(0, 1), norms at 1 and 0,
+    and torchvision's `kaiming_normal_(mode="fan_out")` of convolutions."""
+
+    def initial():
+        model = models.create_model(
+            "didirn18", num_classes=100, image_size=16, rngs=nnx.Rngs(0), width=0.25, init="torch"
+        )
+        block = model.layer4[1]
+        return nnx.state(
+            (model.embedding, block.conv2, block.condition, block.group_norm, model.fc)
+        )
+
+    embedding, conv2, condition, norm, fc = nnx.to_pure_dict(jax.jit(initial)()).values()
+    linears = {256: embedding["time_in"], 128: embedding["time_out"]}
+    for inputs, layer in [*linears.items(), (128, condition), (128, fc)]:
+        bound = 1 / np.sqrt(inputs)
+        for values in (layer["kernel"], layer["bias"]):
+            assert np.abs(values).max() <= bound
+            # Of n uniform draws the largest is above 1 - 7/n with all but a thousandth of chance,
+            # and the deviation, b / sqrt(3), known to 0.45 / sqrt(n).
+            assert np.abs(values).max() > bound * (1 - 7 / values.size)
+            assert abs(values.std() / (bound / np.sqrt(3)) - 1) < 4 * 0.45 / np.sqrt(values.size)
+        assert layer["kernel"].shape[0] == inputs
+    table = np.asarray(embedding["label"]["embedding"])
+    assert abs(table.std() - 1) < 4 / np.sqrt(2 * table.size)
+    assert abs(table.mean()) < 4 / np.sqrt(table.size)
+    np.testing.assert_allclose(conv2["kernel"].std(), np.sqrt(2 / (9 * 128)), rtol=0.02)
+    np.testing.assert_array_equal(norm["scale"], 1)
+    np.testing.assert_array_equal(norm["bias"], 0)
 
 
 def test_batch_norm_is_pytorchs():

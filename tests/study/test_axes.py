@@ -99,6 +99,43 @@ def test_a_cell_whose_method_meant_something_else_is_refused(tmp_path, digits):
     assert "\n" not in str(error.value)
 
 
+def test_records_alone_are_a_study_that_is_done(tmp_path, digits, capsys):
+    """What a repository holds of a study, on a machine that has trained nothing."""
+    from didicm_jax.cli import study as command
+
+    text = "resolution=8;method=softmax,paper"
+    before = study(tmp_path, digits, text)
+    before.claim(digits, 5)
+    for cell in before.cells:
+        before.place(cell).mkdir(parents=True)
+        before.write_record(cell, small_record(cell))
+    kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert kept == {"study.json", "cell.json"}
+    arguments = ["study.py", f"--workdir={tmp_path}", "--config=configs/digits.py", "--jobs=1"]
+    assert command.main([*arguments, f"--axes={text}"]) == 0
+    assert "2 cells, 2 done" in capsys.readouterr().out
+    assert (tmp_path / "results.md").exists()
+    # A record stands for its method as it was.
+    path = before.place(before.cells[1]) / "cell.json"
+    stored = json.loads(path.read_text())
+    stored["config"]["diffusion"]["min_time"] = 1e-3
+    path.write_text(json.dumps(stored))
+    assert command.main([*arguments, f"--axes={text}"]) == 2
+    assert "min_time is 1e-05, was 0.001" in capsys.readouterr().err
+
+
+def small_record(cell):
+    """As a cell writes it, with the least that is in it."""
+    metrics = dict.fromkeys(("top1", "top5", "nll", "ece", "ece_equal_mass", "brier"), 0.5)
+    metrics |= dict.fromkeys(("entropy", "nll_scaled", "ece_scaled"), 0.5)
+    sampler = {"label": "softmax", "sampler": "softmax", "steps": 1, "temperature": 1.0}
+    sampler |= {"megaflops": 1.0, "plain_passes": 1.0, "validation": metrics, "test": metrics}
+    training = dict.fromkeys(("gigaflops", "step_in_plain_steps", "steps", "images"), 1)
+    training |= {"skipped_steps": 0, "exploding_share": 0.0, "largest_grad_norm": 1.0}
+    stored = json.loads(cell.config.to_json())
+    return {"config": stored, "parameters": 1, "training": training, "samplers": [sampler]}
+
+
 _HOLDER = """
 import sys, pathlib, digits
 from didicm_jax.study import axes

@@ -68,9 +68,7 @@ CLAIMS = {
     ),
     "hard labels": lambda c: c.augment.label_smoothing == c.augment.mixup == c.augment.cutmix == 0,
     "labels smoothed by 0.1": lambda c: c.augment.label_smoothing == 0.1,
-    "ResNet with the 7x7/2 stem": lambda c: (
-        c.model.name.startswith("resnet") and c.model.stem == "imagenet"
-    ),
+    "ResNet with a stem of twice the total stride": lambda c: c.model.name.startswith("resnet"),
     "DiDiCM of the paper": lambda c: is_score_model(c) and c.sampler.query == "min",
     "DiDiCM encoded once": is_score_model,
     "every stage or block conditioned": lambda c: conditioned(c) == "every",
@@ -83,10 +81,15 @@ CLAIMS = {
     "denoising cross-entropy": lambda c: c.diffusion.loss == "cross_entropy",
     "one draw": lambda c: c.diffusion.draws_per_image == 1,
     "4 draws": lambda c: c.diffusion.draws_per_image == 4,
-    "independent times": lambda c: not c.diffusion.stratified,
+    "independent times down to 1e-5": lambda c: (
+        not c.diffusion.stratified and c.diffusion.min_time == c.sampler.min_time == 1e-5
+    ),
+    "first weights of a ResNet from PyTorch": lambda c: (
+        c.model.init == ("torch" if c.model.name.startswith("didirn") else "zero")
+    ),
     "stratified times": lambda c: c.diffusion.stratified,
-    "8 or 2 Euler steps": lambda c: first_sampler(c) == ("cp", 8, "euler", "auto", 0.0),
     "told the label noise": lambda c: c.diffusion.label_noise == c.data.label_noise == 0.3,
+    "8 Euler steps or others": lambda c: first_sampler(c) == ("cp", 8, "euler", "auto", 0.0),
     "few steps or one shot": lambda c: first_sampler(c) == ("cp", 8, "euler", "auto", 0.0),
 }
 # What some method claims, or sets so that a claim is whole: nothing else may differ.
@@ -95,6 +98,7 @@ CLAIMED = (
     "model.name",
     "model.stem",
     "model.parameterization",
+    "model.init",
     "model.conditioned_stages",
     "model.conditioned_blocks",
     "augment.label_smoothing",
@@ -129,6 +133,8 @@ def test_what_no_title_claims_all_methods_share(name, options):
     if base.method == "didicm":
         base.diffusion.min_time = 2e-3
         base.sampler.min_time = 3e-5
+        if "vit" not in base.model.name:
+            base.model.group_elements = 32
     base.optimizer.learning_rate = 0.125
     for method, described in methods.METHODS.items():
         if described.matched:
@@ -137,8 +143,41 @@ def test_what_no_title_claims_all_methods_share(name, options):
             assert config.model.dtype == base.model.dtype
             assert config.optimizer == base.optimizer
             if not described.plain:
-                assert config.diffusion.min_time == base.diffusion.min_time
+                if "1e-5" not in described.title:
+                    assert config.diffusion.min_time == base.diffusion.min_time
                 assert config.sampler.min_time == base.sampler.min_time
+                assert config.model.group_elements == base.model.group_elements
+
+
+@pytest.mark.parametrize(
+    ("stem", "coarser"), [("fine", "small"), ("small", "didirn"), ("didirn", "imagenet")]
+)
+def test_the_papers_baseline_has_maps_of_half_the_size(stem, coarser):
+    """As the 7x7/2 stem of the paper's has beside the stem of its DiDiRN: 32 against 16."""
+    base = make("digits", "")
+    base.model.stem = stem
+    for method in methods.UNMATCHED:
+        assert methods.apply(base, method).model.stem == coarser
+        for matched in methods.MATCHED:
+            assert methods.apply(base, matched).model.stem == stem
+
+
+def test_no_stem_is_coarser_than_the_coarsest():
+    base = make("digits", "")
+    base.model.stem = "imagenet"
+    with pytest.raises(UserError, match=r"^method unmatched: .* found imagenet, whose 32") as error:
+        methods.apply(base, "unmatched")
+    assert "\n" not in str(error.value)
+
+
+def test_the_paper_is_asked_for_as_many_steps_by_both_integrators():
+    for method in ("paper", "paper_smoothed"):
+        samplers = methods.METHODS[method].samplers
+        for integrator in ("euler", "exact"):
+            steps = {each["steps"] for each in samplers if each.get("integrator") == integrator}
+            assert steps == {2, 4, 8, 16}
+        chains = [each for each in samplers if each["name"] == "cl"]
+        assert [(each["steps"], each["chains"]) for each in chains] == [(2, 16)]
 
 
 def test_only_methods_that_are_told_assume_label_noise_and_all_train_on_it():
@@ -181,7 +220,11 @@ def test_samplers_say_all_that_they_are_told_apart_by():
     """Nothing of the sampler of the config, such as another integrator, is left in them."""
     for described in methods.METHODS.values():
         for sampler in described.samplers:
-            wanted = {"one_shot": {"time"}, "cp": {"steps", "integrator", "grid", "tolerance"}}
+            wanted = {
+                "one_shot": {"time"},
+                "cp": {"steps", "integrator", "grid", "tolerance"},
+                "cl": {"steps", "grid", "chains"},
+            }
             assert wanted[sampler["name"]] <= sampler.keys()
             # The times that the integrator walks, and not those of the config.
             assert sampler.get("grid", "auto") == "auto"

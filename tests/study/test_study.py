@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import digits as digits_config
+import numpy as np
 import pytest
 
 from didicm_jax import config as configuration
+from didicm_jax import evaluation
 from didicm_jax.errors import UserError
 from didicm_jax.study import axes, methods, results
 
@@ -46,7 +48,7 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
     """Two methods and a cell that cannot run, which takes nothing from the others."""
     folder = tmp_path / "study"
     given = [DIGITS, *SMALL, f"--workdir={folder}", "--jobs=2"]
-    given.append("--axes=method=softmax,paper;train.batch_size=16,5000")
+    given.append("--axes=method=softmax,head;train.batch_size=16,5000")
     stopped = start(*given, "--budget=0")
     assert stopped.returncode == 0, stopped.stderr
     assert "stopped with 0 of 4 cells done" in stopped.stdout
@@ -56,7 +58,7 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
     assert "config.train.batch_size: expected at most the" in first.stdout
     cells = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("cells/*/cell.json")}
     assert sorted(cells) == [
-        "method=paper,train.batch_size=16",
+        "method=head,train.batch_size=16",
         "method=softmax,train.batch_size=16",
     ]
     for cell in cells.values():
@@ -67,16 +69,23 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
             assert sampler["validation"]["num_examples"] == 72
     softmax = cells["method=softmax,train.batch_size=16"]
     assert softmax["samplers"][0]["plain_passes"] == 1
-    paper = cells["method=paper,train.batch_size=16"]
-    assert paper["training"]["step_in_plain_steps"] > 1
-    assert len(paper["samplers"]) == len(methods.METHODS["paper"].samplers)
+    head = cells["method=head,train.batch_size=16"]
+    assert head["training"]["step_in_plain_steps"] > 1
+    assert len(head["samplers"]) == len(methods.METHODS["head"].samplers)
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 1 + len(paper["samplers"])
+    assert len(rows) == 1 + len(head["samplers"])
     assert float(rows[0]["test_top1"]) in {
         sampler["test"]["top1"] for cell in cells.values() for sampler in cell["samplers"]
     }
-    for name in ("results.md", "gain_top1.png", "gain_nll.png", "gain_ece.png", "compute.png"):
+    for name in (
+        "results.md",
+        "samplers.md",
+        "gain_top1.png",
+        "gain_nll.png",
+        "gain_ece.png",
+        "compute.png",
+    ):
         assert (folder / name).stat().st_size > 0
     # A normal run: any other mode takes it.
     assert (folder / "cells" / "method=softmax,train.batch_size=16" / "evaluation.json").exists()
@@ -146,7 +155,7 @@ def test_axes_that_are_none_are_one_line(text, message):
     assert "\n" not in str(error.value)
 
 
-def record(method, seed, top1, nll, validation=0.5, passes=1.0):
+def record(method, seed, top1, nll, validation=0.5, passes=1.0, left_out=True, **place):
     """A cell with two samplers, the second better on the test split."""
 
     def sampler(number):
@@ -154,7 +163,7 @@ def record(method, seed, top1, nll, validation=0.5, passes=1.0):
             ("top5", "ece", "ece_equal_mass", "brier", "entropy", "nll_scaled", "ece_scaled"), 0.1
         )
         worth = {"top1": top1 + 0.1 * number, "nll": nll - 0.1 * number}
-        return {
+        found = {
             "sampler": "cp",
             "integrator": "euler",
             "label": f"sampler {number}",
@@ -165,16 +174,33 @@ def record(method, seed, top1, nll, validation=0.5, passes=1.0):
             "test": metrics | worth,
             "validation": metrics | worth | {"nll": validation - 0.1 * number},
         }
+        if left_out:  # as if each of four parts of the examples were an example
+            keys = ("top1", "nll", "ece", "nll_scaled", "ece_scaled")
+            found["left_out"] = {key: [0.1, 0.2, 0.1, 0.2] for key in keys}
+            found["left_out"]["top1"] = [top1 + 0.01, top1 + 0.01, top1 - 0.01, top1 - 0.01]
+        return found
 
     training = dict.fromkeys(
         ("gigaflops", "step_in_plain_steps", "steps", "images", "skipped_steps"), 1
     ) | {"exploding_share": 0.0, "largest_grad_norm": 1.0}
     return {
-        "values": {"resolution": 8, "method": method, "seed": seed},
+        "values": {"resolution": 8} | place | {"method": method, "seed": seed},
         "parameters": 10,
         "training": training,
-        "samplers": [sampler(0), sampler(1)],
+        "samplers": [sampler(0), sampler(1)][: 1 if method in CLASSIFIERS else 2],
     }
+
+
+CLASSIFIERS = ("softmax", "smoothed", "unmatched", "unmatched_weak")
+
+
+def table(text, number):
+    """The rows of a table of a page, by method; a row is by the title of its column."""
+    header, _, *rows = text.split("\n\n")[number].splitlines()
+    titles = [cell.strip() for cell in header.strip("|").split("|")]
+    found = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    named = [dict(zip(titles, row, strict=True)) for row in found]
+    return {row["method"]: row for row in named}
 
 
 def test_differences_are_paired_and_samplers_chosen_without_the_test_split(tmp_path):
@@ -183,25 +209,123 @@ def test_differences_are_paired_and_samplers_chosen_without_the_test_split(tmp_p
         record("smoothed", 1, 0.60, 1.2),
         record("softmax", 0, 0.40, 0.8),
         record("softmax", 1, 0.40, 0.8),
+        record("unmatched", 0, 0.30, 1.0),
+        record("unmatched_weak", 0, 0.20, 0.9),
         record("head", 0, 0.52, 0.7),
         record("head", 1, 0.63, 0.7),
         record("paper", 0, 0.5, 0.7),
     ]
     written = results.write(records, tmp_path)
     assert all(path.exists() for path in written)
-    lines = (tmp_path / "results.md").read_text().splitlines()
-    rows = {line.split("|")[2].strip(): [c.strip() for c in line.split("|")] for line in lines[2:6]}
+    assert "difficulty.png" in {path.name for path in written}
+    text = (tmp_path / "results.md").read_text()
+    means, gaps = table(text, 0), table(text, 2)
     # head may choose: its second sampler, within two passes, is better on the held-out examples.
-    assert rows["**head**"][3] == "sampler 1, 1"
-    assert rows["paper"][3] == "sampler 0, 1"
-    assert rows["**head**"][6] == "67.50 ± 5.50"
-    # Against smoothed, the better classifier in top-1: +12 and +13 points.
-    assert rows["**head**"][7] == "+12.50 ± 0.50"
+    assert means["**head**"]["sampler"] == "sampler 1, 1"
+    assert means["**head**"]["top-1 %"] == "67.50 ± 5.50"
+    # The paper's is reported by its first sampler, and beside it by the one that it would choose.
+    assert means["paper"]["sampler"] == "sampler 0, 1"
+    assert means["paper, chosen"]["sampler"] == "sampler 1, 1"
+    # Against smoothed, the better classifier in top-1: +12 and +13 points, so 0.5 of error, and
+    # on the examples they vary alike; 1.96 errors are the interval.
+    assert gaps["**head**"]["top-1 %, matched"] == "+12.50 ± 0.98"
     # Against softmax, the better one in NLL.
-    assert rows["**head**"][9] == "-0.200 ± 0.000"
-    assert rows["smoothed"][7] == ""
-    assert rows["paper"][7] == "+0.00"
+    assert gaps["**head**"]["NLL, matched"] == "-0.200 ± 0.000"
+    assert gaps["smoothed"]["top-1 %, matched"] == ""
+    assert gaps["paper"]["top-1 %, matched"] == "+0.00 ± 0.00"
+    # Against the better of the paper's two, on the one seed that it has.
+    assert gaps["**head**"]["top-1 %, paper's"] == "+32.00 ± 0.00"
+    assert gaps["paper"]["NLL, paper's"] == "-0.200 ± 0.000"
+    assert gaps["smoothed"]["NLL, paper's"] == "+0.100 ± 0.000"
     # The second sampler costs more than two passes.
     dear = [record("head", seed, 0.5, 0.7, passes=1.5) for seed in (0, 1)]
     results.write(dear, tmp_path)
-    assert "sampler 0, 1" in (tmp_path / "results.md").read_text()
+    assert table((tmp_path / "results.md").read_text(), 0)["**head**"]["sampler"] == "sampler 0, 1"
+
+
+def test_every_sampler_stands_in_a_table(tmp_path):
+    results.write([record("paper", 0, 0.5, 0.7), record("softmax", 0, 0.4, 0.8)], tmp_path)
+    lines = (tmp_path / "samplers.md").read_text().splitlines()
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:5]]
+    assert [row[1:3] for row in found] == [
+        ["softmax", "sampler 0"],
+        ["paper", "sampler 0"],
+        ["paper", "sampler 1"],
+    ]
+    assert found[2][5:7] == ["60.00", "0.600"]
+
+
+def test_one_seed_has_the_error_of_its_test_examples(tmp_path):
+    """Of 400 examples of which a model has 60 and the other 40 alone right, in 25 parts."""
+    random = np.random.default_rng(0)
+    ours, theirs = np.zeros((2, 400), bool)
+    picked = random.permutation(400)[:100]
+    ours[picked[:60]], theirs[picked[60:]] = True, True
+    found = []
+    for method, right in (("paper", ours), ("softmax", theirs)):
+        probs = np.where(right[:, None], [0.8, 0.2], [0.3, 0.7]).astype(np.float32)
+        scored = evaluation.outcomes(probs, np.zeros(400, np.int32))
+        made = record(method, 0, right.mean(), 0.5)
+        for sampler in made["samplers"]:
+            sampler["test"]["top1"] = right.mean()
+            sampler["left_out"] = evaluation.left_out(scored)
+        found.append(made)
+    results.write(found, tmp_path)
+    shown = table((tmp_path / "results.md").read_text(), 2)["paper"]["top-1 %, matched"]
+    value, half = map(float, shown.split(" ± "))
+    assert value == 5.0
+    # The variance of a difference of paired shares: ((b + c)/n - ((b - c)/n)^2) / n.
+    exact = 100 * 1.96 * np.sqrt((0.25 - 0.05**2) / 400)
+    assert abs(half / exact - 1) < 0.35  # 25 parts tell it to a seventh
+
+
+def test_records_of_earlier_versions_have_the_error_of_their_seeds(tmp_path):
+    pairs = [("softmax", 0.4), ("paper", 0.5)]
+    old = [record(m, s, t + 0.01 * s * (m == "paper"), 1.0, left_out=False)
+           for m, t in pairs for s in (0, 1)]  # fmt: skip
+    results.write(old, tmp_path)
+    gaps = table((tmp_path / "results.md").read_text(), 2)
+    assert gaps["paper"]["top-1 %, matched"] == "+10.50 ± 0.98"
+    results.write(old[::2], tmp_path)
+    gaps = table((tmp_path / "results.md").read_text(), 2)
+    assert gaps["paper"]["top-1 %, matched"] == "+10.00"
+
+
+def test_an_axis_that_goes_with_another_is_no_coordinate(tmp_path):
+    found = [
+        record("softmax", 0, 0.4, 0.8, **{"resolution": size, "model.stem": stem, "data_ratio": r})
+        for size, stem in ((8, "fine"), (16, "small"))
+        for r in (1.0, 0.5)
+    ]
+    places = [axes.coordinates(each["values"]) for each in found]
+    assert axes.following(places) == {"model.stem"}
+    assert axes.following(places[:2]) == set()
+    results.write(found, tmp_path, axes.following(places))
+    header = (tmp_path / "results.md").read_text().splitlines()[0]
+    assert [cell.strip() for cell in header.split("|")[1:4]] == [
+        *("resolution", "data_ratio", "method"),
+    ]
+    assert "model.stem" in (tmp_path / "results.csv").read_text()
+
+
+def test_products_of_axes_are_one_study(digits):
+    texts = (
+        "resolution=8;stem=small;method=softmax,unmatched;seed=0,1",
+        "resolution=16;stem=didirn;method=softmax,unmatched;seed=0",
+        "resolution=8;stem=small;method=softmax;seed=0",
+    )
+    products = [axes.cells(digits, axes.parse(text), 5) for text in texts]
+    found = axes.union(products)
+    assert [cell.values["seed"] for cell in found] == [0] * 4 + [1] * 2
+    # The stem of the paper's baseline goes with that of the others.
+    stems = {(c.values["resolution"], c.values["method"]): c.config.model.stem for c in found}
+    assert stems == {
+        (8, "softmax"): "small",
+        (8, "unmatched"): "didirn",
+        (16, "softmax"): "didirn",
+        (16, "unmatched"): "imagenet",
+    }
+    other = axes.cells(digits, axes.parse("seed=0;resolution=8"), 5)
+    with pytest.raises(UserError, match="axes: expected the same axes in the same order") as error:
+        axes.union([products[0], other])
+    assert "\n" not in str(error.value)

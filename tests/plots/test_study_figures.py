@@ -1,0 +1,26 @@
+"""The figure of gains over the difficulty of a place: what it shows is what it was given."""
+
+import numpy as np
+
+from didicm_jax.plots import study as figures
+
+
+def test_gains_stand_side_by_side_on_one_scale(tmp_path):
+    near = {"paper": [figures.Gain(1, 2.0, 0.5), figures.Gain(0, 1.0, 0.25)]}
+    far = {"paper": [figures.Gain(0, -9.0, 1.0)], "head": [figures.Gain(1, 3.0, 0.0)]}
+    panels = [figures.Panel("over A", near, "points"), figures.Panel("over B", far, "points")]
+    figure = figures.difficulty(panels, 2, ["easy", "hard"], "size")
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("over A", "over B")
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[0] < -10
+    assert left.get_ylim()[1] > 3
+    assert [label.get_text() for label in left.get_xticklabels()] == ["easy", "hard"]
+    paper = left.containers[0]
+    # From the easiest place on, near the place that it belongs to, with its interval.
+    np.testing.assert_array_equal(paper[0].get_ydata(), [1.0, 2.0])
+    np.testing.assert_allclose(np.array(paper[0].get_xdata(), float), [0, 1], atol=0.3)
+    segments = paper[2][0].get_segments()
+    np.testing.assert_allclose([s[:, 1] for s in segments], [[0.75, 1.25], [1.5, 2.5]])
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["paper", "head"]
