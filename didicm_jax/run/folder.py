@@ -52,6 +52,11 @@ class Places:
         return self.path / "tensorboard"
 
     @property
+    def profile(self) -> Path:
+        """Traces of training steps, which TensorBoard reads."""
+        return self.path / "profile"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each step that is kept."""
         return self.path / "checkpoints"
