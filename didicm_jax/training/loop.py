@@ -96,7 +96,14 @@ class _Training:
         if restored is None and self.plan.start is not None:
             self.checkpoints.save(0, current)  # the source is read once, and may change or go
         total = self.durations.total
-        reporter = journal.Reporter(self.folder.path, start, total, silent=not parallel.is_main())
+        config = self.plan.config
+        reporter = journal.Reporter(
+            self.folder.path,
+            start,
+            total,
+            silent=not parallel.is_main(),
+            tracked=config.to_dict() if config.report.wandb else None,
+        )
         self.reporter = self.stack.enter_context(contextlib.closing(reporter))
         if start:
             done = start >= total

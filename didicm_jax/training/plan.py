@@ -17,7 +17,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.inference import sampling
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.parallel import chips
-from didicm_jax.run import Description
+from didicm_jax.run import Description, tracker
 from didicm_jax.training import initial, optimizers, sets, state
 
 
@@ -138,6 +138,8 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
       UserError: for every mistake that can be found before the first step.
     """
     configuration.validate(config)
+    if config.report.wandb:
+        tracker.check()
     policy, mesh = build.policy(config), parallel.make_mesh()
     _check_batches(config, mesh.size)
     dataset = build.dataset(config)
