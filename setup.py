@@ -65,6 +65,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         # Decodes only the crop; not needed where the system has libturbojpeg 3.
         "turbojpeg": ["turbojpeg>=0.0.2"],
+        # Weights & Biases, for report.wandb.
+        "wandb": ["wandb>=0.31"],
         "test": [
             "gradio>=6.31",
             "huggingface_hub>=1.0",

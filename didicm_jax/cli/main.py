@@ -147,14 +147,20 @@ def _cache(values: flags.FlagValues) -> str | None:
 
 def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax import parallel
-    from didicm_jax.training import loop, plan
+    from didicm_jax.training import loop, plan, profiling
 
+    profile = options.profiled_steps(values)
     run = plan.make_plan(config, begun=Places(Path(values.workdir)).begun)
+    profiling.check(profile, run.durations.total)
     folder = RunFolder.claim(values.workdir, config, run.description)
     if parallel.is_main():
         print(run.describe(), flush=True)
     outcome = loop.train(
-        run, folder, peer_timeout=values.peer_timeout, debug_nans=values.debug_nans
+        run,
+        folder,
+        peer_timeout=values.peer_timeout,
+        debug_nans=values.debug_nans,
+        profile=profile,
     )
     if parallel.is_main():
         print(

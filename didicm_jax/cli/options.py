@@ -1,5 +1,6 @@
 """The flags of `main.py`: what they are, and which mode reads which."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,6 +74,9 @@ _FLAGS = (
     _Flag("debug_nans", _SWITCH, False,
           "Look for the operation behind the first non-finite step (slower, more memory).",
           ("train",)),
+    _Flag("profile", _TEXT, None,
+          "START:STOP, to write a trace of the steps from START up to STOP, without it.",
+          ("train",)),
     _Flag("compilation_cache", _TEXT, "",
           "Folder for compiled programs, so that a restart need not compile; '': in the output or "
           "the workdir, 'none': none.", _STARTS),
@@ -127,6 +131,7 @@ def check(values: flags.FlagValues) -> None:
             "--baseline: expected with --corruptions or --mode=compare, found neither; add "
             "--corruptions=all or use --mode=compare"
         )
+    profiled_steps(values)
     for name in ("workdir", "checkpoint"):
         if values.pretrained and values[name].present:
             raise UserError(
@@ -175,6 +180,24 @@ def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
     for severity in severities:
         corruptions.check(names[0], severity)
     return names, severities
+
+
+def profiled_steps(values: flags.FlagValues) -> range:
+    """The steps to trace; empty without `--profile`.
+
+    Raises:
+      UserError: they are not written as START:STOP, or are none.
+    """
+    if values.profile is None:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", values.profile)
+    steps = range(int(match[1]), int(match[2])) if match else range(0)
+    if not steps:
+        raise UserError(
+            f"--profile: expected START:STOP with START < STOP, found {values.profile!r}; write "
+            "10:15 for steps 10 to 14"
+        )
+    return steps
 
 
 def other_data(values: flags.FlagValues) -> "OtherData":

@@ -52,6 +52,16 @@ class Places:
         return self.path / "tensorboard"
 
     @property
+    def wandb_file(self) -> Path:
+        """By which `id` Weights & Biases knows the run."""
+        return self.path / "wandb.json"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of training steps, which TensorBoard reads."""
+        return self.path / "profile"
+
+    @property
     def checkpoints(self) -> Path:
         """A folder for each step that is kept."""
         return self.path / "checkpoints"

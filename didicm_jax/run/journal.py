@@ -1,4 +1,4 @@
-"""What a run tells: the console, `metrics.jsonl`, TensorBoard."""
+"""What a run tells: the console, `metrics.jsonl`, TensorBoard, Weights & Biases."""
 
 import abc
 import contextlib
@@ -8,7 +8,9 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -18,6 +20,7 @@ from tqdm import tqdm
 from didicm_jax.errors import UserError
 from didicm_jax.run import records
 from didicm_jax.run.folder import Places
+from didicm_jax.run.tracker import Tracker
 
 
 class Reporter:
@@ -27,7 +30,15 @@ class Reporter:
     written as soon as that is possible again.
     """
 
-    def __init__(self, workdir: Path, step: int, total_steps: int, *, silent: bool = False) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        step: int,
+        total_steps: int,
+        *,
+        silent: bool = False,
+        tracked: Mapping[str, Any] | None = None,
+    ) -> None:
         """Opens the reports of a run that stands at `step` of `total_steps`.
 
         Records of later steps, left by a run that went on past its last checkpoint, are dropped:
@@ -38,6 +49,10 @@ class Reporter:
           step: the steps done.
           total_steps: of the run.
           silent: say and write nothing, for all processes but one.
+          tracked: report to Weights & Biases too, with this config; None: do not.
+
+        Raises:
+          UserError: Weights & Biases cannot begin.
         """
         self._silent = silent
         self._total = total_steps
@@ -46,9 +61,12 @@ class Reporter:
         self._evaluated: dict[str, set[float]] = {}  # steps, by the name of the set
         self._logs: list[_Log] = []
         self._unwritten = ""  # why the last records could not be written
+        self._tracker: Tracker | None = None
         if silent:
             return
         places = Places(workdir)
+        if tracked is not None:
+            self._tracker = Tracker(places, tracked, self.say)
         kept = records.drop_after(places.metrics_file, step, self.say)
         self._evaluated = {
             name: {each["step"] for each in found}
@@ -73,9 +91,17 @@ class Reporter:
             sys.stdout.flush()
 
     def train(self, step: int, record: dict[str, float]) -> None:
-        """Logs one training step: `loss` and `images_per_second` are also shown."""
+        """Logs one training step.
+
+        Of the record `loss` and `images_per_second` are also shown, and where they are there `mfu`
+        and `peak_memory_bytes`.
+        """
         self._write(step, record)
         shown = f"loss {record['loss']:.4f}, {record['images_per_second']:,.0f} images/s"
+        if "mfu" in record:
+            shown += f", MFU {record['mfu']:.1%}"
+        if "peak_memory_bytes" in record:
+            shown += f", {record['peak_memory_bytes'] / 2**30:.1f} GiB"
         if self._bar is not None:
             self._bar.set_description_str(f"{shown}, ", refresh=False)
             self._bar.update(step - self._bar.n)
@@ -102,6 +128,8 @@ class Reporter:
             self._bar.close()
         for log in self._logs:
             log.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def flush(self) -> None:
         """Writes everything now, if that is possible."""
@@ -134,6 +162,8 @@ class Reporter:
         for log in self._logs:
             log.waiting.append((step, time.time(), record))
         self._flush()
+        if self._tracker is not None:
+            self._tracker.log(step, _tagged(record))
 
     def _flush(self, *, finish: bool = False) -> None:
         due = [log for log in self._logs if finish or time.monotonic() - log.last >= log.interval]
@@ -221,8 +251,8 @@ class _Events(_Log):
             writer = self._open()
             for step, seconds, record in self.waiting:
                 values = [
-                    Summary.Value(tag=key if "/" in key else f"train/{key}", simple_value=value)
-                    for key, value in record.items()
+                    Summary.Value(tag=key, simple_value=value)
+                    for key, value in _tagged(record).items()
                 ]
                 event = Event(wall_time=seconds, step=step, summary=Summary(value=values))
                 writer.write(event.SerializeToString())
@@ -254,6 +284,11 @@ class _Events(_Log):
             if self._writer is not None:
                 self._writer.close()
         self._writer = None
+
+
+def _tagged(record: Mapping[str, float]) -> dict[str, float]:
+    """A record whose keys all name what they are of, as dashboards group them."""
+    return {key if "/" in key else f"train/{key}": value for key, value in record.items()}
 
 
 def summary(metrics: dict[str, float]) -> str:

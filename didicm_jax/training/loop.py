@@ -17,9 +17,11 @@ from didicm_jax.training import sets, state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.feed import Feed, Pace
 from didicm_jax.training.plan import Plan
+from didicm_jax.training.profiling import Profiler
 from didicm_jax.training.programs import make_local, make_step
 from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
+from didicm_jax.training.utilization import Utilization
 
 Found = dict[str, evaluation.Evaluation]  # of one step, by the name of the set
 ADVICE = "the same command on every host goes on from the last checkpoint"
@@ -34,7 +36,12 @@ class Outcome(NamedTuple):
 
 
 def train(
-    run: Plan, folder: RunFolder, *, peer_timeout: float = 600, debug_nans: bool = False
+    run: Plan,
+    folder: RunFolder,
+    *,
+    peer_timeout: float = 600,
+    debug_nans: bool = False,
+    profile: range = range(0),
 ) -> Outcome:
     """Trains, or goes on training, and evaluates at the end.
 
@@ -45,6 +52,7 @@ def train(
       folder: from `RunFolder.claim`; reports, checkpoints and the last evaluation go here.
       peer_timeout: seconds without progress after which a process gives the others up.
       debug_nans: look for the operation behind the first non-finite step, and raise.
+      profile: steps to write a trace of, within the run (`profiling.check`).
 
     Raises:
       UserError: another start trains the run, too many non-finite steps in a row, too many broken
@@ -55,7 +63,7 @@ def train(
         stack.enter_context(folder.alone())
         stop = stack.enter_context(StopRequest())
         watch = stack.enter_context(parallel.Watch(peer_timeout, ADVICE))
-        return _Training(run, folder, stop, watch, stack, debug_nans).run()
+        return _Training(run, folder, stop, watch, stack, debug_nans, profile).run()
 
 
 class _Training:
@@ -69,9 +77,10 @@ class _Training:
         watch: parallel.Watch,
         stack: contextlib.ExitStack,
         debug_nans: bool,
+        profile: range,
     ) -> None:
         self.plan, self.folder, self.stop, self.watch = run, folder, stop, watch
-        self.durations, self.debug_nans = run.durations, debug_nans
+        self.durations, self.debug_nans, self.profile = run.durations, debug_nans, profile
         self.judge = run.sets[0].name  # the set that decides which checkpoint is best
         self.stack = stack
         self.reporter: journal.Reporter | None = None
@@ -87,11 +96,20 @@ class _Training:
         if restored is None and self.plan.start is not None:
             self.checkpoints.save(0, current)  # the source is read once, and may change or go
         total = self.durations.total
-        reporter = journal.Reporter(self.folder.path, start, total, silent=not parallel.is_main())
+        config = self.plan.config
+        reporter = journal.Reporter(
+            self.folder.path,
+            start,
+            total,
+            silent=not parallel.is_main(),
+            tracked=config.to_dict() if config.report.wandb else None,
+        )
         self.reporter = self.stack.enter_context(contextlib.closing(reporter))
         if start:
             done = start >= total
             self._say(f"{'finished at' if done else 'continuing from'} step {start}")
+        if self.profile and self.profile.stop <= start + 1:
+            self._say(f"no profile is written: step {self.profile[-1]} is past")
         found: Found | None = {}
         if start and self._due(start):
             found = self._catch_up(reporter, start, current)
@@ -113,22 +131,26 @@ class _Training:
         config, total = self.plan.config, self.durations.total
         feed = self.stack.enter_context(contextlib.closing(_feed(self.plan, start)))
         step_fn = make_step(self.plan, donate=not self.debug_nans)
-        pace = Pace(feed, config.train.batch_size)
+        pace, used = Pace(feed, config.train.batch_size), Utilization(self.plan, self._say)
+        profiler = Profiler(self.profile, self.folder.profile, self.watch.waiting, self._say)
+        self.stack.enter_context(contextlib.closing(profiler))
         batch, previous, found = feed.take(), None, None
         for step in range(start + 1, total + 1):
             before = current if self.debug_nans else None
             batch |= self._host_words(feed)
-            if step == start + 1:
-                current, results = step_fn(current, batch)
-                jax.block_until_ready(results)  # whoever compiles longest is not given up
-            else:
-                with self.watch.waiting():
-                    current, results = step_fn(current, batch)
-            if before is not None and int(results.skipped_in_row) > 0:
-                diagnose(make_local(self.plan), before, batch, step)
             last = step == total
-            if not last:
-                batch = feed.take(running=results)
+            with profiler.step(step, previous):
+                if step == start + 1:
+                    current, results = step_fn(current, batch)
+                    jax.block_until_ready(results)  # whoever compiles longest is not given up
+                else:
+                    with self.watch.waiting():
+                        current, results = step_fn(current, batch)
+                if before is not None and int(results.skipped_in_row) > 0:
+                    diagnose(make_local(self.plan), before, batch, step)
+                if not last:
+                    batch = feed.take(running=results)
+            profiler.launched(step, results)
             # One step in flight and one in the queue: no further, or batches pile up in memory.
             stopping = False
             if previous is not None:
@@ -139,7 +161,7 @@ class _Training:
             previous = results
             pace.steps += 1
             if last or step % self.durations.log == 0:
-                self._report(reporter, step, results, pace)
+                self._report(reporter, step, results, pace, used)
             found, due = None, self._due(step)
             if stopping or due or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
@@ -260,7 +282,14 @@ class _Training:
             f"{' or a higher config.diffusion.min_time' if diffuses else ''}"
         )
 
-    def _report(self, reporter: journal.Reporter, step: int, results: Metrics, pace: Pace) -> None:
+    def _report(
+        self,
+        reporter: journal.Reporter,
+        step: int,
+        results: Metrics,
+        pace: Pace,
+        utilization: Utilization,
+    ) -> None:
         """Logs a step, which waits for it."""
         with self.watch.waiting():
             results = jax.device_get(results)
@@ -272,7 +301,9 @@ class _Training:
             "skipped_steps": int(results.skipped),
             "replaced_images": int(results.replaced),
         }
-        reporter.train(step, logged | pace.record())
+        paced = pace.record()
+        used = utilization.record(paced["images_per_second"])
+        reporter.train(step, logged | paced | used)
 
     def _say(self, text: str) -> None:
         if self.reporter is not None:  # which has the live line to keep

@@ -1,6 +1,7 @@
 """The entry point on real digits, with a network small enough to compile in seconds."""
 
 import dataclasses
+import gzip
 import json
 import os
 import re
@@ -108,6 +109,33 @@ def interrupt_at(monkeypatch, step):
         return Interrupts()
 
     monkeypatch.setattr(data, "train_batches", interrupted)
+
+
+def test_a_profile_has_its_steps_and_no_others(main, finished, tmp_path, capsys):
+    """The run goes on from step 10; what a profile asks of the steps before it is said."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    command = [DIGITS, f"--workdir={workdir}", *SMALL]
+    assert main(*command, "--profile=12:13") == 0
+    assert (
+        f"wrote a profile of steps 12 to 12 to {workdir / 'profile'}\n" in capsys.readouterr().out
+    )
+    [trace] = workdir.glob("profile/plugins/profile/*/*.xplane.pb")
+    events = [
+        (event.name, dict(event.stats))
+        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+        for line in plane.lines
+        for event in line.events
+    ]
+    assert [stats["step_num"] for name, stats in events if name == "train"] == [12]
+    # What ran, and that Perfetto has it too.
+    assert any("train_step" in name for name, _ in events)
+    with gzip.open(trace.parent / "perfetto_trace.json.gz") as file:
+        assert "train_step" in json.dumps(json.load(file)["traceEvents"])
+    assert comparable(workdir) == comparable(finished)
+    assert main(*command, "--profile=3:5") == 0
+    assert "no profile is written: step 4 is past\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("step", [7, pytest.param(12, marks=pytest.mark.slow)])
@@ -359,6 +387,20 @@ BAD = {
         "sigma_min < sigma_max",
     ),
     "no checkpoint": ([DIGITS, "--mode=evaluate"], "expected a run in"),
+    "no range of steps": (
+        [DIGITS, "--profile=10"],
+        "--profile: expected START:STOP with START < STOP, found '10'",
+    ),
+    "no steps": ([DIGITS, "--profile=3:3"], "with START < STOP, found '3:3'"),
+    "steps that the run does not have": (
+        [DIGITS, *SMALL, "--profile=8:14"],
+        "--profile: expected steps from 1 up to 13 without it, for the run has 12, found 8:14",
+    ),
+    "step 0": ([DIGITS, *SMALL, "--profile=0:1"], "--profile: expected steps from 1"),
+    "a profile of no training": (
+        ["--mode=evaluate", "--profile=3:4"],
+        "--profile: expected with --mode=train, found --mode=evaluate",
+    ),
 }
 
 

@@ -83,7 +83,7 @@ augment.rand_augment augment.mixup augment.cutmix augment.label_smoothing model.
 model.dtype model.init_from train.batch_size train.accumulate train.duration train.ema_decay
 train.shard_optimizer train.max_skipped train.log_every train.checkpoint_every optimizer.name
 optimizer.learning_rate optimizer.warmup optimizer.warmup_learning_rate optimizer.weight_decay
-optimizer.clip_norm evaluation.batch_size evaluation.every evaluation.sets
+optimizer.clip_norm report.wandb evaluation.batch_size evaluation.every evaluation.sets
 """
 
 
