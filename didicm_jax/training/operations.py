@@ -34,17 +34,9 @@ def count(program: jax.stages.Lowered) -> float:
 
 def of_step(run: Plan) -> float:
     """Operations of a training step of a run, on all devices together."""
-    size, shards = run.config.train.batch_size, (run.mesh.size,)
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *run.dataset.image_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-        "index": jax.ShapeDtypeStruct((size,), jnp.int32),
-        "stop": jax.ShapeDtypeStruct(shards, jnp.float32),
-        "replaced": jax.ShapeDtypeStruct(shards, jnp.float32),
-    }
     step: Any = programs.make_step(run)
     # The program is that of one device, with its share of the batch.
-    return run.mesh.size * count(step.lower(run.abstract_state(), batch))
+    return run.mesh.size * count(step.lower(run.abstract_state(), programs.abstract_batch(run)))
 
 
 def of_passes(
