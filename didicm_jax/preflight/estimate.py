@@ -151,7 +151,7 @@ def _of_text(run: Plan, topology: Topology, text: str) -> dict[str, Any]:
         "all_reduce_groups": sorted({len(g) for x in exchanged for g in x.instruction.groups}),
         "pixel_gathers": gathers,
         "loops_of_unknown_length": sum(
-            each.opcode == "while" and each.trip_count is None
+            each.opcode == "while" and program.rounds(each, computation) is None
             for computation in program.computations.values()
             for each in computation.instructions
         ),

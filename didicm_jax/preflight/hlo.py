@@ -100,12 +100,6 @@ class Instruction:
         return tuple(names)
 
     @cached_property
-    def trip_count(self) -> int | None:
-        """The rounds of a `while`, where XLA knows them."""
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.attributes)
-        return int(found[1]) if found else None
-
-    @cached_property
     def estimated_cycles(self) -> int | None:
         """XLA's estimate for the chip, which compilers for TPUs write."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
@@ -156,6 +150,11 @@ class Computation:
             for name in set(each.operands) & found.keys():
                 found[name].append(each)
         return found
+
+    @cached_property
+    def root(self) -> Instruction:
+        """What it gives."""
+        return next(each for each in self.instructions if each.root)
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ class Program:
             if each.opcode in _BOOKKEEPING:
                 continue
             if each.opcode == "while":
-                rounds = each.trip_count
+                rounds = self.rounds(each, computation)
                 inner, sure = times * (rounds or 1), known and rounds is not None
             elif each.opcode in ("call", "conditional"):
                 inner, sure = times, known
@@ -223,6 +222,48 @@ class Program:
                 continue
             for name in each.called:
                 yield from self._runs(self.computations[name], inner, sure)
+
+    def rounds(self, loop: Instruction, computation: Computation) -> int | None:
+        """How often the body of a `while` runs; None where the text does not tell.
+
+        XLA writes it down, but not for TPUs: there it follows from the condition, `i < constant`,
+        and from what `i` starts at and grows by.
+        """
+        if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+            return int(found[1])
+        condition, body = (self._named(loop, key) for key in ("condition", "body"))
+        start = computation.by_name[loop.operands[0]]
+        if condition is None or body is None or start.opcode != "tuple":
+            return None
+        test = condition.root
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            return None
+        counter, limit = (condition.by_name[name] for name in test.operands)
+        place = _element(counter)
+        if place is None or body.root.opcode != "tuple":
+            return None
+
+        def first(place: int | None) -> int | None:
+            """What an element of the loop's tuple is before the first round."""
+            return None if place is None else _integer(computation, start.operands[place])
+
+        grown = body.by_name[body.root.operands[place]]
+        steps = [
+            _integer(body, name)
+            if _element(body.by_name[name]) is None
+            else first(_element(body.by_name[name]))
+            for name in grown.operands
+            if _element(body.by_name[name]) != place
+        ]
+        stop = first(_element(limit)) if limit.opcode == _GET else _integer(condition, limit.name)
+        begin = first(place)
+        if grown.opcode != "add" or steps != [1] or stop is None or begin is None:
+            return None
+        return max(stop - begin, 0)
+
+    def _named(self, instruction: Instruction, key: str) -> "Computation | None":
+        found = re.search(rf"\b{key}=%?([\w.\-]+)", instruction.attributes)
+        return self.computations[found[1]] if found else None
 
     def frames(self, instruction: Instruction) -> tuple[Frame, ...]:
         """The lines of Python that it was traced from, the innermost first.
@@ -320,6 +361,24 @@ def _workspace(each: Instruction) -> int:
     if last is None or len(each.arrays) < 2 or len(last.shape) != 1:
         return 0
     return last.bytes if last.dtype in ("s8", "u8") else 0
+
+
+_GET = "get-tuple-element"
+
+
+def _element(each: Instruction) -> int | None:
+    """Which element of a tuple it takes; None for what does something else."""
+    found = re.search(r"\bindex=(\d+)", each.attributes) if each.opcode == _GET else None
+    return int(found[1]) if found else None
+
+
+def _integer(computation: Computation, name: str) -> int | None:
+    """The number that a constant, or a copy of one, stands for."""
+    each = computation.by_name[name]
+    while each.opcode in ("copy", "bitcast"):
+        each = computation.by_name[each.operands[0]]
+    found = re.match(r"(-?\d+)\)", each.attributes) if each.opcode == "constant" else None
+    return int(found[1]) if found else None
 
 
 # They read a part of their first operand.
@@ -423,8 +482,8 @@ def _instruction(line: str) -> Instruction | None:
             for dtype, sides in shapes
         ),
         operands=tuple(_OPERAND.findall(inside)),
-        # The number of a parameter stands where others have operands.
-        attributes=f"{inside}){rest}" if opcode == "parameter" else rest,
+        # Their number stands where others have operands.
+        attributes=f"{inside}){rest}" if opcode in ("parameter", "constant") else rest,
         root=bool(head[1]),
     )
 

@@ -73,9 +73,17 @@ class Reporter:
             sys.stdout.flush()
 
     def train(self, step: int, record: dict[str, float]) -> None:
-        """Logs one training step: `loss` and `images_per_second` are also shown."""
+        """Logs one training step.
+
+        Of the record `loss` and `images_per_second` are also shown, and where they are there `mfu`
+        and `peak_memory_bytes`.
+        """
         self._write(step, record)
         shown = f"loss {record['loss']:.4f}, {record['images_per_second']:,.0f} images/s"
+        if "mfu" in record:
+            shown += f", MFU {record['mfu']:.1%}"
+        if "peak_memory_bytes" in record:
+            shown += f", {record['peak_memory_bytes'] / 2**30:.1f} GiB"
         if self._bar is not None:
             self._bar.set_description_str(f"{shown}, ", refresh=False)
             self._bar.update(step - self._bar.n)

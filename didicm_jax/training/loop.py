@@ -20,6 +20,7 @@ from didicm_jax.training.plan import Plan
 from didicm_jax.training.programs import make_local, make_step
 from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
+from didicm_jax.training.utilization import Utilization
 
 Found = dict[str, evaluation.Evaluation]  # of one step, by the name of the set
 ADVICE = "the same command on every host goes on from the last checkpoint"
@@ -113,7 +114,7 @@ class _Training:
         config, total = self.plan.config, self.durations.total
         feed = self.stack.enter_context(contextlib.closing(_feed(self.plan, start)))
         step_fn = make_step(self.plan, donate=not self.debug_nans)
-        pace = Pace(feed, config.train.batch_size)
+        pace, used = Pace(feed, config.train.batch_size), Utilization(self.plan, self._say)
         batch, previous, found = feed.take(), None, None
         for step in range(start + 1, total + 1):
             before = current if self.debug_nans else None
@@ -139,7 +140,7 @@ class _Training:
             previous = results
             pace.steps += 1
             if last or step % self.durations.log == 0:
-                self._report(reporter, step, results, pace)
+                self._report(reporter, step, results, pace, used)
             found, due = None, self._due(step)
             if stopping or due or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
@@ -260,7 +261,14 @@ class _Training:
             f"{' or a higher config.diffusion.min_time' if diffuses else ''}"
         )
 
-    def _report(self, reporter: journal.Reporter, step: int, results: Metrics, pace: Pace) -> None:
+    def _report(
+        self,
+        reporter: journal.Reporter,
+        step: int,
+        results: Metrics,
+        pace: Pace,
+        utilization: Utilization,
+    ) -> None:
         """Logs a step, which waits for it."""
         with self.watch.waiting():
             results = jax.device_get(results)
@@ -272,7 +280,9 @@ class _Training:
             "skipped_steps": int(results.skipped),
             "replaced_images": int(results.replaced),
         }
-        reporter.train(step, logged | pace.record())
+        paced = pace.record()
+        used = utilization.record(paced["images_per_second"])
+        reporter.train(step, logged | paced | used)
 
     def _say(self, text: str) -> None:
         if self.reporter is not None:  # which has the live line to keep

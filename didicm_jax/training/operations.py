@@ -1,15 +1,23 @@
-"""How many floating-point operations a program makes: the measure of compute of studies.
+"""How many floating-point operations a program makes: the measure of compute.
 
-By XLA's account of the program before it is optimised, so that it does not depend on the device. It
-counts the body of a loop once, whatever its number of rounds.
+By XLA's account of the program before it is optimised, and always in the form that accelerators get
+(on a CPU some convolutions are written otherwise), so that it does not depend on the device. Every
+operation counts, those of augmentation and optimizer too, though nearly all are of matrix products
+and convolutions. The body of a loop counts once, whatever its number of rounds: of a training step
+that is some of RandAugment, for micro-batches are counted as one batch. Nothing is computed twice
+to save memory, so the operations are those of the model.
 """
 
+import copy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from didicm_jax import parallel
+from didicm_jax.errors import UserError
 from didicm_jax.models import ScoreModel
 from didicm_jax.training import programs, state
 from didicm_jax.training.plan import Plan
@@ -26,17 +34,43 @@ class Passes(NamedTuple):
         return self.once + steps * self.each_step
 
 
-def count(program: jax.stages.Lowered) -> float:
-    """Operations of a lowered program, `jax.jit(function).lower(*arguments)`."""
-    costs: Any = program.cost_analysis()
+def cpu() -> jax.Device:
+    """The device whose compiler counts, wherever the program is to run.
+
+    Raises:
+      UserError: JAX was told to do without.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise UserError(
+            "expected JAX to have the CPU too, which counts operations, found none; name it in "
+            "JAX_PLATFORMS, such as cuda,cpu"
+        ) from error
+
+
+def count(program: jax.stages.Traced) -> float:
+    """Operations of a traced program, `jax.jit(function).trace(*arguments)`.
+
+    Raises:
+      UserError: as `cpu`, which a program that names its devices must be on.
+    """
+    with jax.default_device(cpu()):
+        costs: Any = program.lower(lowering_platforms=("tpu",)).cost_analysis()
     return float(costs["flops"])
 
 
 def of_step(run: Plan) -> float:
-    """Operations of a training step of a run, on all devices together."""
-    step: Any = programs.make_step(run)
-    # The program is that of one device, with its share of the batch.
-    return run.mesh.size * count(step.lower(run.abstract_state(), programs.abstract_batch(run)))
+    """Operations of a training step of a run, as if one device made it of the whole batch.
+
+    Raises:
+      UserError: as `cpu`.
+    """
+    config = copy.deepcopy(run.config)
+    config.train.accumulate = 1  # else the network would be the body of a loop
+    whole = replace(run, config=config, mesh=parallel.make_mesh([cpu()]))
+    step: Any = programs.make_step(whole)
+    return count(step.trace(whole.abstract_state(), programs.abstract_batch(whole)))
 
 
 def of_passes(
@@ -48,6 +82,9 @@ def of_passes(
       graphdef: its structure.
       variables: its arrays, or their shapes.
       image_shape: height, width and channels.
+
+    Raises:
+      UserError: as `cpu`.
     """
 
     def network(variables: state.Variables) -> Any:
@@ -63,9 +100,9 @@ def of_passes(
         return network(variables).score(*inputs)
 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    once = count(jax.jit(encode).lower(variables, image))
+    once = count(jax.jit(encode).trace(variables, image))
     if not isinstance(nnx.merge(graphdef, *variables), ScoreModel):
         return Passes(once, 0.0)
     features = jax.eval_shape(encode, variables, image)
     label, sigma = (jax.ShapeDtypeStruct((1,), dtype) for dtype in (jnp.int32, jnp.float32))
-    return Passes(once, count(jax.jit(score).lower(variables, features, label, sigma)))
+    return Passes(once, count(jax.jit(score).trace(variables, features, label, sigma)))

@@ -16,6 +16,7 @@ from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.inference import sampling
 from didicm_jax.models.variables import Variables, split
+from didicm_jax.parallel import chips
 from didicm_jax.run import Description
 from didicm_jax.training import initial, optimizers, sets, state
 
@@ -51,6 +52,12 @@ class Plan:
         """Of its data set, with which examples it trains on."""
         return replace(Description.of(self.dataset), trained_on=self.dataset.train.digest())
 
+    @property
+    def peak(self) -> float | None:
+        """Operations a second that all devices could make in its type; None: not known of them."""
+        chip = chips.find(self.mesh.devices.flat[0].device_kind)
+        return None if chip is None else self.mesh.size * chip.peak(self.config.model.dtype)
+
     def describe(self) -> str:
         """What the run will do, for people."""
         count = sum(x.size for x in jax.tree.leaves(self.abstract.params))
@@ -60,7 +67,8 @@ class Plan:
         redrawn, assumed = config.data.label_noise, config.diffusion.label_noise
         lines = {
             "devices": f"{self.mesh.size} x {kind}"
-            + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""),
+            + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
+            + (f", peak {self.peak / 1e12:,.4g} TFLOP/s" if self.peak else ""),
             "data": f"{config.data.name}, {len(self.dataset.train):,} training and "
             f"{len(self.dataset.test):,} test images of {shape}, "
             f"{self.dataset.num_classes} classes"

@@ -58,8 +58,8 @@ def run(batch: int = 4096, num_classes: int = 1000, repeats: int = 9) -> Iterato
         **describe_device(),
     }
     for name, (kernel, arrays, moved) in _kernels(batch, num_classes).items():
-        lowered = jax.jit(kernel).lower(*arrays)
-        call = functools.partial(lowered.compile(), *arrays)
+        traced = jax.jit(kernel).trace(*arrays)
+        call = functools.partial(traced.lower().compile(), *arrays)
         rounds = seconds(call, repeats=repeats, count=_calls(4 * size))
         floor = moved / rate
         yield {
@@ -68,7 +68,7 @@ def run(batch: int = 4096, num_classes: int = 1000, repeats: int = 9) -> Iterato
             "classes": num_classes,
             "microseconds": 1e6 * statistics.median(rounds),
             "megabytes": moved / 1e6,
-            "operations_per_byte": operations.count(lowered) / moved,
+            "operations_per_byte": operations.count(traced) / moved,
             "versus": "a copy of the bytes that it must move",
             **spread([each / floor for each in rounds]),
             "target": 3.0,

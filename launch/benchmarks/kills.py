@@ -11,8 +11,15 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# What may differ: how long things took, and the images that were replaced since the last start.
-TIMINGS = ("images_per_second", "data_wait", "save_wait", "replaced_images")
+# What may differ: how long things took, and the memory and replaced images of the last start.
+TIMINGS = (
+    "images_per_second",
+    "data_wait",
+    "save_wait",
+    "mfu",
+    "peak_memory_bytes",
+    "replaced_images",
+)
 # Of the kills, every how many comes gently, and before the first step, from the second one on.
 TERM_EVERY, EARLY_EVERY = 4, 7
 

@@ -103,11 +103,12 @@ def make_step(
     }
     batch = parallel.shard(inputs, mesh)
     batch |= {key: parallel.from_hosts(0, mesh) for key in ("stop", "replaced")}
-    lowered = step.lower(current[0], batch)  # type: ignore[attr-defined]
-    compiled = lowered.compile()
+    compiled = step.lower(current[0], batch).compile()  # type: ignore[attr-defined]
+    counted: Any = make_train_step(local, optimizer, parallel.make_mesh([operations.cpu()]))
+    flops = operations.count(counted.trace(*jax.eval_shape(lambda: (first, batch))))
 
     def call() -> Any:
         current[0], metrics = compiled(current[0], batch)
         return metrics
 
-    return Program(call, operations.count(lowered) / size.batch)
+    return Program(call, flops / size.batch)

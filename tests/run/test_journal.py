@@ -44,6 +44,14 @@ def test_records_and_plain_lines(tmp_path, capsys):
     )
 
 
+def test_utilization_is_shown_where_it_is_known(tmp_path, capsys):
+    with opened(tmp_path) as reporter:
+        reporter.train(10, record(0.5) | {"mfu": 0.4123, "peak_memory_bytes": 3 * 2**29})
+    assert capsys.readouterr().out == (
+        "step 10/100: loss 0.5000, 1,234 images/s, MFU 41.2%, 1.5 GiB\n"
+    )
+
+
 def test_of_several_sets_each_has_its_name(tmp_path, capsys):
     with opened(tmp_path) as reporter:
         reporter.evaluation(20, METRICS, "held_out")

@@ -7,8 +7,13 @@ import pytest
 from flax import nnx
 
 from didicm_jax import models
+from didicm_jax.errors import UserError
+from didicm_jax.models.convolution import convolve
 from didicm_jax.models.variables import split
 from didicm_jax.training import operations, plan
+
+IMAGE_AND_KERNEL = (2, 16, 16, 32), (3, 3, 32, 64)
+NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def passes(name, size, **options):
@@ -22,7 +27,7 @@ def passes(name, size, **options):
 
 def test_a_product_of_matrices():
     a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 5), (5, 7)))
-    assert operations.count(jax.jit(jnp.matmul).lower(a, b)) == 2 * 3 * 5 * 7
+    assert operations.count(jax.jit(jnp.matmul).trace(a, b)) == 2 * 3 * 5 * 7
 
 
 @pytest.mark.parametrize(
@@ -48,12 +53,47 @@ def test_steps_repeat_what_sees_the_label_alone():
     assert late.of(8) == late.once + 8 * late.each_step > head.of(8)
 
 
-def test_a_step_of_a_run_is_about_three_passes_of_its_batch():
-    """Forward, and backward for inputs and weights; all devices together, however many."""
+@pytest.fixture
+def config():
     config = digits_config.get_config()
     config.method, config.model.name = "cross_entropy", "resnet18"
+    return config
+
+
+def test_a_step_of_a_run_is_about_three_passes_of_its_batch(config):
+    """Forward, and backward for inputs and weights; all devices together, however many."""
     run = plan.make_plan(config)
     assert run.mesh.size == 4
     one = operations.of_passes(run.graphdef, run.abstract, run.dataset.image_shape)
     batch = config.train.batch_size * one.of(1)
     assert 2.5 * batch < operations.of_step(run) < 4 * batch
+
+
+def test_micro_batches_are_counted_as_the_batch_that_they_are(config):
+    config.model.update(name="vit_ti4", width=0.3333, depth=1, stem="didirn")
+    whole = operations.of_step(plan.make_plan(config))
+    config.train.accumulate = 4
+    assert operations.of_step(plan.make_plan(config)) == whole
+
+
+def test_convolutions_count_as_accelerators_make_them():
+    """Three products of the same size, not the tiles that are faster on a CPU."""
+    image, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in IMAGE_AND_KERNEL)
+
+    def loss(image, kernel):
+        return jnp.sum(convolve(image, kernel, (1, 1), ((1, 1),) * 2, dimension_numbers=NHWC) ** 2)
+
+    valid = (16 * 3 - 2) ** 2  # pairs of a pixel and a weight of the kernel, without the padding
+    product = 2 * 2 * valid * 32 * 64
+    found = operations.count(jax.jit(jax.grad(loss, (0, 1))).trace(image, kernel))
+    assert found == pytest.approx(3 * product, rel=0.01)
+
+
+def test_without_a_cpu_it_says_so(monkeypatch):
+    def none(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", none)
+    a = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    with pytest.raises(UserError, match="name it in JAX_PLATFORMS, such as cuda,cpu"):
+        operations.count(jax.jit(jnp.matmul).trace(a, a))
