@@ -78,9 +78,9 @@ TPUS = {
     # Without "megacore" its two cores would be two devices, which JAX does not do on a real one.
     "v4": Tpu("TPU v4", ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4"), 1.05e9,
               (("chip_config_name", "megacore"),)),
-    "v5e": Tpu("TPU v5 lite", ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"), 1.5e9),
-    "v5p": Tpu("TPU v5p", ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4"), 1.75e9),
-    "v6e": Tpu("TPU v6 lite", ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"), 1.75e9),
+    "v5e": Tpu("TPU v5 lite", ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"), 1.5e9),
+    "v5p": Tpu("TPU v5", ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4"), 1.75e9),
+    "v6e": Tpu("TPU v6 lite", ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"), 1.75e9),
 }  # fmt: skip
 _MOST_GPUS = 1024
 
@@ -105,11 +105,8 @@ class Topology:
 
     @property
     def hosts(self) -> int:
-        """Machines that they are in: eight GPUs or four chips each, of v5e and v6e up to eight."""
-        per_host = 4
-        if isinstance(self.chip, Gpu) or (self.count <= 8 and self.name[:3] in ("v5e", "v6e")):
-            per_host = 8
-        return -(-self.count // per_host)
+        """Machines that they are in: of eight GPUs, or of four chips."""
+        return -(-self.count // (8 if isinstance(self.chip, Gpu) else 4))
 
 
 def find(name: str) -> Topology:
@@ -170,6 +167,11 @@ def prepare(topology: Topology) -> None:
         "TPU_SKIP_MDS_QUERY": "1",
         # Another process may hold libtpu's lock; this one opens no device.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        # Else libtpu looks for this host among the workers of a pod, and says that there is none.
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
     }
 
 
