@@ -168,7 +168,10 @@ def _estimated(program: hlo.Program, runs: Iterable[hlo.Run], clock: float) -> d
         cycles = each.instruction.estimated_cycles
         if cycles is not None:
             costs.append(_cost(program, each, 1e3 * cycles * each.times / clock))
-        elif not each.instruction.opcode.endswith("-done"):
+        # What is counted beside the loops, or ends what started elsewhere, is no work.
+        elif max((x.size for x in each.instruction.arrays), default=0) > 1 and not (
+            each.instruction.opcode.endswith("-done")
+        ):
             without[each.instruction.opcode] += each.times
     return {
         "estimated_milliseconds": sum(cost.amount for cost in costs),
