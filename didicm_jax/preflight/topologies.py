@@ -162,6 +162,8 @@ def prepare(topology: Topology) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
+    # What is compiled for a device that is not there cannot be loaded again.
+    jax.config.update("jax_enable_compilation_cache", False)
     os.environ |= {
         "CUDA_VISIBLE_DEVICES": "-1",
         "TPU_SKIP_MDS_QUERY": "1",
