@@ -17,6 +17,7 @@ from didicm_jax.training.plan import Plan
 # Of loops whose rounds are not known: RandAugment visits the images in at most so many groups.
 _MOST_ROUNDS = 16
 _LARGEST = 10
+_SMALL = 1024  # elements: what a TPU's vector unit takes at once
 ASSUMED = {
     "tpu": (
         "XLA's own estimates at the chip's clock, nothing measured; of loops of unknown length one "
@@ -168,10 +169,7 @@ def _estimated(program: hlo.Program, runs: Iterable[hlo.Run], clock: float) -> d
         cycles = each.instruction.estimated_cycles
         if cycles is not None:
             costs.append(_cost(program, each, 1e3 * cycles * each.times / clock))
-        # What is counted beside the loops, or ends what started elsewhere, is no work.
-        elif max((x.size for x in each.instruction.arrays), default=0) > 1 and not (
-            each.instruction.opcode.endswith("-done")
-        ):
+        elif _counts(each.instruction):
             without[each.instruction.opcode] += each.times
     return {
         "estimated_milliseconds": sum(cost.amount for cost in costs),
@@ -179,6 +177,13 @@ def _estimated(program: hlo.Program, runs: Iterable[hlo.Run], clock: float) -> d
         "estimates_by_part": _by_part(costs),
         "largest": [cost.row("milliseconds") for cost in _largest(costs)],
     }
+
+
+def _counts(each: hlo.Instruction) -> bool:
+    """Whether something without an estimate may take time: no counter, no end of another."""
+    size = max((x.size for x in each.arrays), default=0)
+    works = each.collective or each.opcode == "custom-call" or size >= _SMALL
+    return bool(works) and not each.opcode.endswith("-done")
 
 
 def _traffic(
