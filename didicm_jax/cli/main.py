@@ -6,6 +6,7 @@
     python launch/main.py --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
     python launch/main.py --mode=predict --pretrained=NAME --images=FILE_OR_FOLDER
     python launch/main.py --mode=report --workdir=runs/digits,runs/other
+    python launch/main.py --mode=preflight --config=configs/imagenet.py --topology=h100:8
 
 Any setting of the config can be given as `--config.section.key=value`; `docs/settings.md`
 lists them all. A second start with the same workdir goes on from the last checkpoint.
@@ -53,6 +54,10 @@ def _dispatch(argv: list[str]) -> int:
 
         report.run(values)
         return 0
+    if values.mode == "preflight":
+        from didicm_jax.cli import preflight
+
+        return preflight.run(values, given)
     found = _find(values, given)
     config = given if found is None else found.config
     if config is None:

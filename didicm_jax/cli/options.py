@@ -12,7 +12,8 @@ from didicm_jax.errors import UserError
 if TYPE_CHECKING:
     from didicm_jax.evaluation.subject import OtherData
 
-MODES = ("train", "evaluate", "compare", "predict", "report")
+MODES = ("train", "evaluate", "compare", "predict", "report", "preflight")
+_RUNS = tuple(mode for mode in MODES if mode != "preflight")  # those that have a run's folder
 _LOOK = ("evaluate", "compare", "predict")
 _JUDGE = ("evaluate", "compare")
 _STARTS = ("train", *_LOOK)  # those that start JAX
@@ -41,13 +42,14 @@ _SAMPLER_FLAGS = tuple(
     for flag, key in SAMPLER_KEYS.items()
 )
 _FLAGS = (
-    _Flag("workdir", _TEXT, None, "Folder of the run; to report, one or several, A,B.", MODES),
+    _Flag("workdir", _TEXT, None, "Folder of the run; to report, one or several, A,B.", _RUNS),
     _Flag("pretrained", _TEXT, None,
           "Instead of a workdir a network that comes with the package, by its name, a folder of "
           "one, or hf://user/name.", ("evaluate", "predict")),
     _Flag("output", _TEXT, None,
           "Folder for what is written; default: in the workdir, and without one predictions or "
-          "evaluation in the current folder.", (*_LOOK, "report")),
+          "evaluation in the current folder, which preflight.json goes to.",
+          (*_LOOK, "report", "preflight")),
     _Flag("checkpoint", _WHICH, "latest", "Which one to read.", _LOOK),
     _Flag("baseline", _TEXT, None, "Workdir of a second run to hold against this one.", _JUDGE),
     *_SAMPLER_FLAGS,
@@ -57,7 +59,8 @@ _FLAGS = (
     _Flag("split", _TEXT, None,
           "A part of it, or of the run's own data set, such as test or train[90%:].", _JUDGE),
     _Flag("examples", _COUNT, None,
-          "Evaluate on so many examples, the same share of each class.", _JUDGE),
+          "Evaluate on so many examples, the same share of each class; of a preflight the training "
+          "examples of a set that is not there.", (*_JUDGE, "preflight")),
     _Flag("corruptions", _LIST, None,
           "Also evaluate on corrupted images: 'all', or some of ImageNet-C's 15.", ("evaluate",)),
     _Flag("severities", _LIST, None, "Of the corruptions, 1 to 5; default: all.", ("evaluate",)),
@@ -71,6 +74,12 @@ _FLAGS = (
     _Flag("gif", _SWITCH, False, "Also an animation of each image.", ("predict",)),
     _Flag("max_figures", partial(flags.DEFINE_integer, lower_bound=0), 100,
           "Draw the first images, at most so many.", ("predict",)),
+    _Flag("topology", _TEXT, None,
+          "Devices to compile for, that need not be there, such as h100:8 or v5e:2x2.",
+          ("preflight",)),
+    _Flag("classes", _COUNT, None, "Classes of a set that is not there.", ("preflight",)),
+    _Flag("image_size", _COUNT, None, "Side of its images in pixels, as the network takes them.",
+          ("preflight",)),
     _Flag("debug_nans", _SWITCH, False,
           "Look for the operation behind the first non-finite step (slower, more memory).",
           ("train",)),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from didicm_jax.config import build
 from didicm_jax.inference import sampling
@@ -77,11 +77,22 @@ class Program:
           image_shape: height, width and channels.
           batch_size: B, a multiple of the devices of the mesh.
         """
-        batch = {
-            "image": jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8),
-            "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        return jax.eval_shape(self._mapped, variables, self._abstract(image_shape, batch_size))
+
+    def lower(
+        self, variables: chex.ArrayTree, image_shape: tuple[int, int, int], batch_size: int
+    ) -> jax.stages.Lowered:
+        """The program of a batch, to compile it; see `trace` for the arguments."""
+        return self._mapped.lower(variables, self._abstract(image_shape, batch_size))
+
+    def _abstract(
+        self, image_shape: tuple[int, int, int], batch_size: int
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return {
+            "image": jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8, sharding=rows),
+            "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=rows),
         }
-        return jax.eval_shape(self._mapped, variables, batch)
 
     def apply(self, variables: chex.ArrayTree, batch: Mapping[str, chex.Array]) -> Posterior:
         """The map itself, of `image` u8[B,H,W,C] and `index` i32[B]; jit or export it."""

@@ -69,16 +69,8 @@ def of_step(run: Plan) -> float:
     config = copy.deepcopy(run.config)
     config.train.accumulate = 1  # else the network would be the body of a loop
     whole = replace(run, config=config, mesh=parallel.make_mesh([cpu()]))
-    size = config.train.batch_size
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *run.dataset.image_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-        "index": jax.ShapeDtypeStruct((size,), jnp.int32),
-        "stop": jax.ShapeDtypeStruct((1,), jnp.float32),
-        "replaced": jax.ShapeDtypeStruct((1,), jnp.float32),
-    }
     step: Any = programs.make_step(whole)
-    return count(step.trace(whole.abstract_state(), batch))
+    return count(step.trace(whole.abstract_state(), programs.abstract_batch(whole)))
 
 
 def of_passes(

@@ -140,9 +140,30 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
     configuration.validate(config)
     if config.report.wandb:
         tracker.check()
-    policy, mesh = build.policy(config), parallel.make_mesh()
-    _check_batches(config, mesh.size)
+    mesh = parallel.make_mesh()
+    _check_batches(config, mesh.size)  # which `draft` does too, after the data have been opened
     dataset = build.dataset(config)
+    drafted = draft(config, dataset, mesh)
+    start = None
+    if config.model.init_from and not parallel.any_process(begun):
+        start = initial.read(config, Description.of(dataset), drafted.abstract, mesh)
+    opened = sets.open_all(config, dataset, drafted.durations.total)
+    return replace(drafted, sets=opened, start=start)
+
+
+def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) -> Plan:
+    """A plan without what it is evaluated on and what it starts from, of any devices.
+
+    Args:
+      config: of the run.
+      dataset: its classes, its shape and its number of examples are looked at, and no image.
+      mesh: of devices that may be described and not there (`jax.experimental.topologies`).
+
+    Raises:
+      UserError: the config has a mistake, or does not fit the devices or the data.
+    """
+    configuration.validate(config)
+    _check_batches(config, mesh.size)
     batch_size = config.train.batch_size
     if len(dataset.train) < batch_size:
         raise UserError(
@@ -158,21 +179,17 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
         total_steps=durations.total,
         initial=settings.warmup_learning_rate,
     )
-    start = None
-    if config.model.init_from and not parallel.any_process(begun):
-        start = initial.read(config, Description.of(dataset), abstract, mesh)
     return Plan(
         config,
         dataset,
         mesh,
-        policy,
+        build.policy(config),
         graphdef,
         abstract,
         durations,
-        sets.open_all(config, dataset, durations.total),
+        (),
         learning_rate,
         optimizer(config, learning_rate),
-        start,
     )
 
 

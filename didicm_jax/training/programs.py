@@ -1,5 +1,10 @@
 """The compiled programs of a run."""
 
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from didicm_jax.parallel import AXIS
 from didicm_jax.training import objectives
 from didicm_jax.training.plan import Plan
 from didicm_jax.training.step import (
@@ -35,3 +40,19 @@ def make_step(run: Plan, *, donate: bool = True) -> TrainStep:
         placement=run.placement(),
         donate=donate,
     )
+
+
+def abstract_batch(run: Plan) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the step of a run takes beside its state: shapes, types and places, no arrays."""
+    size, rows = run.config.train.batch_size, NamedSharding(run.mesh, PartitionSpec(AXIS))
+    shapes = {
+        "image": ((size, *run.dataset.image_shape), jnp.uint8),
+        "label": ((size,), jnp.int32),
+        "index": ((size,), jnp.int32),
+        "stop": ((run.mesh.size,), jnp.float32),
+        "replaced": ((run.mesh.size,), jnp.float32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+        for name, (shape, dtype) in shapes.items()
+    }

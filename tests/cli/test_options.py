@@ -79,4 +79,6 @@ def test_each_mode_takes_the_flags_that_its_help_says(mode):
         if mode in re.search(r"\(--mode=(.*?)\)", values[name].help)[1].split(", ")
     }
     assert refused == said - read
-    assert ({"checkpoint", "output", "steps"} <= read) == (mode not in ("train", "report"))
+    assert ({"checkpoint", "output", "steps"} <= read) == (
+        mode not in ("train", "report", "preflight")
+    )

@@ -1,0 +1,265 @@
+"""What a compiled step costs on its devices, in numbers: from its text and the makers' peaks."""
+
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from didicm_jax.preflight import hlo
+from didicm_jax.preflight.program import Compiled
+from didicm_jax.preflight.topologies import Topology, Tpu
+from didicm_jax.training.plan import Plan
+
+# Of loops whose rounds are not known: RandAugment visits the images in at most so many groups.
+_MOST_ROUNDS = 16
+_LARGEST = 10
+_SMALL = 1024  # elements: what a TPU's vector unit takes at once
+ASSUMED = {
+    "tpu": (
+        "XLA's own estimates at the chip's clock, nothing measured; of loops of unknown length one "
+        "round; of branches all; the host, and gathers of single elements, at no cost",
+    ),
+    "cuda": (
+        "no time is estimated: what is given are floors, and the rates that follow are ceilings",
+        "every kernel's operands and results cross the memory once, nothing stays in a cache",
+        "of loops of unknown length one round; of branches all",
+        "no autotuning and no Triton products; cuBLAS and cuDNN as chosen without a device",
+    ),
+}
+
+
+def report(
+    run: Plan, topology: Topology, step: Compiled, evaluation: Compiled, operations: float
+) -> dict[str, Any]:
+    """What `preflight.json` holds.
+
+    Args:
+      run: from `program.draft`.
+      topology: that it was drafted for.
+      step: its compiled training step.
+      evaluation: its compiled evaluation.
+      operations: floating-point operations of a device in a step.
+    """
+    available = memory_available(topology)
+    chip, config = topology.makers, run.config
+    found: dict[str, Any] = {
+        "topology": topology.name,
+        "device_kind": topology.chip.kind,
+        "chip": chip.name,
+        "devices": topology.count,
+        "hosts": topology.hosts,
+        "batch_size": config.train.batch_size,
+        "images_per_device": config.train.batch_size // topology.count,
+        "accumulate": config.train.accumulate,
+        "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
+        "memory_bytes": step.total_bytes,
+        "memory_available_bytes": available,
+        "fits": not step.refused and step.total_bytes <= available,
+        "evaluation": {
+            "batch_size": config.evaluation.batch_size,
+            "memory_bytes": evaluation.total_bytes,
+            "fits": not evaluation.refused and evaluation.total_bytes <= available,
+            "compile_seconds": evaluation.seconds,
+        },
+        "flops_per_device": operations,
+        "compute_floor_milliseconds": 1e3 * operations / chip.peak(config.model.dtype),
+        "steps": run.durations.total,
+        "compile_seconds": step.seconds,
+        "assumed": list(ASSUMED[topology.platform]),
+        "source": chip.source,
+    }
+    if not found["fits"]:
+        found["would_fit"] = would_fit(run, step, available)
+    if step.text:
+        found |= _of_text(run, topology, step.text)
+        found |= _rates(run, topology, found)
+    return found
+
+
+def memory_available(topology: Topology) -> int:
+    """Bytes of a device that a program may take: JAX keeps a quarter of a GPU's for others."""
+    whole = topology.makers.hbm_bytes
+    if topology.platform != "cuda":
+        return whole
+    return int(whole * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)))
+
+
+def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | None]:
+    """Images per device and micro-batch that fit, and the `train.accumulate` that gives them.
+
+    In proportion: what is neither state nor batch grows with the images of a micro-batch.
+    """
+    devices, config = run.mesh.size, run.config
+    share = config.train.batch_size // devices
+    images = share // config.train.accumulate
+    room = available - (step.total_bytes - step.temporary_bytes)
+    most = math.floor(images * room / step.temporary_bytes) if step.temporary_bytes else 0
+    mixes = bool(config.augment.mixup or config.augment.cutmix)
+    parts = [
+        parts
+        for parts in range(1, share // 2 + 1)
+        if share % parts == 0 and share // parts <= most and not (mixes and share // parts % 2)
+    ]
+    return {
+        "images_per_device": max(most, 0),
+        "accumulate": parts[0] if parts else None,
+    }
+
+
+@dataclass
+class _Cost:
+    """Of one instruction, all its rounds together."""
+
+    run: hlo.Run
+    part: str
+    where: str
+    amount: float  # milliseconds, or bytes
+
+    def row(self, unit: str) -> dict[str, Any]:
+        each = self.run.instruction
+        target = each.target or each.opcode
+        shapes = " ".join(f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in each.arrays[:_SHOWN])
+        return {
+            "name": each.name,
+            "operation": target,
+            "result": shapes + (" ..." if len(each.arrays) > _SHOWN else ""),
+            "part": self.part,
+            "module": self.where,
+            "times": self.run.times,
+            unit: self.amount,
+        }
+
+
+_SHOWN = 2
+
+
+def _of_text(run: Plan, topology: Topology, text: str) -> dict[str, Any]:
+    """What the text of the step tells."""
+    program = hlo.Program(text)
+    runs = list(program.runs())
+    exchanged = [each for each in runs if each.instruction.collective]
+    gathers = sum(
+        program.single_elements(each) * each.times * (1 if each.known else _MOST_ROUNDS)
+        for each in runs
+    )
+    found: dict[str, Any] = {
+        "all_reduces": sum(each.times for each in exchanged),
+        "all_reduce_bytes": sum(program.read(each) * each.times for each in exchanged),
+        "all_reduce_groups": sorted({len(g) for x in exchanged for g in x.instruction.groups}),
+        "pixel_gathers": gathers,
+        "loops_of_unknown_length": sum(
+            each.opcode == "while" and program.rounds(each, computation) is None
+            for computation in program.computations.values()
+            for each in computation.instructions
+        ),
+    }
+    if isinstance(topology.chip, Tpu):
+        return found | _estimated(program, runs, topology.chip.clock)
+    return found | _traffic(program, runs, topology, run)
+
+
+def _estimated(program: hlo.Program, runs: Iterable[hlo.Run], clock: float) -> dict[str, Any]:
+    """By XLA's estimates."""
+    costs, without = [], Counter[str]()
+    for each in runs:
+        cycles = each.instruction.estimated_cycles
+        if cycles is not None:
+            costs.append(_cost(program, each, 1e3 * cycles * each.times / clock))
+        elif _counts(each.instruction):
+            without[each.instruction.opcode] += each.times
+    return {
+        "estimated_milliseconds": sum(cost.amount for cost in costs),
+        "without_estimate": dict(without.most_common()),
+        "estimates_by_part": _by_part(costs),
+        "largest": [cost.row("milliseconds") for cost in _largest(costs)],
+    }
+
+
+def _counts(each: hlo.Instruction) -> bool:
+    """Whether something without an estimate may take time: no counter, no end of another."""
+    size = max((x.size for x in each.arrays), default=0)
+    works = each.collective or each.opcode == "custom-call" or size >= _SMALL
+    return bool(works) and not each.opcode.endswith("-done")
+
+
+def _traffic(
+    program: hlo.Program, runs: Iterable[hlo.Run], topology: Topology, run: Plan
+) -> dict[str, Any]:
+    """By the bytes that the kernels read and write."""
+    kernels = [each for each in runs if not each.instruction.opcode.endswith("-done")]
+    costs = [_cost(program, each, program.traffic(each) * each.times) for each in kernels]
+    total = sum(cost.amount for cost in costs)
+    per_millisecond = topology.makers.hbm_bandwidth / 1e3
+    found = {
+        "estimated_milliseconds": None,
+        "traffic_bytes": total,
+        "traffic_floor_milliseconds": total / per_millisecond,
+        "kernels": sum(each.times for each in kernels),
+        "estimates_by_part": {
+            part: amount / per_millisecond for part, amount in _by_part(costs).items()
+        },
+        "largest": [cost.row("traffic_bytes") for cost in _largest(costs)],
+    }
+    if run.config.model.dtype == "bfloat16":
+        found["float32_activations"] = _wide(costs, run)
+    return found
+
+
+def _wide(costs: list[_Cost], run: Plan) -> dict[str, Any]:
+    """Arrays of float32 that kernels of the network write in a run in bfloat16.
+
+    Counted are those of an image's size or more for each image of a micro-batch.
+    """
+    images = run.config.train.batch_size // run.mesh.size // run.config.train.accumulate
+    least = images * math.prod(run.dataset.image_shape)
+    wide = []
+    for cost in costs:
+        if cost.part in ("forward", "backward"):
+            arrays = [x for x in cost.run.instruction.arrays if x.dtype == "f32"]
+            size = sum(x.bytes for x in arrays if x.size >= least) * cost.run.times
+            if size:
+                wide.append(_Cost(cost.run, cost.part, cost.where, size))
+    return {
+        "kernels": sum(cost.run.times for cost in wide),
+        "bytes": sum(cost.amount for cost in wide),
+        "largest": [cost.row("bytes") for cost in _largest(wide)[:3]],
+    }
+
+
+def _cost(program: hlo.Program, run: hlo.Run, amount: float) -> _Cost:
+    frames = program.frames(run.instruction)
+    part = hlo.part_of(run.instruction, program.op_name(run.instruction), frames)
+    return _Cost(run, part, hlo.module_of(frames), amount)
+
+
+def _by_part(costs: Iterable[_Cost]) -> dict[str, float]:
+    sums: dict[str, float] = defaultdict(float)
+    for cost in costs:
+        sums[cost.part] += cost.amount
+    return {part: sums[part] for part in hlo.PARTS}
+
+
+def _largest(costs: Iterable[_Cost]) -> list[_Cost]:
+    return sorted(costs, key=lambda cost: -cost.amount)[:_LARGEST]
+
+
+def _rates(run: Plan, topology: Topology, found: dict[str, Any]) -> dict[str, Any]:
+    """What follows of the time of a step: of XLA's estimate, or of the higher of the floors."""
+    floor = found["compute_floor_milliseconds"]
+    estimated = found["estimated_milliseconds"]
+    basis = "estimate" if estimated is not None else "floor"
+    step = max(floor, found["traffic_floor_milliseconds"]) if estimated is None else estimated
+    rate = 1e3 * run.config.train.batch_size / step
+    return {
+        "step_milliseconds": step,
+        "step_milliseconds_is": basis,
+        "peak_share": floor / step,
+        "images_per_second": rate,
+        "images_per_second_per_chip": rate / topology.count,
+        "images_per_second_per_host": rate / topology.hosts,
+        "hours": run.durations.total * step / 3.6e6,
+    }

@@ -1,0 +1,96 @@
+"""The programs of a run, compiled for devices that are not there."""
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import ml_collections
+
+from didicm_jax import data, parallel
+from didicm_jax.inference import program as inference
+from didicm_jax.preflight import topologies
+from didicm_jax.preflight.topologies import Topology
+from didicm_jax.training import operations, plan, programs
+from didicm_jax.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiler says of a program of one device."""
+
+    text: str  # "" where it does not fit
+    argument_bytes: int
+    temporary_bytes: int
+    total_bytes: int  # with the results that do not take the memory of an argument
+    seconds: float  # that compiling took
+    refused: str = ""  # what XLA says where the memory is not enough to compile for
+
+
+def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, topology: Topology) -> Plan:
+    """The plan of a run on these devices.
+
+    Raises:
+      UserError: the config has a mistake or does not fit the devices.
+    """
+    return plan.draft(config, dataset, parallel.make_mesh(topologies.devices(topology)))
+
+
+def step(run: Plan, topology: Topology) -> Compiled:
+    """The training step."""
+    made: Any = programs.make_step(run)
+    lowered = made.lower(run.abstract_state(), programs.abstract_batch(run))
+    return _compile(lowered, topology, run)
+
+
+def evaluation(run: Plan, topology: Topology) -> Compiled:
+    """The program of the evaluations, on a batch of `config.evaluation.batch_size`."""
+    made = inference.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
+    size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
+    variables = run.abstract_state().averaged
+    return _compile(made.lower(variables, run.dataset.image_shape, size), topology, run)
+
+
+def operations_per_device(run: Plan) -> float:
+    """Floating-point operations of a device in a training step, all micro-batches together."""
+    return operations.of_step(run) / run.mesh.size
+
+
+def _compile(lowered: jax.stages.Lowered, topology: Topology, run: Plan) -> Compiled:
+    start = time.monotonic()
+    try:
+        compiled = lowered.compile(compiler_options=topologies.compiler_options(topology))
+    except jax.errors.JaxRuntimeError as error:
+        if (used := _memory_asked(str(error))) is None:
+            raise
+        state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.abstract_state()))
+        took = time.monotonic() - start
+        return Compiled("", state, max(used - state, 0), used, took, str(error))
+    memory: Any = compiled.memory_analysis()
+    total = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    return Compiled(
+        text=compiled.as_text() or "",
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        total_bytes=total,
+        seconds=time.monotonic() - start,
+    )
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def _memory_asked(message: str) -> int | None:
+    """Bytes that a program would take, of the error of a compiler that had fewer; None of others.
+
+    "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
+    """
+    found = re.search(r"Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm", message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else None
