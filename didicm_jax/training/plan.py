@@ -130,7 +130,8 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
       UserError: for every mistake that can be found before the first step.
     """
     configuration.validate(config)
-    policy, mesh = build.policy(config), parallel.make_mesh()
+    mesh = parallel.make_mesh()
+    policy = build.policy(config, mesh.devices.flat[0].platform)
     _check_batches(config, mesh.size)
     dataset = build.dataset(config)
     batch_size = config.train.batch_size
