@@ -1,4 +1,5 @@
-"""The recipe without gathers: what it asks of a chip, and that it is the recipe with them."""
+"""The recipe without gathers: what it asks of a chip, and when. Its pictures are compared with PIL's
+in the tests of each operation."""
 
 import dataclasses
 
@@ -68,21 +69,6 @@ def test_no_pixel_is_read_by_an_index_and_loops_over_images_have_a_known_length(
     assert small_reads(TPU) == []
     # So that the count above could find something.
     assert {"gather", "scatter-add", "while"} <= set(small_reads(STRONG))
-
-
-def test_both_ways_are_one_recipe(keys_of):
-    """Noise is the worst image there is: neighbours differ by up to 255."""
-    keys = keys_of(0, B)
-    # What follows is the same code for both.
-    first = dataclasses.replace(STRONG, color_jitter=0.0, mixup=0.0, cutmix=0.0)
-    levels = []
-    for gathers in (True, False):
-        run = jax.jit(dataclasses.replace(first, gathers=gathers).train, static_argnums=3)
-        levels.append(255 * np.asarray(run(keys, IMAGES, LABELS, K).images) * STRONG.std)
-    difference = np.abs(levels[0] - levels[1])
-    # A level that a warp rounds the other way may be moved on by what follows.
-    assert (difference > 0.01).mean() < 0.01
-    assert (difference > 3).mean() < 1e-4
 
 
 @pytest.mark.parametrize(("platform", "gathers"), [("tpu", False), ("cpu", True), ("gpu", True)])
