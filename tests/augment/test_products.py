@@ -1,5 +1,7 @@
-"""The recipe without gathers: what it asks of a chip, and when. Its pictures are compared with PIL's
-in the tests of each operation."""
+"""The recipe without gathers: what it asks of a chip, and which devices it is for.
+
+Its pictures are compared with PIL's in the tests of each operation.
+"""
 
 import dataclasses
 
