@@ -155,7 +155,7 @@ def _warp_by_products(
     x = jnp.arange(right * wide, dtype=jnp.float32).reshape(1, 1, right, 1, wide) + 0.5
     from_x, from_y = _places(matrices, x, y)
     inside = _inside(from_x, width) & _inside(from_y, height)
-    smooth = cubic.reshape(batch, *[1] * 5)
+    smooth = cubic.reshape(batch, *[1] * 4)
 
     def weight(distance: chex.Array) -> chex.Array:
         t = jnp.abs(distance)
