@@ -70,38 +70,31 @@ def blend(degenerate: chex.Array, images: chex.Array, factor: chex.Array) -> che
 
 def histogram(images: chex.Array) -> chex.Array:
     """Pixels per level and channel, i32[B,C,256] of u8[B,H,W,C]."""
-    # Counting by scattered additions is the fastest form, except on TPUs, which have no such
-    # instruction: there the product of one-hot high and low nibbles counts in the matrix unit.
-    return jax.lax.platform_dependent(images, tpu=_histogram_matmul, default=_histogram_scatter)
-
-
-def _histogram_scatter(images: chex.Array) -> chex.Array:
     batch, channels = images.shape[0], images.shape[-1]
     bins = images.astype(jnp.int32) + _table_offsets(batch, channels)
     counts = jnp.zeros(batch * channels * 256, jnp.int32).at[bins.reshape(-1)].add(1)
     return counts.reshape(batch, channels, 256)
 
 
-def _histogram_matmul(images: chex.Array) -> chex.Array:
-    batch, height, width, channels = images.shape
-    levels = images.reshape(batch, height * width, channels, 1)
-    digits = jnp.arange(16, dtype=jnp.uint8).reshape(1, 1, 1, 16)
-    # Ones are exact in bfloat16, and their sums in the float32 accumulator up to 2^24 pixels.
-    high = (levels >> jnp.uint8(4) == digits).astype(jnp.bfloat16)
-    low = (levels & jnp.uint8(15) == digits).astype(jnp.bfloat16)
-    counts = jnp.einsum("bpci,bpcj->bcij", high, low, preferred_element_type=jnp.float32)
-    return counts.reshape(batch, channels, 256).astype(jnp.int32)
+def levels() -> chex.Array:
+    """All levels, i32[1,1,256]."""
+    return jnp.arange(256, dtype=jnp.int32)[None, None, :]
 
 
-def autocontrast_table(counts: chex.Array) -> chex.Array:
-    """Table that stretches the levels in use to 0..255, u8[B,C,256] of counts i32[B,C,256].
-
-    A channel with one level keeps it. Source: Pillow, `ImageOps.autocontrast`. Where an entry is a
-    whole number, Pillow's floating-point arithmetic may come out one level lower.
-    """
-    x = _levels()
+def range_of_counts(counts: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """The lowest and the highest level in use, i32[B,C,1] of counts i32[B,C,256]."""
+    x = levels()
     low = jnp.min(jnp.where(counts > 0, x, 255), axis=-1, keepdims=True)
     high = jnp.max(jnp.where(counts > 0, x, 0), axis=-1, keepdims=True)
+    return low, high
+
+
+def autocontrast(x: chex.Array, low: chex.Array, high: chex.Array) -> chex.Array:
+    """Stretches the levels in use, low to high i32[B,C,1], to 0..255: i32[B,C,...] to u8.
+
+    A channel with one level keeps it. Source: Pillow, `ImageOps.autocontrast`. Where a result is a
+    whole number, Pillow's floating-point arithmetic may come out one level lower.
+    """
     stretched = jnp.clip((x - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
     return jnp.where(high > low, stretched, x).astype(jnp.uint8)
 
@@ -112,8 +105,8 @@ def equalize_table(counts: chex.Array) -> chex.Array:
     A channel with one level, or with too few pixels outside its highest, stays as it is. Source:
     Pillow, `ImageOps.equalize`.
     """
-    x = _levels()
-    high = jnp.max(jnp.where(counts > 0, x, 0), axis=-1, keepdims=True)
+    x = levels()
+    _, high = range_of_counts(counts)
     below_high = jnp.sum(jnp.where(x < high, counts, 0), -1, keepdims=True, dtype=jnp.int32)
     step = below_high // 255
     below = jnp.cumsum(counts, axis=-1, dtype=jnp.int32) - counts
@@ -175,10 +168,6 @@ def _adjust(images: chex.Array, kinds: chex.Array, factors: chex.Array) -> chex.
     level = jnp.where(kinds == CONTRAST, mean_grey(images), 0)
     degenerate = jnp.where(kinds == SATURATION, grey(images), level)
     return blend(degenerate, images, factors[:, None, None, None])
-
-
-def _levels() -> chex.Array:
-    return jnp.arange(256, dtype=jnp.int32)[None, None, :]
 
 
 def _table_offsets(batch: int, channels: int) -> chex.Array:

@@ -38,6 +38,9 @@ class Policy:
       cutmix: alpha of cutmix's; 0: off.
       switch_prob: probability of cutmix rather than mixup where both are on.
       label_smoothing: share of the target that is spread over all classes, below 1.
+      gathers: read pixels by an index, which is the quickest on CPUs and GPUs; else by arithmetic
+        and products of matrices, for TPUs. Draws are the same; a level may differ by one in each
+        layer of RandAugment.
     """
 
     mean: Sequence[float]
@@ -50,6 +53,7 @@ class Policy:
     cutmix: float = 0.0
     switch_prob: float = 0.5
     label_smoothing: float = 0.0
+    gathers: bool = True
 
     def __post_init__(self) -> None:
         """Makes lists hashable."""
@@ -90,12 +94,12 @@ class Policy:
         split = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
         for_shift, for_flip, for_rand, for_jitter, for_mix = (split[:, k] for k in range(5))
         if self.shift:
-            images = shift_crop(for_shift, images, self.shift)
+            images = shift_crop(for_shift, images, self.shift, gathers=self.gathers)
         if self.flip:
             images = random_flip(for_flip, images)
         if self.rand_augment:
             fill = [min(255, max(0, round(255 * x))) for x in self.mean]
-            images = rand_augment(for_rand, images, self.rand_augment, fill)
+            images = rand_augment(for_rand, images, self.rand_augment, fill, gathers=self.gathers)
         if self.color_jitter:
             images = color_jitter(for_jitter, images, self.color_jitter)
         mixed = mix(

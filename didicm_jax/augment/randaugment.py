@@ -1,10 +1,16 @@
 """RandAugment with timm's fifteen operations, on the device.
 
 Each image draws an operation per layer, so a batch needs all of them at once. Every operation is
-a table of 256 levels, an affine warp, or a blend with a grey or smoothed copy, so a layer is three
-passes (four: turning reads more neighbours than the other warps). Each pass visits only the images
-that drew one of its operations, in small groups: with the usual probability of 0.5, 27 % of the
-images see a table, 13 % a shear or move, 3 % a turn, 7 % a blend.
+a change of levels, an affine warp, or a blend with a grey or smoothed copy, so a layer is a few
+passes. Each pass visits only the images that drew one of its operations, in small groups: with the
+usual probability of 0.5, 27 % of the images see a change of levels, 13 % a shear or move, 3 % a
+turn, 7 % a blend.
+
+There are two ways to carry out what an operation says. With gathers a change of levels is a table
+of 256, looked up for every pixel, and a warp reads neighbours by their index (4 for a shear or
+move, 16 for a turn, which is a pass of its own). CPUs and GPUs are quickest so. TPUs are slow at
+reading single elements: without gathers the same change of levels is computed for every pixel, only
+Equalize's table is looked up, by a product of matrices, and all warps are such products.
 
 Shapes: B images of HxW pixels and C channels (1 or 3), L layers.
 
@@ -20,7 +26,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.augment import photometric
+from didicm_jax.augment import photometric, products
 from didicm_jax.augment.checks import check, check_channels
 from didicm_jax.augment.geometric import warp
 from didicm_jax.augment.spec import RandAugmentSpec, parse_rand_augment
@@ -62,10 +68,11 @@ OPERATIONS = (
 ) = range(len(OPERATIONS))
 NOTHING = -1
 
-_BY_TABLE = (
-    *(AUTO_CONTRAST, EQUALIZE, INVERT, POSTERIZE),
+_BY_ARITHMETIC = (
+    *(AUTO_CONTRAST, INVERT, POSTERIZE),
     *(SOLARIZE, SOLARIZE_ADD, CONTRAST, BRIGHTNESS),
 )
+_BY_COUNTS = (EQUALIZE,)
 _BY_SHIFT = (SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)
 _BY_TURN = (ROTATE,)
 _BY_BLEND = (COLOR, SHARPNESS)
@@ -73,6 +80,13 @@ _BY_BLEND = (COLOR, SHARPNESS)
 # A pass visits the batch in at most so many groups. Fewer would waste more on the last, partly
 # empty group; more would leave an accelerator waiting between small kernels.
 _GROUPS = 16
+# Products have intermediate results of a hundred times an image: not of more images than this.
+_MAX_GROUP = 8
+
+
+# Of a turn in degrees, and of a shear in pixels per pixel, for each unit of the level.
+_DEGREES = 3
+_SHEAR = 0.03
 
 
 class Layer(NamedTuple):
@@ -96,6 +110,8 @@ def rand_augment(
     images: chex.Array,
     spec: str | RandAugmentSpec,
     fill: Sequence[int],
+    *,
+    gathers: bool = True,
 ) -> chex.Array:
     """Applies `layers` random operations to each image, each with probability `probability`.
 
@@ -107,6 +123,8 @@ def rand_augment(
       spec: timm's string, such as `rand-m7-mstd0.5-inc1`, or what `parse_rand_augment` made of it.
       fill: C levels in 0..255 for what a warp brings in from outside. timm takes the mean colour
         of the data set, (124, 116, 104) for ImageNet.
+      gathers: read neighbours and table entries by an index; else everything is arithmetic and
+        products of matrices, for TPUs, and a level may differ by one.
 
     Returns:
       u8[B,H,W,C].
@@ -121,7 +139,15 @@ def rand_augment(
 
     # Scanned rather than written out: one layer is compiled, whatever their number.
     def step(images: chex.Array, layer: Layer) -> tuple[chex.Array, None]:
-        return apply_layer(images, layer, increasing=settings.increasing, fill=fill), None
+        changed = apply_layer(
+            images,
+            layer,
+            increasing=settings.increasing,
+            fill=fill,
+            gathers=gathers,
+            strongest=settings.magnitude_max,
+        )
+        return changed, None
 
     return jax.lax.scan(step, images, layers)[0]
 
@@ -148,7 +174,13 @@ def draw_layers(key: chex.PRNGKey, spec: RandAugmentSpec) -> Layer:
 
 
 def apply_layer(
-    images: chex.Array, layer: Layer, *, increasing: bool, fill: Sequence[int]
+    images: chex.Array,
+    layer: Layer,
+    *,
+    increasing: bool,
+    fill: Sequence[int],
+    gathers: bool = True,
+    strongest: float = 10.0,
 ) -> chex.Array:
     """Applies one given operation to each image; nothing is drawn here.
 
@@ -157,20 +189,47 @@ def apply_layer(
       layer: fields [B].
       increasing: which of timm's two sets of strengths (`inc` of the string).
       fill: C levels in 0..255.
+      gathers: the way to carry it out, as for `rand_augment`.
+      strongest: a promise that no level is above it. Without gathers it bounds the products.
 
     Returns:
       u8[B,H,W,C].
     """
+    batch, height, width, channels = images.shape
 
     def make_tables(images: chex.Array, layer: Layer) -> chex.Array:
-        return _tables(images, layer, increasing)
+        counts = photometric.histogram(images)
+        low, high = photometric.range_of_counts(counts)
+        mean = photometric.mean_grey(images)[..., 0]
+        changed = _change_levels(photometric.levels(), low, high, mean, layer, increasing)
+        equal = (layer.operation == EQUALIZE)[:, None, None]
+        return jnp.where(equal, photometric.equalize_table(counts), changed)
+
+    def by_arithmetic(images: chex.Array, layer: Layer) -> chex.Array:
+        x = jnp.moveaxis(images, -1, 1).reshape(-1, channels, height * width).astype(jnp.int32)
+        low, high = jnp.min(x, axis=-1, keepdims=True), jnp.max(x, axis=-1, keepdims=True)
+        mean = photometric.mean_grey(images)[..., 0]
+        changed = _change_levels(x, low, high, mean, layer, increasing)
+        return jnp.moveaxis(changed.reshape(-1, channels, height, width), 1, -1)
+
+    def by_counts(images: chex.Array) -> chex.Array:
+        tables = photometric.equalize_table(products.histogram(images))
+        return products.look_up(images, tables)
+
+    def by_warp(images: chex.Array, layer: Layer) -> chex.Array:
+        turned = (layer.operation == ROTATE)[:, None]
+        matrices = jnp.where(turned, _turns(layer, height, width), _shifts(layer, height, width))
+        # The steepest of all turns is one by 45 degrees.
+        angle = min(math.radians(_DEGREES * strongest), math.pi / 4)
+        reach = max(math.cos(angle) + math.sin(angle), 1 + _SHEAR * strongest)
+        return warp(images, matrices, layer.cubic, fill, gathers=False, reach=reach)
 
     def by_shift(images: chex.Array, layer: Layer) -> chex.Array:
-        matrices = _shifts(layer, *images.shape[1:3])
+        matrices = _shifts(layer, height, width)
         return warp(images, matrices, layer.cubic, fill, one_axis=True)
 
     def by_turn(images: chex.Array, layer: Layer) -> chex.Array:
-        return warp(images, _turns(layer, *images.shape[1:3]), layer.cubic, fill)
+        return warp(images, _turns(layer, height, width), layer.cubic, fill)
 
     def by_blend(images: chex.Array, layer: Layer) -> chex.Array:
         sharpness = (layer.operation == SHARPNESS)[:, None, None, None]
@@ -178,19 +237,29 @@ def apply_layer(
         factor = _factor(layer, increasing)[:, None, None, None]
         return photometric.blend(degenerate, images, factor)
 
-    # An image has one operation in a layer, so the order of the passes does not matter. Tables are
-    # finished for all images before the first is read: in one loop XLA would compute an entry anew
-    # for every pixel that looks it up.
-    batch, _, _, channels = images.shape
-    tables = jnp.zeros_like(images, shape=(batch, channels, 256))
-    tables = _for_chosen(_BY_TABLE, layer, make_tables, (images, layer), tables)
-    for operations, change, inputs in (
-        (_BY_TABLE, photometric.apply_tables, (images, tables)),
-        (_BY_SHIFT, by_shift, (images, layer)),
-        (_BY_TURN, by_turn, (images, layer)),
-        (_BY_BLEND, by_blend, (images, layer)),
-    ):
-        images = _for_chosen(operations, layer, change, inputs, images)
+    # An image has one operation in a layer, so the order of the passes does not matter.
+    passes: tuple[tuple[tuple[int, ...], Callable[..., chex.Array], tuple[Any, ...]], ...]
+    if gathers:
+        # Tables are finished for all images before the first is read: in one loop XLA would compute
+        # an entry anew for every pixel that looks it up.
+        by_table = _BY_ARITHMETIC + _BY_COUNTS
+        tables = jnp.zeros_like(images, shape=(batch, channels, 256))
+        tables = _for_chosen(by_table, layer, make_tables, (images, layer), tables, gathers)
+        passes = (
+            (by_table, photometric.apply_tables, (images, tables)),
+            (_BY_SHIFT, by_shift, (images, layer)),
+            (_BY_TURN, by_turn, (images, layer)),
+            (_BY_BLEND, by_blend, (images, layer)),
+        )
+    else:
+        passes = (
+            (_BY_ARITHMETIC, by_arithmetic, (images, layer)),
+            (_BY_COUNTS, by_counts, (images,)),
+            (_BY_SHIFT + _BY_TURN, by_warp, (images, layer)),
+            (_BY_BLEND, by_blend, (images, layer)),
+        )
+    for operations, change, inputs in passes:
+        images = _for_chosen(operations, layer, change, inputs, images, gathers)
     return images
 
 
@@ -200,12 +269,13 @@ def _for_chosen(
     change: Callable[..., chex.Array],
     inputs: tuple[Any, ...],
     result: chex.Array,
+    gathers: bool,
 ) -> chex.Array:
     """Fills the rows of `result` whose operation is one of these with `change(*inputs)`.
 
-    Rows are visited in groups, and the number of groups is known only at run time; what becomes of
-    an image does not depend on its group. On several devices call it within `shard_map`: each then
-    gathers its own images only.
+    Rows are visited in groups, those of the chosen first, and groups without any are skipped; what
+    becomes of an image does not depend on its group. On several devices call it within `shard_map`:
+    each then moves its own images only.
 
     Args:
       operations: places in `OPERATIONS`.
@@ -213,27 +283,38 @@ def _for_chosen(
       change: a function of some rows of every input, to the same rows of the result.
       inputs: arrays [B,...].
       result: array [B,...], kept where the operation is another one.
+      gathers: stop after the last group with a chosen row; else visit all groups, a number that
+        the compiler knows and can count with.
     """
     batch = result.shape[0]
     size = -(-batch // _GROUPS)
+    size = size if gathers else min(size, _MAX_GROUP)
     ours = jnp.asarray(operations, jnp.int32)
     chosen = jnp.any(layer.operation[:, None] == ours[None, :], axis=1)
     order = jnp.argsort(~chosen, stable=True).astype(jnp.int32)
     count = jnp.sum(chosen, dtype=jnp.int32)
+
+    def change_rows(rows: chex.Array) -> chex.Array:
+        after = change(*jax.tree.map(lambda array: array[rows], inputs))
+        kept = chosen[rows].reshape(size, *[1] * (result.ndim - 1))
+        return jnp.where(kept, after, result[rows])
 
     def group(state: tuple[chex.Array, chex.Array]) -> tuple[chex.Array, chex.Array]:
         done, filled = state
         # The last group starts early enough to be full. It may hold rows that were filled before,
         # or are not chosen: it reads the inputs, so nothing is changed twice.
         rows = jax.lax.dynamic_slice_in_dim(order, jnp.minimum(done, batch - size), size)
-        after = change(*jax.tree.map(lambda array: array[rows], inputs))
-        kept = chosen[rows].reshape(size, *[1] * (result.ndim - 1))
-        after = jnp.where(kept, after, result[rows])
+        if gathers:
+            after = change_rows(rows)
+        else:
+            after = jax.lax.cond(done < count, change_rows, lambda rows: result[rows], rows)
         filled = filled.at[rows].set(after, mode="promise_in_bounds", unique_indices=True)
         return done + size, filled
 
     start = (jnp.zeros_like(count), result)
-    return jax.lax.while_loop(lambda state: state[0] < count, group, start)[1]
+    if gathers:
+        return jax.lax.while_loop(lambda state: state[0] < count, group, start)[1]
+    return jax.lax.fori_loop(0, -(-batch // size), lambda _, state: group(state), start)[1]
 
 
 def _signed(layer: Layer) -> chex.Array:
@@ -249,7 +330,7 @@ def _factor(layer: Layer, increasing: bool) -> chex.Array:
 
 def _turns(layer: Layer, height: int, width: int) -> chex.Array:
     """Matrices f32[B,6] for `warp` that turn around the centre: by 30 degrees at level 10."""
-    angle = -jnp.deg2rad(3 * _signed(layer))
+    angle = -jnp.deg2rad(_DEGREES * _signed(layer))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     x, y = width / 2, height / 2
     return jnp.stack([cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y], axis=1)
@@ -264,13 +345,26 @@ def _shifts(layer: Layer, height: int, width: int) -> chex.Array:
 
     one = jnp.ones_like(amount)
     right, down = only(TRANSLATE_X, 0.045 * width), only(TRANSLATE_Y, 0.045 * height)
-    return jnp.stack([one, only(SHEAR_X, 0.03), right, only(SHEAR_Y, 0.03), one, down], axis=1)
+    return jnp.stack([one, only(SHEAR_X, _SHEAR), right, only(SHEAR_Y, _SHEAR), one, down], axis=1)
 
 
-def _tables(images: chex.Array, layer: Layer, increasing: bool) -> chex.Array:
-    """Tables u8[B,C,256] of the operations that are one."""
-    counts = photometric.histogram(images)
-    x = jnp.arange(256, dtype=jnp.int32)[None, None, :]
+def _change_levels(
+    x: chex.Array,
+    low: chex.Array,
+    high: chex.Array,
+    mean: chex.Array,
+    layer: Layer,
+    increasing: bool,
+) -> chex.Array:
+    """What the operations of `_BY_ARITHMETIC` make of levels x, i32[B,C,N] to u8[B,C,N].
+
+    Args:
+      x: i32[B,C,N], pixels or all levels; [1,1,N] where they are the same for all channels.
+      low, high: the lowest and the highest level in use, i32[B,C,1].
+      mean: of the grey copy, i32[B,1,1].
+      layer: fields [B].
+      increasing: as for `apply_layer`.
+    """
     operation, level = (field[:, None, None] for field in (layer.operation, layer.level))
     bits = (0.4 * level).astype(jnp.int32)
     bits = 4 - bits if increasing else bits
@@ -279,17 +373,16 @@ def _tables(images: chex.Array, layer: Layer, increasing: bool) -> chex.Array:
     threshold = 256 - threshold if increasing else threshold
     # 110/10: a factor of 11, so that whole levels give whole numbers also in single precision.
     added = jnp.minimum(128, (11 * level).astype(jnp.int32))
-    mean = jnp.where(operation == CONTRAST, photometric.mean_grey(images)[..., 0], 0)
-    tables = {
-        AUTO_CONTRAST: photometric.autocontrast_table(counts),
-        EQUALIZE: photometric.equalize_table(counts),
+    changes = {
+        AUTO_CONTRAST: photometric.autocontrast(x, low, high),
         INVERT: 255 - x,
         POSTERIZE: (x >> dropped) << dropped,
         SOLARIZE: jnp.where(x < threshold, x, 255 - x),
         SOLARIZE_ADD: jnp.where(x < 128, jnp.minimum(255, x + added), x),
     }
-    # Brightness and contrast blend with one level, which is a table as well.
+    # Brightness and contrast blend with one level.
+    mean = jnp.where(operation == CONTRAST, mean, 0)
     result = photometric.blend(mean, x, _factor(layer, increasing)[:, None, None])
-    for number, table in tables.items():
-        result = jnp.where(operation == number, table.astype(jnp.uint8), result)
-    return jnp.broadcast_to(result, counts.shape)
+    for number, change in changes.items():
+        result = jnp.where(operation == number, change.astype(jnp.uint8), result)
+    return result

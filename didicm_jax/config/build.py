@@ -131,6 +131,16 @@ def own_grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
     return diffusion.INTEGRATORS[integrator].grids[0]
 
 
-def policy(config: ml_collections.ConfigDict) -> augment.Policy:
-    """The augmentation of `config.augment`, with the mean and deviation of `config.data`."""
-    return augment.Policy(mean=config.data.mean, std=config.data.std, **config.augment)
+def policy(config: ml_collections.ConfigDict, platform: str = "cpu") -> augment.Policy:
+    """The augmentation of `config.augment`, with the mean and deviation of `config.data`.
+
+    Args:
+      config: validated.
+      platform: of the devices that it runs on, as JAX calls it; decides how pixels are read.
+    """
+    return augment.Policy(
+        mean=config.data.mean,
+        std=config.data.std,
+        **config.augment,
+        gathers=platform != "tpu",
+    )

@@ -183,7 +183,7 @@ def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) 
         config,
         dataset,
         mesh,
-        build.policy(config),
+        build.policy(config, mesh.devices.flat[0].platform),
         graphdef,
         abstract,
         durations,

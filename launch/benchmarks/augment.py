@@ -1,5 +1,6 @@
 """How fast the recipes' augmentation is on this machine's device: `launch/bench.py augment`."""
 
+import dataclasses
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -50,6 +51,7 @@ def run(repeats: int = 10) -> Iterator[dict[str, Any]]:
     for resolution in _RESOLUTIONS:
         images, labels = _batch(resolution)
         for name, policy in _POLICIES.items():
+            policy = dataclasses.replace(policy, gathers=jax.default_backend() != "tpu")
             rounds, cost = _policy_seconds(policy, images, labels, repeats)
             median = statistics.median(rounds)
             record = {

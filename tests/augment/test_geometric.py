@@ -1,5 +1,7 @@
 """Flips and shifts against NumPy loops, the affine warp against PIL."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ def flip():
     return jax.jit(augment.random_flip)
 
 
-@pytest.fixture(scope="module")
-def shift():
-    return jax.jit(augment.shift_crop, static_argnums=2)
+@pytest.fixture(scope="module", params=[True, False], ids=["gathers", "products"])
+def shift(request):
+    crop = functools.partial(augment.shift_crop, gathers=request.param)
+    return jax.jit(crop, static_argnums=2)
 
 
 def reference_crops(image, padding):
@@ -81,22 +84,31 @@ def test_what_is_drawn_belongs_to_the_key_of_the_example(flip, shift, keys_of):
         np.testing.assert_array_equal(shuffled, np.asarray(whole)[order])
 
 
-@pytest.mark.parametrize("one_axis", [False, True])
-def test_warp_is_pils_affine_transform(one_axis):
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"one_axis": True},
+        {"gathers": False},
+        {"gathers": False, "reach": 4.0},
+    ],
+    ids=str,
+)
+def test_warp_is_pils_affine_transform(how):
     """Noise rather than a photo: neighbours differ by up to 255, so a wrong weight shows."""
     generator = np.random.RandomState(1)
     count, height, width = 24, 31, 45
     images = generator.randint(0, 256, (count, height, width, 3)).astype(np.uint8)
     matrices = np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), (count, 1))
     matrices += generator.normal(size=(count, 6)) * (0.3, 0.3, 9, 0.3, 0.3, 9)
-    if one_axis:
+    if how.get("one_axis"):
         matrices[::2, 3:] = 0, 1, 0
         matrices[1::2, :3] = 1, 0, 0
     matrices = matrices.astype(np.float32)
     cubic = np.arange(count) % 4 < 2
     fill = (9, 200, 77)
-    run = jax.jit(augment.warp, static_argnums=3, static_argnames="one_axis")
-    ours = np.asarray(run(images, matrices, cubic, fill, one_axis=one_axis), np.int64)
+    run = jax.jit(functools.partial(augment.warp, fill=fill, **how))
+    ours = np.asarray(run(images, matrices, cubic), np.int64)
     theirs = np.stack(
         [
             Image.fromarray(image).transform(
@@ -117,10 +129,13 @@ def test_warp_is_pils_affine_transform(one_axis):
     assert 0.05 < outside < 0.9
 
 
-def test_warp_far_outside_is_the_fill_colour():
+@pytest.mark.parametrize("how", [{}, {"gathers": False}, {"gathers": False, "reach": 1.4}])
+def test_warp_far_outside_is_the_fill_colour(how):
     matrices = np.array([[1, 0, 1e12, 0, 1, 0], [1, 0, 0, 0, 1, -1e30]], np.float32)
     images = np.zeros((2, 4, 4, 1), np.uint8)
-    assert np.all(np.asarray(augment.warp(images, matrices, np.array([True, False]), (50,))) == 50)
+    run = jax.jit(functools.partial(augment.warp, fill=(50,), **how))
+    result = run(images, matrices, np.array([True, False]))
+    assert np.all(np.asarray(result) == 50)
 
 
 def test_no_key_is_used_twice(keys_of):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from didicm_jax import augment
-from didicm_jax.augment import photometric
+from didicm_jax.augment import photometric, products
 
 ENHANCE = {
     photometric.BRIGHTNESS: ImageEnhance.Brightness,
@@ -54,7 +54,9 @@ def difference(ours, theirs):
 def test_statistics_of_odd_images_are_pils(odd_images):
     def run(images):
         counts = photometric.histogram(images)
-        tables = photometric.autocontrast_table(counts), photometric.equalize_table(counts)
+        low, high = photometric.range_of_counts(counts)
+        stretch = photometric.autocontrast(photometric.levels(), low, high)
+        tables = stretch, photometric.equalize_table(counts)
         return [photometric.apply_tables(images, table) for table in tables]
 
     stretched, equal = jax.jit(run)(odd_images)
@@ -62,16 +64,24 @@ def test_statistics_of_odd_images_are_pils(odd_images):
     np.testing.assert_array_equal(equal, by_pil(ImageOps.equalize, odd_images))
 
 
-def test_both_ways_to_count_levels(odd_images):
-    """TPUs count by a product of matrices, which this machine would otherwise never run."""
+def test_both_ways_to_count_and_to_look_up_levels(odd_images):
     expected = np.stack(
         [
             [np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)]
             for image in odd_images
         ]
     )
-    for count in (photometric._histogram_scatter, photometric._histogram_matmul):
+    for count in (photometric.histogram, products.histogram):
         np.testing.assert_array_equal(jax.jit(count)(odd_images), expected)
+    tables = np.random.RandomState(1).randint(0, 256, (len(odd_images), 3, 256)).astype(np.uint8)
+    found = np.stack(
+        [
+            np.stack([table[c][image[..., c]] for c in range(3)], axis=-1)
+            for image, table in zip(odd_images, tables, strict=True)
+        ]
+    )
+    for look_up in (photometric.apply_tables, products.look_up):
+        np.testing.assert_array_equal(jax.jit(look_up)(odd_images, tables), found)
 
 
 def test_grey_and_smooth_copies_are_pils_exactly(photos, odd_images):

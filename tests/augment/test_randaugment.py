@@ -23,31 +23,39 @@ COUNT = 32  # images in every call of `rand_augment`
 
 
 PLACES = 160  # images in every call of `apply_layer`, so that it is compiled once for each size
+both_ways = pytest.mark.parametrize("gathers", [True, False], ids=["gathers", "products"])
+at_both_sizes = pytest.mark.parametrize(
+    ("size", "gathers"),
+    # Products are made for another machine: here the larger ones take minutes.
+    [(224, True), (56, True), (56, False), pytest.param(224, False, marks=pytest.mark.slow)],
+)
 
 
 @functools.cache
-def compiled_layer(increasing):
+def compiled_layer(increasing, gathers):
     return jax.jit(
         lambda images, layer: randaugment.apply_layer(
-            images, layer, increasing=increasing, fill=FILL[: images.shape[-1]]
+            images, layer, increasing=increasing, fill=FILL[: images.shape[-1]], gathers=gathers
         )
     )
 
 
-def apply_layer(images, layer, increasing=True):
+def apply_layer(images, layer, gathers, increasing=True):
     """The function under test, with the batch filled up to `PLACES` images that are left alone."""
     count = len(images)
     rest = PLACES - count
     images = np.concatenate([images, np.zeros((rest, *images.shape[1:]), np.uint8)])
     layer = Layer(*(np.concatenate([field, np.zeros(rest, field.dtype)]) for field in layer))
     layer.operation[count:] = NOTHING
-    return np.asarray(compiled_layer(increasing)(images, layer))[:count]
+    return np.asarray(compiled_layer(increasing, gathers)(images, layer))[:count]
 
 
-@pytest.fixture(scope="module")
-def rand_augment():
-    """The function under test with `SPEC`, jitted."""
-    return jax.jit(lambda keys, images: augment.rand_augment(keys, images, SPEC, FILL))
+@pytest.fixture(scope="module", params=[True, False], ids=["gathers", "products"])
+def rand_augment(request):
+    """The function under test with `SPEC`, jitted, in each of its two ways."""
+    return jax.jit(
+        lambda keys, images: augment.rand_augment(keys, images, SPEC, FILL, gathers=request.param)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,31 +135,31 @@ def by_pil(image, name, level, negate, cubic, increasing=True):
     return np.asarray(result).reshape(image.shape)
 
 
-def differences(photos, cases, increasing=True):
+def differences(photos, cases, gathers, increasing=True):
     """|ours - PIL's| as i64[case, photo, H, W, C]."""
     layer = layer_of(cases)
     images = np.tile(photos, (len(cases), 1, 1, 1))
     layer = jax.tree.map(lambda field: np.repeat(field, len(photos)), layer)
-    ours = apply_layer(images, layer, increasing).astype(np.int64)
+    ours = apply_layer(images, layer, gathers, increasing).astype(np.int64)
     theirs = [by_pil(photo, *case, increasing) for case in cases for photo in photos]
     return np.abs(ours - np.stack(theirs)).reshape(len(cases), *photos.shape)
 
 
-@pytest.mark.parametrize("size", [224, 56])
-def test_photometric_operations_are_pils_to_one_level(photos, size):
+@at_both_sizes
+def test_photometric_operations_are_pils_to_one_level(photos, size, gathers):
     names = [name for name in OPERATIONS if name not in GEOMETRIC]
     cases = list(itertools.product(names, LEVELS, (False, True), (False,)))
-    for case, difference in zip(cases, differences(photos[size], cases), strict=True):
+    for case, difference in zip(cases, differences(photos[size], cases, gathers), strict=True):
         assert difference.max() <= 1, case
         # One level only where PIL's floating-point arithmetic meets a whole number.
         assert (difference > 0).mean() < 0.02, case
 
 
-@pytest.mark.parametrize("size", [224, 56])
-def test_geometric_operations_are_pils_to_interpolation_error(photos, size):
+@at_both_sizes
+def test_geometric_operations_are_pils_to_interpolation_error(photos, size, gathers):
     cases = list(itertools.product(GEOMETRIC, LEVELS, (False, True), (False, True)))
     centres, rates = np.arange(size) + 0.5, []
-    for case, difference in zip(cases, differences(photos[size], cases), strict=True):
+    for case, difference in zip(cases, differences(photos[size], cases, gathers), strict=True):
         # A place that rounding moves over the edge is fill colour in one and image in the other.
         a, b, c, d, e, f = matrix_of(*case[:3], size)
         x, y = centres[None, :], centres[:, None]
@@ -168,32 +176,35 @@ def test_geometric_operations_are_pils_to_interpolation_error(photos, size):
     assert np.median(rates) < 0.001
 
 
-def test_grey_images_and_the_set_that_does_not_increase(photos):
+@both_ways
+def test_grey_images_and_the_set_that_does_not_increase(photos, gathers):
     grey = np.stack([np.asarray(Image.fromarray(p).convert("L")) for p in photos[56]])[..., None]
     cases = list(itertools.product(OPERATIONS, LEVELS, (True,), (True,)))
-    found = differences(grey, cases, increasing=False)
+    found = differences(grey, cases, gathers, increasing=False)
     assert found.max() <= 1
     saturation = [k for k, case in enumerate(cases) if case[0] == "Color"]
     assert found[saturation].max() == 0
 
 
-def test_operations_differ_from_each_other_and_from_nothing(photos):
+@both_ways
+def test_operations_differ_from_each_other_and_from_nothing(photos, gathers):
     """Else the comparisons above could hold for an identity."""
     cases = [(name, 7.0, False, False) for name in OPERATIONS]
     photo = photos[56][:1]
     images = np.tile(photo, (len(cases), 1, 1, 1))
-    results = [photo[0], *apply_layer(images, layer_of(cases))]
+    results = [photo[0], *apply_layer(images, layer_of(cases), gathers)]
     for a, b in itertools.combinations(results, 2):
         assert np.abs(a.astype(int) - b).mean() > 0.3
 
 
-def test_images_without_operation_are_copied(photos):
+@both_ways
+def test_images_without_operation_are_copied(photos, gathers):
     images = np.tile(photos[56], (4, 1, 1, 1))
     layer = layer_of(
         [(name, 7.0, False, False) for name in ("Invert", "Rotate", "Color", "Solarize")] * 2
     )
     operation = np.where(np.arange(8) % 4 < 2, layer.operation, NOTHING).astype(np.int32)
-    result = apply_layer(images, layer._replace(operation=operation))
+    result = apply_layer(images, layer._replace(operation=operation), gathers)
     same = np.array([np.array_equal(a, b) for a, b in zip(result, images, strict=True)])
     np.testing.assert_array_equal(same, operation == NOTHING)
 
