@@ -119,18 +119,6 @@ def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
     return diffusion.shifted(schedule, diffusion.total_noise(settings.label_noise))
 
 
-def grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
-    """The times that the sampler of `config.sampler` walks through, by name."""
-    return own_grid(config) if config.sampler.grid == "auto" else config.sampler.grid
-
-
-def own_grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
-    """The grid of the sampler of `config.sampler` where it is told none."""
-    settings = config.sampler
-    integrator = settings.integrator if settings.name == "cp" else "euler"
-    return diffusion.INTEGRATORS[integrator].grids[0]
-
-
 def policy(config: ml_collections.ConfigDict) -> augment.Policy:
     """The augmentation of `config.augment`, with the mean and deviation of `config.data`."""
     return augment.Policy(mean=config.data.mean, std=config.data.std, **config.augment)

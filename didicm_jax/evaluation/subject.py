@@ -16,7 +16,7 @@ from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop
 from didicm_jax.inference import network as networks
-from didicm_jax.inference import program, sampling
+from didicm_jax.inference import program, sweep
 from didicm_jax.inference.program import Program
 from didicm_jax.inference.sampling import Posterior
 from didicm_jax.run import Description
@@ -116,7 +116,7 @@ class Subject(NamedTuple):
         Returns:
           f32[M, S + 1, K]; None if the sampler diffuses no probabilities, and nothing is run.
         """
-        if not sampling.has_trajectory(config):
+        if not sweep.has_trajectory(config):
             return None
         found = loop.batches(
             self.program(config, trajectory=True),

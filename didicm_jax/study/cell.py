@@ -13,7 +13,7 @@ import numpy as np
 from didicm_jax import evaluation
 from didicm_jax.evaluation import Outcomes, report, scores, temperature
 from didicm_jax.evaluation.subject import open_subject
-from didicm_jax.inference import sampling, sweep
+from didicm_jax.inference import sweep
 from didicm_jax.run import Places, RunFolder
 from didicm_jax.study import methods
 from didicm_jax.study.axes import METHOD, Cell
@@ -89,7 +89,7 @@ def _samplers(
             split: scores.join(each.batches(answer, lambda rows: rows))
             for split, each in (("validation", held_out), ("test", test))
         }
-        described = sampling.describe(chosen)
+        described = sweep.describe(chosen)
         cost = passes.of(int(str(described["steps"])))
         validation = found["validation"]
         scale = temperature.fit(validation.posterior.probs, validation.labels)
