@@ -127,18 +127,27 @@ def check(values: flags.FlagValues) -> None:
             "--baseline: expected with --corruptions or --mode=compare, found neither; add "
             "--corruptions=all or use --mode=compare"
         )
-    for name in ("workdir", "checkpoint"):
-        if values.pretrained and values[name].present:
-            raise UserError(
-                f"--{name}: expected without --pretrained, which names one network, found both; "
-                "leave one out"
-            )
+    check_pretrained(values)
     if values.data_dir is not None and values.dataset is None and not values.pretrained:
         raise UserError("--data_dir: expected with --dataset, found without; add --dataset=NAME")
     for name in _OTHER_DATA:
         if values.images and values[name].present:
             raise UserError(
                 f"--{name}: expected without --images, which says what to compare on, found both; "
+                "leave one out"
+            )
+
+
+def check_pretrained(values: flags.FlagValues) -> None:
+    """Refuses what names a network beside `--pretrained`.
+
+    Raises:
+      UserError: it was given.
+    """
+    for name in ("workdir", "checkpoint"):
+        if values.pretrained and values[name].present:
+            raise UserError(
+                f"--{name}: expected without --pretrained, which names one network, found both; "
                 "leave one out"
             )
 

@@ -190,7 +190,7 @@ def other_dataset(
       UserError: the data are not there, or have other classes or other sizes.
     """
     shown = _on_other_data(config, described, other)
-    dataset = build.dataset(shown)
+    dataset = build.stored(shown)
     mismatch = described.mismatch(Description.of(dataset))
     if mismatch:
         raise UserError(
@@ -245,8 +245,7 @@ def _on_other_data(
         return result
     defaults = configuration.default().data
     with result.unlocked():
-        for key in ("train_examples", "data_ratio", "label_noise", "train_split"):
-            result.data[key] = defaults[key]
+        result.data.train_split = defaults.train_split
         result.data.name = other.dataset
         result.data.data_dir = other.data_dir or ""
         result.data.eval_split = other.split or ""

@@ -14,7 +14,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.run import Description, RunFolder, arrays
 from didicm_jax.run.bundle import Bundle
-from didicm_jax.run.checkpoints import Checkpoints
+from didicm_jax.run.saved import SavedCheckpoints
 
 
 class Network(NamedTuple):
@@ -58,7 +58,7 @@ def load(folder: Trained, which: str, mesh: Mesh) -> Network:
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), {field: shapes}
     )
-    with contextlib.closing(Checkpoints(folder.path, read_only=True)) as checkpoints:
+    with contextlib.closing(SavedCheckpoints(folder.path)) as checkpoints:
         step = checkpoints.best() if which == "best" else checkpoints.latest()
         if step is None:
             raise UserError(

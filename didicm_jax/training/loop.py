@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import jax
 
 from didicm_jax import parallel
-from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import record
-from didicm_jax.inference import program
 from didicm_jax.run import RunFolder, checkpoints, journal
-from didicm_jax.training import sets, state
-from didicm_jax.training.diagnosis import diagnose
+from didicm_jax.training import sets
+from didicm_jax.training.diagnosis import diagnose, diverged
 from didicm_jax.training.feed import Feed, Pace
 from didicm_jax.training.plan import Plan
-from didicm_jax.training.programs import make_local, make_step
+from didicm_jax.training.programs import make_evaluation, make_local, make_step
+from didicm_jax.training.state import TrainState
 from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
 
@@ -75,7 +74,7 @@ class _Training:
         self.judge = run.sets[0].name  # the set that decides which checkpoint is best
         self.stack = stack
         self.reporter: journal.Reporter | None = None
-        self.predict = _evaluation_program(run)
+        self.predict = make_evaluation(run)
         self.checkpoints = stack.enter_context(
             contextlib.closing(checkpoints.Checkpoints(folder.path, say=self._say))
         )
@@ -107,7 +106,7 @@ class _Training:
         return Outcome(_conclude(self.plan, self.folder, found[self.judge], total), total, "")
 
     def _steps(
-        self, reporter: journal.Reporter, start: int, current: state.TrainState
+        self, reporter: journal.Reporter, start: int, current: TrainState
     ) -> tuple[int, Found | None]:
         """From step `start` to the end: the last step done, and its evaluations unless stopped."""
         config, total = self.plan.config, self.durations.total
@@ -158,7 +157,7 @@ class _Training:
         self,
         reporter: journal.Reporter,
         step: int,
-        current: state.TrainState,
+        current: TrainState,
         top1: float | None = None,
     ) -> None:
         # No peer may be missing, and no record of a saved step be lost.
@@ -167,9 +166,7 @@ class _Training:
         reporter.flush()
         self.checkpoints.save(step, current, top1=top1)
 
-    def _catch_up(
-        self, reporter: journal.Reporter, step: int, current: state.TrainState
-    ) -> Found | None:
+    def _catch_up(self, reporter: journal.Reporter, step: int, current: TrainState) -> Found | None:
         """The evaluations of a restored step that were interrupted, and that of the end.
 
         None if a stop came in between.
@@ -197,7 +194,7 @@ class _Training:
         self,
         reporter: journal.Reporter,
         step: int,
-        current: state.TrainState,
+        current: TrainState,
         due: Sequence[sets.Opened],
     ) -> Found | None:
         """Evaluates a step that is saved, and says so; None if a stop came in between."""
@@ -213,9 +210,7 @@ class _Training:
             results[each.name] = found
         return results
 
-    def _measure(
-        self, current: state.TrainState, chosen: sets.Opened
-    ) -> evaluation.Evaluation | None:
+    def _measure(self, current: TrainState, chosen: sets.Opened) -> evaluation.Evaluation | None:
         """The scores on a set, or None if a stop came in between."""
 
         def proceed() -> bool:
@@ -252,13 +247,7 @@ class _Training:
         self.checkpoints.finish()
         good = self.checkpoints.latest()
         where = "no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
-        diffuses = self.plan.config.method == "didicm"
-        raise UserError(
-            f"step {step}: expected finite losses, found {in_row} non-finite steps in a row "
-            f"({where}); look for the cause with debug_nans, raise config.train.max_skipped, or "
-            "start a new run with a lower config.optimizer.learning_rate"
-            f"{' or a higher config.diffusion.min_time' if diffuses else ''}"
-        )
+        raise diverged(self.plan.config, step, in_row, where)
 
     def _report(self, reporter: journal.Reporter, step: int, results: Metrics, pace: Pace) -> None:
         """Logs a step, which waits for it."""
@@ -293,15 +282,6 @@ def _feed(run: Plan, step: int) -> Feed:
         repeats=run.config.data.repeats,
         step=step,
     )
-
-
-def _evaluation_program(run: Plan) -> program.Program:
-    """The program of the evaluations, traced: a mistake in it costs no training."""
-    traced = program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
-    # Padding is masked, so any number of devices will do.
-    batch_size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
-    traced.trace(run.abstract, run.dataset.image_shape, batch_size)
-    return traced
 
 
 def _conclude(

@@ -1,5 +1,7 @@
 """The compiled programs of a run."""
 
+from didicm_jax import parallel
+from didicm_jax.inference import program
 from didicm_jax.training import objectives
 from didicm_jax.training.plan import Plan
 from didicm_jax.training.step import (
@@ -35,3 +37,12 @@ def make_step(run: Plan, *, donate: bool = True) -> TrainStep:
         placement=run.placement(),
         donate=donate,
     )
+
+
+def make_evaluation(run: Plan) -> program.Program:
+    """The program of the evaluations, traced: a mistake in it costs no training."""
+    traced = program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
+    # Padding is masked, so any number of devices will do.
+    batch_size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
+    traced.trace(run.abstract, run.dataset.image_shape, batch_size)
+    return traced
