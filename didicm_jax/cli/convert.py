@@ -74,12 +74,9 @@ def _flags(argv: list[str]) -> flags.FlagValues:
         "weights", "auto", ["auto", "raw"], "auto: the moving average, if any.", flag_values=values
     )
     flags.DEFINE_enum(
-        "checkpoint", "latest", ["latest", "best"], "Which one to read.", flag_values=values
-    )
-    flags.DEFINE_enum(
         "dtype", "float32", ["float32", "bfloat16"], "Of the kernels in it.", flag_values=values
     )
-    options.define_sampler(values)
+    options.define_some(values, ("checkpoint", *options.SAMPLING))
     return values
 
 

@@ -50,9 +50,7 @@ def _flags() -> flags.FlagValues:
         f"or hf://user/name; with neither, {_USUAL}.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_enum(
-        "checkpoint", "latest", ["latest", "best"], "Which one to read.", flag_values=values
-    )
+    options.define_some(values, ["checkpoint"])
     flags.DEFINE_string(
         "host", "127.0.0.1",
         "Address to listen on. Whoever can reach another than this one can use the page.",

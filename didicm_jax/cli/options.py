@@ -1,6 +1,6 @@
 """The flags of `main.py`: what they are, and which mode reads which."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,10 +95,11 @@ def define(values: flags.FlagValues) -> None:
         _define(row._replace(help=row.help + readers), values)
 
 
-def define_sampler(values: flags.FlagValues) -> None:
-    """Defines the flags that choose a sampler."""
-    for row in _SAMPLER_FLAGS:
-        _define(row, values)
+def define_some(values: flags.FlagValues, names: Sequence[str]) -> None:
+    """Defines those of these names, for another command."""
+    for row in _FLAGS:
+        if row.name in names:
+            _define(row, values)
 
 
 def _define(row: _Flag, values: flags.FlagValues) -> None:

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from didicm_jax.data.source import Batch, Dataset, Source
+from didicm_jax.data.source import Batch, Dataset, Labelled, Source
 from didicm_jax.data.splits import slices_of
 from didicm_jax.errors import UserError
 
 
-class ArraySource:
+class ArraySource(Labelled):
     """Images and labels held in memory; a batch is one gather, and nothing in it is random."""
 
     replaced = 0
@@ -30,15 +30,6 @@ class ArraySource:
             )
         self._images = images
         self._labels = labels.astype(np.int32)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """All labels, i32[N]."""
-        return self._labels
-
-    def __len__(self) -> int:
-        """The number of examples N."""
-        return len(self._images)
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""

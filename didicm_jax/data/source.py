@@ -63,7 +63,22 @@ class Source(Protocol):
         """The same images under other labels, integers [N]: to `digest` other examples."""
 
 
-class Part:
+class Labelled:
+    """What sources have in common: labels in memory, one for each example."""
+
+    _labels: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, i32[N]."""
+        return self._labels
+
+    def __len__(self) -> int:
+        """The number of examples N."""
+        return len(self._labels)
+
+
+class Part(Labelled):
     """Some examples of another source, numbered anew from 0."""
 
     def __init__(self, source: Source, kept: np.ndarray) -> None:
@@ -71,11 +86,6 @@ class Part:
         self._source = source
         self._kept = kept
         self._labels = source.labels[kept]
-
-    @property
-    def labels(self) -> np.ndarray:
-        """All labels, i32[N]."""
-        return self._labels
 
     @property
     def replaced(self) -> int:
@@ -89,10 +99,6 @@ class Part:
     def digest(self, indices: np.ndarray | None = None) -> str:
         """That of the same examples of the other source."""
         return self._source.digest(self._kept if indices is None else self._kept[indices])
-
-    def __len__(self) -> int:
-        """The number of examples N."""
-        return len(self._kept)
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""
