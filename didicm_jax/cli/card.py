@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from didicm_jax import config as configuration
 from didicm_jax.cli import options
-from didicm_jax.inference import sampling
+from didicm_jax.inference import sweep
 from didicm_jax.run import bundle
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
         words.append(f"--dataset={found['dataset']}")
     if data.name != "digits":
         words.append("--data_dir=DATA")
-    usual = {"name": trained.config.sampler.name} | sampling.describe(trained.config)
+    usual = {"name": trained.config.sampler.name} | sweep.describe(trained.config)
     words += [
         f"--{flag}={value}"
         for flag, key in options.SAMPLER_KEYS.items()

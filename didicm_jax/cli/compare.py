@@ -20,7 +20,7 @@ from didicm_jax.evaluation.subject import (
     check_comparable,
     side_by_side,
 )
-from didicm_jax.inference import sampling, sweep
+from didicm_jax.inference import sweep
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.plots import prediction as figures
 from didicm_jax.plots import style
@@ -99,7 +99,7 @@ def _judge(
     test = comparison.mcnemar(*results)
     summaries = [evaluation.summarize(each) for each in results]
     record: dict[str, Any] = {
-        name: summary | sampling.describe(config) | {"workdir": subject.folder.name}
+        name: summary | sweep.describe(config) | {"workdir": subject.folder.name}
         for name, summary, config, subject in zip(
             _NAMES, summaries, pair.configs, pair.subjects, strict=True
         )

@@ -17,7 +17,7 @@ import sys
 
 from absl import flags
 
-from didicm_jax.cli import entry
+from didicm_jax.cli import entry, options
 from didicm_jax.cli.command_line import flagged
 from didicm_jax.errors import UserError
 
@@ -50,9 +50,7 @@ def _flags() -> flags.FlagValues:
         f"or hf://user/name; with neither, {_USUAL}.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_enum(
-        "checkpoint", "latest", ["latest", "best"], "Which one to read.", flag_values=values
-    )
+    options.define_some(values, ["checkpoint"])
     flags.DEFINE_string(
         "host", "127.0.0.1",
         "Address to listen on. Whoever can reach another than this one can use the page.",
@@ -72,12 +70,7 @@ def _parse(values: flags.FlagValues, argv: list[str]) -> None:
         raise UserError(f"{error}; see --help") from error
     if rest:
         raise UserError(f"expected flags alone, found {rest[0]!r}; write --name=value")
-    for name in ("workdir", "checkpoint"):
-        if values.pretrained and values[name].present:
-            raise UserError(
-                f"--{name}: expected without --pretrained, which names one network, found both; "
-                "leave one out"
-            )
+    options.check_pretrained(values)
 
 
 def _check(values: flags.FlagValues) -> None:

@@ -1,5 +1,7 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from didicm_jax import parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
 from didicm_jax.cli.command_line import flagged, with_flags, writable
 from didicm_jax.errors import UserError
-from didicm_jax.evaluation.subject import Subject, open_subject
+from didicm_jax.evaluation.subject import open_subject
 from didicm_jax.inference import network, sweep
 from didicm_jax.inference.network import Trained
 from didicm_jax.inference.predictor import Predictor
@@ -27,15 +29,19 @@ def run(values: flags.FlagValues, folder: Trained) -> None:
 
 
 def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
-    output = _output(values, Path("evaluation") if values.pretrained else folder.path)
+    output = _output(values, "evaluation" if values.pretrained else "")
     names, severities = options.chosen_corruptions(values)
     configs = sweep.variations(folder.config, options.sampler_choices(values))
-    subject = _subject(values, folder)
-    baseline = _baseline(values) if values.baseline else None
+    other = _baseline(values) if values.baseline else None
+    asked = values.checkpoint, options.other_data(values)
+    with _data_flags(values):
+        subject = open_subject(folder, *asked)
+        with flagged("baseline"):
+            baseline = open_subject(other, *asked) if other else None
     requests = evaluate.Requests(
         names,
         severities,
-        _baseline_subject(values, baseline) if baseline else None,
+        baseline,
         Path(values.real_labels) if values.real_labels else None,
         values.trajectories,
     )
@@ -46,7 +52,7 @@ def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
 def _compare(values: flags.FlagValues, folder: Trained) -> None:
     if not values.baseline:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
-    output = _output(values, folder.path / "comparison")
+    output = _output(values, "comparison")
     other = _baseline(values)
     ours, theirs = (_chosen(values, each) for each in (folder, other))
     if values.images is not None:
@@ -57,17 +63,19 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
             second = _predictor(values, theirs, trajectory=False)
         compare.unlabelled((first, second), paths, values.sheet, output)
         return
-    pair = compare.Pair(
-        (_subject(values, ours), _baseline_subject(values, theirs)), (ours.config, theirs.config)
-    )
+    asked = values.checkpoint, options.other_data(values)
+    with _data_flags(values):
+        subject = open_subject(ours, *asked)
+        with flagged("baseline"):
+            baseline = open_subject(theirs, *asked)
+    pair = compare.Pair((subject, baseline), (ours.config, theirs.config))
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, watch.waiting)
 
 
 def _predict(values: flags.FlagValues, folder: Trained) -> None:
     _only_one_process()
-    # A network that is no run's is predicted with where one works.
-    output = _output(values, Path("" if values.pretrained else folder.path) / "predictions")
+    output = _output(values, "predictions")
     paths = pictures.find(values.images or [])
     predictor = _predictor(values, _chosen(values, folder))
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
@@ -96,19 +104,16 @@ def _baseline(values: flags.FlagValues) -> RunFolder:
         return RunFolder.open(values.baseline)
 
 
-def _subject(values: flags.FlagValues, folder: Trained) -> Subject:
+@contextlib.contextmanager
+def _data_flags(values: flags.FlagValues) -> Iterator[None]:
+    """What is said within of settings that flags were given for is said of the flags."""
     flag_of = {"data.eval_split": "split"} if values.split or values.dataset else {}
     if values.dataset or values.pretrained:
         flag_of |= {"data.name": "dataset", "data.data_dir": "data_dir"}
     try:
-        return open_subject(folder, values.checkpoint, options.other_data(values))
+        yield
     except UserError as error:
         raise UserError(with_flags(error.message, flag_of), about=error.about) from error
-
-
-def _baseline_subject(values: flags.FlagValues, folder: Trained) -> Subject:
-    with flagged("baseline"):
-        return _subject(values, folder)
 
 
 def _predictor(values: flags.FlagValues, folder: Trained, *, trajectory: bool = True) -> Predictor:
@@ -119,8 +124,9 @@ def _predictor(values: flags.FlagValues, folder: Trained, *, trajectory: bool = 
     return Predictor(found, mesh=mesh, trajectory=trajectory)
 
 
-def _output(values: flags.FlagValues, default: Path) -> Path:
-    return writable("output", Path(values.output or default))
+def _output(values: flags.FlagValues, name: str) -> Path:
+    """Where to write: `name` in the workdir, or, without one, in the current folder."""
+    return writable("output", Path(values.output or Path(values.workdir or "", name)))
 
 
 def _only_one_process() -> None:

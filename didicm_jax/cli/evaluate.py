@@ -17,7 +17,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.evaluation import classes, corruptions, loop, notable, real_labels, record
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
-from didicm_jax.inference import sampling, sweep
+from didicm_jax.inference import sweep
 from didicm_jax.plots import evaluation as figures
 from didicm_jax.run import journal
 
@@ -43,7 +43,7 @@ class Scored(NamedTuple):
     @property
     def name(self) -> str:
         """Of the sampler, with its steps."""
-        steps = int(str(sampling.describe(self.config)["steps"]))
+        steps = int(str(sweep.describe(self.config)["steps"]))
         return f"{sweep.label(self.config)}, {counted(steps, 'step')}"
 
 
@@ -63,8 +63,8 @@ def run(
         trajectories to keep, or the posteriors are not finite.
     """
     path = requests.real_labels
-    if requests.trajectories and not sampling.has_trajectory(configs[-1]):
-        name = sampling.describe(configs[-1])["sampler"]
+    if requests.trajectories and not sweep.has_trajectory(configs[-1]):
+        name = sweep.describe(configs[-1])["sampler"]
         raise UserError(
             f"expected cp as the last sampler, found {name}, which diffuses no probabilities; "
             "leave it out or change the sampler",

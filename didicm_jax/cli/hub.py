@@ -37,7 +37,7 @@ def read(values: flags.FlagValues) -> None:
     folder = Path(values.workdir)
     files.check_new(folder, about="run folder")
     # As for predicting, so that arrays of another network are refused.
-    run = network.of_bundle(bundle.find(values.pretrained), make_mesh(jax.local_devices()[:1]))
+    run = network.load(bundle.find(values.pretrained), "latest", make_mesh(jax.local_devices()[:1]))
     importing.write(folder, run.config, run.description, run.variables)
     print(f"made {folder}; evaluate, predict with or train it with launch/main.py")
 

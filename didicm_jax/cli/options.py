@@ -1,7 +1,7 @@
 """The flags of `main.py`: what they are, and which mode reads which."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,10 +108,11 @@ def define(values: flags.FlagValues) -> None:
         _define(row._replace(help=row.help + readers), values)
 
 
-def define_sampler(values: flags.FlagValues) -> None:
-    """Defines the flags that choose a sampler."""
-    for row in _SAMPLER_FLAGS:
-        _define(row, values)
+def define_some(values: flags.FlagValues, names: Sequence[str]) -> None:
+    """Defines those of these names, for another command."""
+    for row in _FLAGS:
+        if row.name in names:
+            _define(row, values)
 
 
 def _define(row: _Flag, values: flags.FlagValues) -> None:
@@ -141,18 +142,27 @@ def check(values: flags.FlagValues) -> None:
             "--corruptions=all or use --mode=compare"
         )
     profiled_steps(values)
-    for name in ("workdir", "checkpoint"):
-        if values.pretrained and values[name].present:
-            raise UserError(
-                f"--{name}: expected without --pretrained, which names one network, found both; "
-                "leave one out"
-            )
+    check_pretrained(values)
     if values.data_dir is not None and values.dataset is None and not values.pretrained:
         raise UserError("--data_dir: expected with --dataset, found without; add --dataset=NAME")
     for name in _OTHER_DATA:
         if values.images and values[name].present:
             raise UserError(
                 f"--{name}: expected without --images, which says what to compare on, found both; "
+                "leave one out"
+            )
+
+
+def check_pretrained(values: flags.FlagValues) -> None:
+    """Refuses what names a network beside `--pretrained`.
+
+    Raises:
+      UserError: it was given.
+    """
+    for name in ("workdir", "checkpoint"):
+        if values.pretrained and values[name].present:
+            raise UserError(
+                f"--{name}: expected without --pretrained, which names one network, found both; "
                 "leave one out"
             )
 

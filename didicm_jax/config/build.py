@@ -12,7 +12,23 @@ from didicm_jax.errors import UserError
 
 
 def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
-    """The data set of `config.data`; its `test` is the first of `evaluation_sets`.
+    """The data set of `config.data`, with the examples to train on.
+
+    Raises:
+      UserError: as for `stored`; or more examples are asked for than there are.
+    """
+    settings = config.data
+    return data.trained_on(
+        stored(config),
+        train_examples=settings.train_examples or None,
+        data_ratio=settings.data_ratio,
+        label_noise=settings.label_noise,
+        seed=config.seed,
+    )
+
+
+def stored(config: ml_collections.ConfigDict) -> data.Dataset:
+    """The data set of `config.data` as it is stored; `test` is the first of `evaluation_sets`.
 
     Raises:
       UserError: it is not there, it is damaged, or `mean` and `std` do not fit its channels.
@@ -20,42 +36,33 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
     settings = config.data
     first = evaluation_sets(config)[0]
     try:
-        loaded = _load(config, first.split)
+        found = data.load(
+            settings.name,
+            data_dir=settings.data_dir or None,
+            resolution=settings.resolution or None,
+            crop_scale=settings.crop_scale,
+            crop_ratio=settings.crop_ratio,
+            eval_crop=settings.eval_crop,
+            train_split=settings.train_split,
+            eval_split=first.split,
+            max_broken_share=settings.max_broken_share,
+            max_pixels=settings.max_pixels,
+            num_workers=settings.num_workers,
+        )
     except UserError as error:
         if first.split == settings.eval_split:
             raise
         named = f"config.evaluation.sets, {first.name}"
         message = error.message.replace("config.data.eval_split", named)
         raise UserError(message, about=error.about) from error
-    channels = loaded.image_shape[-1]
+    channels = found.image_shape[-1]
     for key in ("mean", "std"):
         if len(settings[key]) != channels:
             raise UserError(
                 f"config.data.{key}: expected {channels} numbers, one per channel of "
                 f"{settings.name}, found {settings[key]}"
             )
-    return loaded
-
-
-def _load(config: ml_collections.ConfigDict, eval_split: str) -> data.Dataset:
-    settings = config.data
-    return data.load(
-        settings.name,
-        data_dir=settings.data_dir or None,
-        train_examples=settings.train_examples or None,
-        data_ratio=settings.data_ratio,
-        label_noise=settings.label_noise,
-        seed=config.seed,
-        resolution=settings.resolution or None,
-        crop_scale=settings.crop_scale,
-        crop_ratio=settings.crop_ratio,
-        eval_crop=settings.eval_crop,
-        train_split=settings.train_split,
-        eval_split=eval_split,
-        max_broken_share=settings.max_broken_share,
-        max_pixels=settings.max_pixels,
-        num_workers=settings.num_workers,
-    )
+    return found
 
 
 class Task(Protocol):
@@ -117,18 +124,6 @@ def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
     else:
         schedule = diffusion.geometric(settings.sigma_min, settings.sigma_max)
     return diffusion.shifted(schedule, diffusion.total_noise(settings.label_noise))
-
-
-def grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
-    """The times that the sampler of `config.sampler` walks through, by name."""
-    return own_grid(config) if config.sampler.grid == "auto" else config.sampler.grid
-
-
-def own_grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
-    """The grid of the sampler of `config.sampler` where it is told none."""
-    settings = config.sampler
-    integrator = settings.integrator if settings.name == "cp" else "euler"
-    return diffusion.INTEGRATORS[integrator].grids[0]
 
 
 def policy(config: ml_collections.ConfigDict, platform: str = "cpu") -> augment.Policy:

@@ -1,18 +1,18 @@
 """Where images come from and how they are ordered and batched: host side, NumPy and Grain, no jax.
 
-`load` gives a `Dataset` by name; `train_batches` and `eval_batches` turn its sources into batches.
+`load` gives a `Dataset` by name, `trained_on` what a run trains on; `train_batches` and
+`eval_batches` turn its sources into batches.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from didicm_jax.data import splits
+from didicm_jax.data import memory
 from didicm_jax.data.digits import load_digits
 from didicm_jax.data.idx import load_idx, read_idx
 from didicm_jax.data.label_noise import redraw
+from didicm_jax.data.memory import ArraySource
 from didicm_jax.data.options import PhotoOptions
 from didicm_jax.data.pipeline import (
     eval_batches,
@@ -21,14 +21,7 @@ from didicm_jax.data.pipeline import (
     train_batches,
     train_indices,
 )
-from didicm_jax.data.source import (
-    ArraySource,
-    Batch,
-    Dataset,
-    Source,
-    fixed_subset,
-    subset,
-)
+from didicm_jax.data.source import Batch, Dataset, Source, fixed_subset, subset
 from didicm_jax.errors import UserError
 
 __all__ = [
@@ -47,6 +40,7 @@ __all__ = [
     "train_batch",
     "train_batches",
     "train_indices",
+    "trained_on",
 ]
 
 # Sets that fit into memory, by name; what others add here is known too. Each loader takes the value
@@ -55,22 +49,45 @@ LOADERS: dict[str, Callable[[str | None], Dataset]] = {"digits": load_digits, "i
 
 
 def load(
-    name: str,
-    *,
-    data_dir: str | None = None,
-    train_examples: int | None = None,
-    data_ratio: float = 1.0,
-    label_noise: float = 0.0,
-    seed: int = 0,
-    resolution: int | None = None,
-    **options: Any,
+    name: str, *, data_dir: str | None = None, resolution: int | None = None, **options: Any
 ) -> Dataset:
-    """Loads the dataset called `name`, optionally with fewer training images.
+    """Loads the dataset called `name`, as it is stored.
 
     Args:
       name: `digits` (scikit-learn's scans, embedded), `idx` (MNIST-family files), or a set of
         tensorflow-datasets or `launch/prepare.py`, as tfds writes it.
       data_dir: the folder of the files; None or empty is the dataset's own default.
+      resolution: the side of the images in pixels: the same crop, resized to that many. None is
+        224 for photos, and as they are for `digits` and `idx`, which are resized once, here.
+      **options: those of `PhotoOptions`, of which `digits` and `idx` heed the splits alone.
+
+    Raises:
+      UserError: an option outside its range, unknown name, files that are missing or damaged, or
+        labels outside the classes.
+    """
+    settings = PhotoOptions(resolution=224 if resolution is None else resolution, **options)
+    if name not in LOADERS:
+        # Here and not above: tensorflow-datasets takes a second to import.
+        from didicm_jax.data.tfds import load_tfds
+
+        return load_tfds(name, data_dir or None, settings)
+    whole = LOADERS[name](data_dir or None)
+    parts = memory.choose(whole, settings.train_split, settings.eval_split)
+    return parts if resolution is None else memory.resized(parts, name, resolution)
+
+
+def trained_on(
+    dataset: Dataset,
+    *,
+    train_examples: int | None = None,
+    data_ratio: float = 1.0,
+    label_noise: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """The data set with fewer training images, or wrong labels on some; `test` is not touched.
+
+    Args:
+      dataset: as it is stored.
       train_examples: keep this many training images, the same share of every class (see `subset`).
       data_ratio: keep this share of the training images, in (0, 1], the same of every class.
       label_noise: draw the labels of this share of the training images anew, in [0, 1)
@@ -78,31 +95,15 @@ def load(
         training split, and not on how many are kept. The test source is not touched, also where it
         is a part of the same split.
       seed: chooses which images are kept, and the labels that are drawn.
-      resolution: the side of the images in pixels: the same crop, resized to that many. None is
-        224 for photos, and as they are for `digits` and `idx`, which are resized once, here.
-      **options: those of `PhotoOptions`, of which `digits` and `idx` heed the splits alone.
 
     Raises:
-      UserError: an option outside its range, unknown name, files that are missing or damaged,
-        labels outside the classes, or more training images asked for than there are.
+      UserError: a number outside its range, or more training images asked for than there are.
     """
     if train_examples is not None and data_ratio != 1.0:
         raise UserError(
             "expected either config.data.train_examples or config.data.data_ratio, found both"
             f" ({train_examples} and {data_ratio}): leave one out"
         )
-    settings = PhotoOptions(resolution=224 if resolution is None else resolution, **options)
-    if name in LOADERS:
-        dataset = splits.choose(
-            LOADERS[name](data_dir or None), settings.train_split, settings.eval_split
-        )
-        if resolution is not None:
-            dataset = _resized(dataset, name, resolution)
-    else:
-        # Here and not above: tensorflow-datasets takes a second to import.
-        from didicm_jax.data.tfds import load_tfds
-
-        dataset = load_tfds(name, data_dir or None, settings)
     train = dataset.train
     classes = train.labels  # with wrong labels the same images are kept
     if label_noise:
@@ -118,27 +119,3 @@ def load(
 def shows_whole(name: str) -> bool:
     """Whether the images of the dataset called `name` are shown whole, or a crop of each."""
     return name in LOADERS
-
-
-def _resized(dataset: Dataset, name: str, resolution: int) -> Dataset:
-    height, width, channels = dataset.image_shape
-    if height != width or resolution > height:
-        raise UserError(
-            f"expected config.data.resolution to be at most that of {name}, square images, found"
-            f" {resolution} for {height}x{width}: lower it or leave it out"
-        )
-    if resolution == height:
-        return dataset
-    from didicm_jax.data.decode import resize_all
-
-    def shrink(source: Source) -> ArraySource:
-        assert isinstance(source, ArraySource)  # as every set that fits into memory
-        images = source.batch(np.arange(len(source)))["image"]
-        return source.with_images(resize_all(images, resolution))
-
-    return Dataset(
-        shrink(dataset.train),
-        shrink(dataset.test),
-        dataset.class_names,
-        (resolution, resolution, channels),
-    )

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from didicm_jax.data.source import ArraySource, Dataset, stratified_order
+from didicm_jax.data.memory import ArraySource
+from didicm_jax.data.source import Dataset, stratified_order
 from didicm_jax.errors import UserError
 
 # 80 % and 20 %, in whole images.

@@ -14,7 +14,8 @@ from typing import IO
 
 import numpy as np
 
-from didicm_jax.data.source import ArraySource, Dataset
+from didicm_jax.data.memory import ArraySource
+from didicm_jax.data.source import Dataset
 from didicm_jax.errors import UserError
 
 FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"

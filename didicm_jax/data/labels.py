@@ -9,7 +9,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 
 from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.progress import show_progress
-from didicm_jax.data.records import Records, read_label
 from didicm_jax.data.splits import Slice
 from didicm_jax.errors import UserError
 
@@ -44,28 +43,28 @@ def find_labels(
     name: str,
     split: str,
     parts: Sequence[Slice],
-    records: Records,
-    label_key: str,
+    count: int,
+    read: Callable[[int], int],
     threads: int,
 ) -> np.ndarray:
-    """The labels i32[N] of all `records`.
+    """The labels i32[N] of all records of a split.
 
     Args:
       folder: etils path of the prepared set, on any file system.
       name: of the set, as its files have it.
       split: as tfds understands it, `train` or `train[:90%]`.
       parts: what that is made of.
-      records: its examples.
-      label_key: the feature that holds the label.
+      count: N.
+      read: gives the label in one of its records, or raises `BrokenImage`.
       threads: how many read records where that is needed.
     """
     labels = _find_beside(folder, name, parts)
     if labels is not None:
         return labels
     cached = _cache_path(folder, split)
-    labels = None if cached is None else load(cached, len(records))
+    labels = None if cached is None else load(cached, count)
     if labels is None:
-        labels = _read_all(records, label_key, f"{name} {split}", threads)
+        labels = _read_all(count, read, f"{name} {split}", threads)
         if cached is not None:
             _store(cached, labels)
     return labels
@@ -121,14 +120,13 @@ def _store(path: Path, labels: np.ndarray) -> None:
         _LOG.warning("the labels are not cached in %s: %s", path, error.strerror or error)
 
 
-def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.ndarray:
-    total = len(records)
+def _read_all(total: int, read: Callable[[int], int], what: str, threads: int) -> np.ndarray:
     labels = np.empty(total, np.int32)
 
-    def read(first: int) -> None:
+    def fill(first: int) -> None:
         for row in range(first, min(first + _CHUNK, total)):
             try:
-                labels[row] = read_label(records, row, label_key)
+                labels[row] = read(row)
             except BrokenImage as error:
                 raise UserError(
                     f"expected a label in every record of {what}, found record {row} wrong"
@@ -136,7 +134,7 @@ def _read_all(records: Records, label_key: str, what: str, threads: int) -> np.n
                 ) from error
 
     with ThreadPoolExecutor(max(threads, 4)) as pool:  # Mostly waits for the disk.
-        chunks = pool.map(read, range(0, total, _CHUNK))
+        chunks = pool.map(fill, range(0, total, _CHUNK))
         for _ in show_progress(chunks, total=-(-total // _CHUNK), what=f"reading labels of {what}"):
             pass
     return labels

@@ -24,7 +24,7 @@ from didicm_jax.data.crops import NUM_UNIFORMS, Box, center_box, random_box
 from didicm_jax.data.decode import BrokenImage, decode_crop
 from didicm_jax.data.draws import uniforms
 from didicm_jax.data.options import PhotoOptions
-from didicm_jax.data.source import Batch
+from didicm_jax.data.source import Batch, Labelled
 from didicm_jax.errors import UserError, first_line
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Records(Protocol):
         """One of them."""
 
 
-class RecordSource:
+class RecordSource(Labelled):
     """Photos in records, cropped anew each time they are asked for.
 
     A row's crop is random where the request has a draw for it, and the centre where it has none.
@@ -87,11 +87,6 @@ class RecordSource:
             self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="decode")
 
     @property
-    def labels(self) -> np.ndarray:
-        """All labels, i32[N]."""
-        return self._labels
-
-    @property
     def replaced(self) -> int:
         """How many different examples `broken` names."""
         return len(self._broken)
@@ -112,10 +107,6 @@ class RecordSource:
     def _read_digest(self, kept: np.ndarray) -> str:
         each = (hashlib.sha256(self._records[int(record)]).digest() for record in kept)
         return hashlib.sha256(b"".join(each)).hexdigest()
-
-    def __len__(self) -> int:
-        """The number of examples N."""
-        return len(self._labels)
 
     def take(self, kept: np.ndarray) -> "RecordSource":
         """The examples at `kept` i64[M], numbered anew; replacements come from among them."""

@@ -1,10 +1,8 @@
-"""What a source of labelled images is, the in-memory one, and a stratified part of any source.
+"""What a source of labelled images is, and a stratified part of any.
 
 Shapes: N examples in a source, B indices in a request, HxW pixels of C channels.
 """
 
-import functools
-import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,22 +63,10 @@ class Source(Protocol):
         """The same images under other labels, integers [N]: to `digest` other examples."""
 
 
-class ArraySource:
-    """Images and labels held in memory; a batch is one gather, and nothing in it is random."""
+class Labelled:
+    """What sources have in common: labels in memory, one for each example."""
 
-    replaced = 0
-    _BYTES = 16  # that tell one example from all others
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Takes `images` u8[N,H,W,C] (not copied) and integer `labels` [N]."""
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise ValueError(f"expected images u8[N,H,W,C], found {images.dtype}{images.shape}")
-        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"expected integer labels [{len(images)}], found {labels.dtype}{labels.shape}"
-            )
-        self._images = images
-        self._labels = labels.astype(np.int32)
+    _labels: np.ndarray
 
     @property
     def labels(self) -> np.ndarray:
@@ -89,56 +75,10 @@ class ArraySource:
 
     def __len__(self) -> int:
         """The number of examples N."""
-        return len(self._images)
-
-    def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
-        """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""
-        return {"image": self._images[indices], "label": self._labels[indices]}
-
-    def name(self, index: int) -> str:
-        """Its number."""
-        return str(index)
-
-    def broken(self) -> np.ndarray:
-        """None: these need no decoding."""
-        return np.empty(0, np.int64)
-
-    def digest(self, indices: np.ndarray | None = None) -> str:
-        """Of the pixels, as they were before `with_images`, and labels of the examples."""
-        chosen = self._identities if indices is None else self._identities[indices]
-        return hashlib.sha256(chosen.tobytes()).hexdigest()
-
-    def with_images(self, images: np.ndarray) -> "ArraySource":
-        """The same examples, shown as `images` u8[N,h,w,C], such as smaller ones."""
-        result = ArraySource(images, self._labels)
-        result._identities = self._identities
-        return result
-
-    def with_labels(self, labels: np.ndarray) -> "ArraySource":
-        """The same images under other labels, integers [N]."""
-        result = ArraySource(self._images, labels)
-        identities = self._identities.copy()
-        # Of the identity before, and not of the pixels, which may be those of `with_images`.
-        for row in np.flatnonzero(result._labels != self._labels):
-            both = identities[row].tobytes() + result._labels[row].astype("<i4").tobytes()
-            found = hashlib.blake2b(both, digest_size=self._BYTES).digest()
-            identities[row] = np.frombuffer(found, np.uint8)
-        result._identities = identities
-        return result
-
-    @functools.cached_property
-    def _identities(self) -> np.ndarray:
-        """A digest of each example by itself, so that those of any part follow: u8[N,16]."""
-        shape = repr(self._images.shape[1:]).encode()
-        digests = (
-            hashlib.blake2b(shape + label.tobytes() + image.tobytes(), digest_size=self._BYTES)
-            for image, label in zip(self._images, self._labels.astype("<i4"), strict=True)
-        )
-        joined = b"".join(each.digest() for each in digests)
-        return np.frombuffer(joined, np.uint8).reshape(len(self), self._BYTES)
+        return len(self._labels)
 
 
-class Part:
+class Part(Labelled):
     """Some examples of another source, numbered anew from 0."""
 
     def __init__(self, source: Source, kept: np.ndarray) -> None:
@@ -146,11 +86,6 @@ class Part:
         self._source = source
         self._kept = kept
         self._labels = source.labels[kept]
-
-    @property
-    def labels(self) -> np.ndarray:
-        """All labels, i32[N]."""
-        return self._labels
 
     @property
     def replaced(self) -> int:
@@ -164,10 +99,6 @@ class Part:
     def digest(self, indices: np.ndarray | None = None) -> str:
         """That of the same examples of the other source."""
         return self._source.digest(self._kept if indices is None else self._kept[indices])
-
-    def __len__(self) -> int:
-        """The number of examples N."""
-        return len(self._kept)
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
         """The examples at `indices` i64[B]: `image` u8[B,H,W,C] and `label` i32[B]."""

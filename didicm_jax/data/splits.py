@@ -1,13 +1,9 @@
 """Parts of splits, written as tensorflow-datasets writes them: `train[:90%]`, `train+test`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-
-from didicm_jax.data.source import ArraySource, Dataset, Source
-from didicm_jax.errors import UserError
 
 
 class Slice(NamedTuple):
@@ -46,38 +42,3 @@ def slices_of(spec: str, totals: Mapping[str, int]) -> list[Slice]:
     if not any(len(part.rows) for part in parts):
         raise ValueError("no example in it")
     return parts
-
-
-def choose(dataset: Dataset, train_split: str, eval_split: str) -> Dataset:
-    """The data set, held in memory, with these parts for training and for evaluation.
-
-    Args:
-      dataset: its `train` and `test` are the splits of these names.
-      train_split: see `slices_of`.
-      eval_split: the same; empty is `test`.
-
-    Raises:
-      UserError: no such split, or an empty part.
-    """
-    sources = {"train": dataset.train, "test": dataset.test}
-    return replace(
-        dataset,
-        train=_part(sources, train_split, "train_split"),
-        test=_part(sources, eval_split or "test", "eval_split"),
-    )
-
-
-def _part(sources: dict[str, Source], split: str, key: str) -> Source:
-    if split in sources:
-        return sources[split]
-    try:
-        parts = slices_of(split, {name: len(source) for name, source in sources.items()})
-    except ValueError as error:
-        raise UserError(
-            f"config.data.{key}: expected a part of {' or '.join(sources)}, such as train[:90%], "
-            f"found {split!r} ({str(error).splitlines()[-1]}); change it"
-        ) from error
-    batches = [sources[part.split].batch(part.rows) for part in parts]
-    return ArraySource(
-        *(np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
-    )

@@ -11,7 +11,7 @@ from etils import epath
 from didicm_jax.data import identity, prepared
 from didicm_jax.data.labels import find_labels
 from didicm_jax.data.options import PhotoOptions
-from didicm_jax.data.records import Records, RecordSource
+from didicm_jax.data.records import Records, RecordSource, read_label
 from didicm_jax.data.source import Dataset
 from didicm_jax.data.splits import Slice, slices_of
 from didicm_jax.errors import UserError, first_line
@@ -34,13 +34,14 @@ def load_tfds(name: str, data_dir: str | None, options: PhotoOptions) -> Dataset
     """
     builder = _open(name, data_dir)
     image_key, label_key = _keys(builder, name)
+    class_names = _class_names(builder, label_key)
     eval_split = options.eval_split or _eval_split(builder, name)
     train, test = (
         _source(builder, split, image_key, label_key, options)
         for split in (options.train_split, eval_split)
     )
     size = options.resolution
-    return Dataset(train, test, _class_names(builder, label_key), (size, size, 3))
+    return Dataset(train, test, class_names, (size, size, 3))
 
 
 def _open(name: str, data_dir: str | None) -> Any:
@@ -131,10 +132,10 @@ def _eval_split(builder: Any, name: str) -> str:
 def _source(
     builder: Any, split: str, image_key: str, label_key: str, options: PhotoOptions
 ) -> RecordSource:
-    parts = _parts(builder, split)
-    records = _records(builder, split)
+    parts, records = _records(builder, split)
     folder = epath.Path(builder.data_dir)
-    labels = find_labels(folder, builder.name, split, parts, records, label_key, options.threads)
+    read = functools.partial(read_label, records, label_key=label_key)
+    labels = find_labels(folder, builder.name, split, parts, len(records), read, options.threads)
     return RecordSource(
         records,
         labels,
@@ -145,25 +146,24 @@ def _source(
     )
 
 
-def _parts(builder: Any, split: str) -> list[Slice]:
+def _records(builder: Any, split: str) -> tuple[list[Slice], Records]:
+    """What a split is made of, and its serialized examples.
+
+    tfds's own parsing would cost 150 µs an image under the GIL.
+    """
     totals = {name: info.num_examples for name, info in builder.info.splits.items()}
-    if not totals:  # Not prepared: opening it says so.
-        return []
-    try:
-        return slices_of(split, totals)
-    except ValueError as error:
-        raise _no_split(builder, split, error) from error
-
-
-def _records(builder: Any, split: str) -> Records:
-    """The serialized examples: tfds's own parsing would cost 150 µs an image under the GIL."""
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
+        # Of a set that is not prepared there are none: opening it says so.
+        parts = slices_of(split, totals) if totals else []
         records: Sequence[bytes] = builder.as_data_source(split, deserialize_method=raw)
     except NotImplementedError as error:
         raise _not_prepared(builder) from error
     except (ValueError, AssertionError, KeyError) as error:
-        raise _no_split(builder, split, error) from error
+        raise UserError(
+            f"expected a split {split!r} of {builder.name}, found {', '.join(totals)}"
+            f" ({first_line(error)}): correct config.data.train_split or config.data.eval_split"
+        ) from error
     try:
         # A shard that is missing or cut off shows here and not in the middle of an epoch.
         for index in {0, len(records) - 1} if len(records) else ():
@@ -173,14 +173,7 @@ def _records(builder: Any, split: str) -> Records:
             f"expected the records of {builder.name} {split} in {builder.data_dir}, found files"
             f" that cannot be read ({first_line(error)}): copy or prepare the set again"
         ) from error
-    return records
-
-
-def _no_split(builder: Any, split: str, error: Exception) -> UserError:
-    return UserError(
-        f"expected a split {split!r} of {builder.name}, found {', '.join(builder.info.splits)}"
-        f" ({first_line(error)}): correct config.data.train_split or config.data.eval_split"
-    )
+    return parts, records
 
 
 def _not_prepared(builder: Any) -> UserError:

@@ -12,7 +12,7 @@ from didicm_jax import files
 from didicm_jax.evaluation import classes, metrics, real_labels
 from didicm_jax.evaluation.loop import Evaluation
 from didicm_jax.evaluation.scores import Scores
-from didicm_jax.inference import sampling
+from didicm_jax.inference import sweep
 from didicm_jax.run import Places
 
 # Coverages at which the selective accuracy is given as a number.
@@ -40,7 +40,7 @@ def of_sampler(
     results = scores.outcomes
     curve = metrics.selective(results)
     total = len(scores.labels)
-    record: dict[str, Any] = metrics.summarize(results) | sampling.describe(config)
+    record: dict[str, Any] = metrics.summarize(results) | sweep.describe(config)
     record["intervals"] = {key: list(ends) for key, ends in metrics.intervals(results).items()}
     record["selective_accuracy"] = {
         str(share): float(curve.accuracy[max(1, round(share * total)) - 1]) for share in _COVERAGES

@@ -16,7 +16,7 @@ from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop
 from didicm_jax.inference import network as networks
-from didicm_jax.inference import program, sampling
+from didicm_jax.inference import program, sweep
 from didicm_jax.inference.program import Program
 from didicm_jax.inference.sampling import Posterior
 from didicm_jax.run import Description
@@ -116,7 +116,7 @@ class Subject(NamedTuple):
         Returns:
           f32[M, S + 1, K]; None if the sampler diffuses no probabilities, and nothing is run.
         """
-        if not sampling.has_trajectory(config):
+        if not sweep.has_trajectory(config):
             return None
         found = loop.batches(
             self.program(config, trajectory=True),
@@ -190,7 +190,7 @@ def other_dataset(
       UserError: the data are not there, or have other classes or other sizes.
     """
     shown = _on_other_data(config, described, other)
-    dataset = build.dataset(shown)
+    dataset = build.stored(shown)
     mismatch = described.mismatch(Description.of(dataset))
     if mismatch:
         raise UserError(
@@ -245,8 +245,7 @@ def _on_other_data(
         return result
     defaults = configuration.default().data
     with result.unlocked():
-        for key in ("train_examples", "data_ratio", "label_noise", "train_split"):
-            result.data[key] = defaults[key]
+        result.data.train_split = defaults.train_split
         result.data.name = other.dataset
         result.data.data_dir = other.data_dir or ""
         result.data.eval_split = other.split or ""

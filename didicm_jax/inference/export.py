@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from didicm_jax.inference import program, sampling
+from didicm_jax.inference import program, sweep
 from didicm_jax.inference.network import Network
 from didicm_jax.parallel import make_mesh
 
@@ -47,4 +47,4 @@ def describe(run: Network) -> dict[str, Any]:
         "image_dtype": "uint8",
         "class_names": list(run.description.class_names),
         "step": run.step,
-    } | sampling.describe(run.config)
+    } | sweep.describe(run.config)

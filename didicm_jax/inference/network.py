@@ -14,7 +14,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.run import Description, RunFolder, arrays
 from didicm_jax.run.bundle import Bundle
-from didicm_jax.run.checkpoints import Checkpoints
+from didicm_jax.run.saved import SavedCheckpoints
 
 
 class Network(NamedTuple):
@@ -41,21 +41,24 @@ def load(folder: Trained, which: str, mesh: Mesh) -> Network:
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it is of another network.
     """
+    config, description = folder.config, folder.description
+    # The structure of the network and the shapes of its arrays.
+    graphdef, shapes = jax.eval_shape(lambda: split(build.model(config, description, nnx.Rngs(0))))
+    everywhere = parallel.replicated(mesh)
     if isinstance(folder, Bundle):
-        return of_bundle(folder, mesh)
+        arrays.compare(folder.path, arrays.shapes(folder.variables), arrays.shapes(shapes))
+        variables = jax.device_put(folder.variables, everywhere)
+        return Network(config, description, graphdef, variables, folder.step)
     if which not in ("latest", "best"):
         raise UserError(
             f"expected 'latest' or 'best', found {which!r}; choose one", about="checkpoint"
         )
-    config = folder.config
-    graphdef, shapes = _abstract(config, folder.description)
     # The fields of `training.state.TrainState`.
     field = "ema" if config.train.ema_decay > 0 else "variables"
-    everywhere = parallel.replicated(mesh)
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), {field: shapes}
     )
-    with contextlib.closing(Checkpoints(folder.path, read_only=True)) as checkpoints:
+    with contextlib.closing(SavedCheckpoints(folder.path)) as checkpoints:
         step = checkpoints.best() if which == "best" else checkpoints.latest()
         if step is None:
             raise UserError(
@@ -63,27 +66,4 @@ def load(folder: Trained, which: str, mesh: Mesh) -> Network:
                 about="checkpoint",
             )
         variables = checkpoints.restore_part(step, like)[field]
-    return Network(config, folder.description, graphdef, variables, step)
-
-
-def of_bundle(bundle: Bundle, mesh: Mesh) -> Network:
-    """The network of a bundle.
-
-    Args:
-      bundle: from `bundle.find`.
-      mesh: the devices that get the variables.
-
-    Raises:
-      UserError: its arrays are not those of its config.
-    """
-    graphdef, like = _abstract(bundle.config, bundle.description)
-    arrays.compare(bundle.path, arrays.shapes(bundle.variables), arrays.shapes(like))
-    variables = jax.device_put(bundle.variables, parallel.replicated(mesh))
-    return Network(bundle.config, bundle.description, graphdef, variables, bundle.step)
-
-
-def _abstract(
-    config: ml_collections.ConfigDict, description: Description
-) -> tuple[nnx.GraphDef, Variables]:
-    """The structure of a network and the shapes of its arrays."""
-    return jax.eval_shape(lambda: split(build.model(config, description, nnx.Rngs(0))))
+    return Network(config, description, graphdef, variables, step)

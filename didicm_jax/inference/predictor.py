@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +18,10 @@ from didicm_jax.data import inputs
 from didicm_jax.data.options import cores
 from didicm_jax.errors import UserError
 from didicm_jax.inference import network, program, sweep
+from didicm_jax.inference.buckets import BUCKETS, Part, batches
 from didicm_jax.inference.sampling import Posterior
 from didicm_jax.parallel import make_mesh, replicated, round_up
 from didicm_jax.run import RunFolder, bundle
-
-BUCKETS = (1, 8, 64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,8 +235,8 @@ class Predictor:
 
     def _answers(
         self,
-        parts: Iterable["Part"],
-        read: Callable[["Part"], np.ndarray | None],
+        parts: Iterable[Part],
+        read: Callable[[Part], np.ndarray | None],
         first: int = 0,
     ) -> Iterator[Posterior]:
         """The answers to each part, numbered from `first`; none to one that is not there."""
@@ -281,35 +280,6 @@ def _sampled(folder: network.Trained, sampler: Mapping[str, Any] | None) -> netw
     if not sampler:
         return folder
     return replace(folder, config=sweep.changed(folder.config, sampler))
-
-
-class Part(NamedTuple):
-    """Neighbouring images that are predicted together."""
-
-    start: int
-    images: int
-    size: int  # of the batch: these, and padding
-
-
-def batches(total: int, buckets: Sequence[int]) -> Iterator[Part]:
-    """Cuts `total` images into batches of the sizes in `buckets`, which ascend.
-
-    A rest that fills no bucket is padded to the smallest bucket that holds it, if that one is then
-    at least half full: padding never more than doubles the work, except for a rest below half of
-    the smallest bucket. No images at all still make one batch of padding, whose results have the
-    right shapes without any row.
-    """
-    start = 0
-    while start < max(total, 1):
-        left = total - start
-        full = [size for size in buckets if size <= left]
-        holding = [size for size in buckets if size >= left]
-        if holding and (2 * left >= holding[0] or not full):
-            size, images = holding[0], left
-        else:
-            size = images = full[-1]
-        yield Part(start, images, size)
-        start += max(images, 1)
 
 
 def _fetch(running: Any, count: int) -> Posterior:

@@ -11,9 +11,9 @@ import chex
 import jax
 import ml_collections
 
-from didicm_jax import config as configuration
 from didicm_jax import diffusion
 from didicm_jax.config import build
+from didicm_jax.inference import sweep
 
 
 class Posterior(NamedTuple):
@@ -67,7 +67,7 @@ def create(
             num_classes=num_classes,
             steps=settings.steps,
             chains=settings.chains,
-            grid=build.grid(config),
+            grid=sweep.grid(config),
             min_time=settings.min_time,
         )
         return Posterior(sample.probs)
@@ -83,7 +83,7 @@ def create(
             steps=settings.steps,
             query=settings.query,
             integrator=settings.integrator,
-            grid=build.grid(config),
+            grid=sweep.grid(config),
             min_time=settings.min_time,
             tolerance=settings.tolerance,
             key=key,
@@ -96,23 +96,6 @@ def create(
     if settings.name == "cl":
         return _one_by_one(labels)
     return _one_by_one(probabilities) if settings.query == "random" else _together(probabilities)
-
-
-def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
-    """What `create` will do, for reports: the sampler and the settings that it reads."""
-    if config.method != "didicm":
-        return {"sampler": "softmax" if config.method == "cross_entropy" else "sigmoid", "steps": 1}
-    settings = {
-        key: config.sampler[key] for key in configuration.sampler_reads(config.sampler.name)
-    }
-    if "grid" in settings:
-        settings["grid"] = build.grid(config)
-    return {"sampler": config.sampler.name, "steps": 1} | settings
-
-
-def has_trajectory(config: ml_collections.ConfigDict) -> bool:
-    """Whether the sampler of `config` diffuses probabilities, so that there is a way to show."""
-    return describe(config)["sampler"] == "cp"
 
 
 def softmax(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:

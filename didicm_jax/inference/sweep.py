@@ -1,4 +1,4 @@
-"""Several samplers of one network: which settings a list of choices stands for."""
+"""What a config says of its sampler, and which configs a list of choices stands for."""
 
 import copy
 import itertools
@@ -9,9 +9,7 @@ import ml_collections
 
 from didicm_jax import config as configuration
 from didicm_jax import diffusion
-from didicm_jax.config import build
 from didicm_jax.errors import UserError
-from didicm_jax.inference import sampling
 
 # Settings of `config.sampler` that may be chosen, besides its name; the last varies fastest.
 _KEYS = ("integrator", "grid", "query", "chains", "steps")
@@ -59,19 +57,48 @@ def variations(
             if len(set(choices.get("grid", ()))) > 1 and not _walks(config, chosen):
                 continue  # another of the grids is for this integrator
             found = changed(config, chosen)
-            meaning = tuple(sampling.describe(found).items())
+            meaning = tuple(describe(found).items())
             result.pop(meaning, None)
             result[meaning] = found
     return list(result.values())
 
 
+def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
+    """What `sampling.create` will do, for reports: the sampler and the settings that it reads."""
+    if config.method != "didicm":
+        return {"sampler": "softmax" if config.method == "cross_entropy" else "sigmoid", "steps": 1}
+    settings = {
+        key: config.sampler[key] for key in configuration.sampler_reads(config.sampler.name)
+    }
+    if "grid" in settings:
+        settings["grid"] = grid(config)
+    return {"sampler": config.sampler.name, "steps": 1} | settings
+
+
+def has_trajectory(config: ml_collections.ConfigDict) -> bool:
+    """Whether the sampler of `config` diffuses probabilities, so that there is a way to show."""
+    return describe(config)["sampler"] == "cp"
+
+
+def grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
+    """The times that the sampler of `config.sampler` walks through, by name."""
+    return own_grid(config) if config.sampler.grid == "auto" else config.sampler.grid
+
+
+def own_grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
+    """The grid of the sampler of `config.sampler` where it is told none."""
+    settings = config.sampler
+    integrator = settings.integrator if settings.name == "cp" else "euler"
+    return diffusion.INTEGRATORS[integrator].grids[0]
+
+
 def label(config: ml_collections.ConfigDict) -> str:
     """A short name of the sampler without its steps, for tables and legends."""
-    described = sampling.describe(config)
+    described = describe(config)
     words = [str(described["sampler"])]
     words += [str(described[key]) for key in ("integrator",) if key in described]
     usual = {
-        "grid": build.own_grid(config),
+        "grid": own_grid(config),
         "query": configuration.default().sampler.query,
     }
     for key, value in usual.items():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -12,17 +12,12 @@ from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.option_checks import ImageSize, require_int
 
 
-class Options(Protocol):
-    """The options of a family: a frozen dataclass, its fields the options with their defaults."""
-
-    def check(self, name: str, image_size: ImageSize) -> None:
-        """Raises UserError unless model `name` can be built with these options."""
-
-
 class Entry(NamedTuple):
     """A model by name: its kind (`ScoreModel` or `Classifier`), its options and its builder."""
 
     kind: type[nnx.Module]
+    # A frozen dataclass, its fields the options with their defaults. Its `check(name, image_size)`
+    # raises UserError unless the model can be built with them.
     options: type[Any]
     build: Callable[..., Any]  # (options, *, num_classes, image_size, rngs), the options checked
 

@@ -1,13 +1,11 @@
-"""Checkpoints of a run with orbax: written in the background, the latest two and the best kept.
+"""Writes the checkpoints of a run: in the background, the latest two and the best kept.
 
-A checkpoint is the folder `checkpoints/<step>`, there as a whole or not at all. One that is damaged
-later is found out by the list of digests that it was sealed with, moved to `damaged/<step>`, and
-the one before is used.
+One that is found to be damaged is moved to `damaged/<step>`, and the one before is used.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +16,24 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
-from didicm_jax.run import arrays, integrity, worth
-from didicm_jax.run.folder import Places
+from didicm_jax.run import integrity, worth
+from didicm_jax.run.saved import SavedCheckpoints, in_words, manager
 
 
-class Checkpoints:
-    """The checkpoints of one run, under `workdir/checkpoints`, named by step."""
+class Checkpoints(SavedCheckpoints):
+    """The checkpoints of a run that is trained."""
 
-    def __init__(
-        self, workdir: Path, *, read_only: bool = False, say: Callable[[str], None] = print
-    ) -> None:
-        """Opens the folder of checkpoints.
+    def __init__(self, workdir: Path, *, say: Callable[[str], None] = print) -> None:
+        """Opens the folder of checkpoints, makes it, and mends what can be mended.
 
         Args:
           workdir: of the run.
-          read_only: neither make nor mend anything; a folder that is not there is an empty one.
           say: told of what goes wrong but does not end the run.
         """
-        self._places = Places(workdir.resolve())
-        self._folder = self._places.checkpoints
-        self._read_only, self._say = read_only, say
         self._saving: int | None = None  # the step whose save has not been seen to end
         self._fault = ""  # why the last save failed, if it did
         self._said = ""  # of the last one that failed
-        self._manager = self._open(create=not read_only)
-
-    def latest(self) -> int | None:
-        """The step of the newest checkpoint, if there is one."""
-        return self._manager.latest_step()
-
-    def best(self) -> int | None:
-        """The step of the checkpoint with the highest evaluated top-1, if one was evaluated."""
-        self._manager.wait_until_finished()  # until then a checkpoint has no metrics
-        # By the files: the manager's own account needs all of them to be whole.
-        steps = self._manager.all_steps()
-        found = {step: worth.read(self._folder / str(step), self._say) for step in steps}
-        evaluated = [(top1, step) for step, top1 in found.items() if top1 is not None]
-        return max(evaluated)[1] if evaluated else None
+        super().__init__(workdir, say=say)
 
     def save(self, step: int, state: chex.ArrayTree, *, top1: float | None = None) -> None:
         """Starts saving `state`; returns before it is written.
@@ -131,25 +110,6 @@ class Checkpoints:
             if self._saving is not None:
                 self._failed(self._saving, error)
 
-    def restore_part(self, step: int, like: Mapping[str, chex.ArrayTree]) -> Any:
-        """Reads some fields of the state saved at `step`; the arrays of the others are not read.
-
-        Args:
-          step: one of the steps kept.
-          like: by the fields' names `jax.ShapeDtypeStruct`s with shardings; the result is placed as
-            they say, on any number of devices.
-
-        Raises:
-          UserError: it is damaged, or of another network.
-        """
-        restored, problem = self._read(step, like, fields=list(like))
-        if problem is None:
-            return restored
-        raise UserError(
-            f"{self._folder / str(step)}: expected a whole checkpoint, found {problem}; use "
-            "another one"
-        )
-
     def restore_latest(self, like: chex.ArrayTree) -> tuple[int, Any] | None:
         """Reads the newest checkpoint that is whole; those that are not are moved out of the way.
 
@@ -179,33 +139,24 @@ class Checkpoints:
             )
         return None
 
-    def _open(self, *, create: bool) -> ocp.CheckpointManager:
-        if not self._read_only:
-            if parallel.is_main():
-                worth.mend(self._folder, self._say)
-            parallel.barrier()  # until they are whole
+    def _open(self, *, create: bool = True) -> ocp.CheckpointManager:
+        if parallel.is_main():
+            worth.mend(self._folder, self._say)
+        parallel.barrier()  # until they are whole
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.BestN(get_metric_fn=worth.rank, n=1)]
         )
-        return ocp.CheckpointManager(
+        return manager(
             self._folder,
-            # Named, so that the shapes of a checkpoint are known before it is read.
-            item_handlers=ocp.PyTreeCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(
-                best_fn=worth.rank,
-                preservation_policy=keep,
-                create=create,
-                lightweight_initialize=self._read_only,  # metrics that are cut are not mended
-                async_options=ocp.AsyncOptions(
-                    post_finalization_callback=self._seal,
-                    timeout_secs=600,  # where one process fails, the others wait this long for it
-                    # In the background, where a full disk refuses a folder, threads would wait as
-                    # long for it, and a process of its own with them, after its last line.
-                    create_directories_asynchronously=jax.process_count() > 1,
-                ),
-                # It would be written, and waited for, whenever a manager is opened.
-                save_root_metadata=False,
+            preservation_policy=keep,
+            create=create,
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._seal,
+                timeout_secs=600,  # where one process fails, the others wait this long for it
+                # In the background, where a full disk refuses a folder, threads would wait as
+                # long for it, and a process of its own with them, after its last line.
+                create_directories_asynchronously=jax.process_count() > 1,
             ),
         )
 
@@ -236,7 +187,7 @@ class Checkpoints:
             integrity.seal(written[0] if written else self._folder / str(self._saving))
 
     def _failed(self, step: int, error: Exception) -> None:
-        self._fault = _words(error)
+        self._fault = in_words(error)
         self._saving = None
         words = (
             f"checkpoint {step} could not be saved ({self._fault}); training goes on, and the next "
@@ -249,33 +200,6 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
         self._manager = self._open(create=False)
-
-    def _read(
-        self, step: int, like: chex.ArrayTree, fields: Sequence[str] | None = None
-    ) -> tuple[Any, str | None]:
-        """The state, or some fields of it, or why it cannot be read, the same on every process.
-
-        Raises:
-          UserError: it is of another network.
-        """
-        found = integrity.damage(self._folder / str(step)) if parallel.is_main() else None
-        if parallel.any_process(found is not None):
-            return None, found or "files differ"
-        problem, state = None, None
-        try:
-            arrays.check(self._folder / str(step), like, fields)
-            arguments = ocp.args.PyTreeRestore(
-                like,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-                partial_restore=fields is not None,
-            )
-            state = self._manager.restore(step, args=arguments)
-        except UserError:
-            raise
-        except Exception as error:  # whatever reading half a file may raise
-            problem = _words(error)
-        failed = parallel.any_process(problem is not None)
-        return state, (problem or "another process cannot read it") if failed else None
 
     def _set_aside(self, damaged: dict[int, str], good: int) -> None:
         """Moves damaged checkpoints to where they do not stand in the way of new ones."""
@@ -293,7 +217,3 @@ class Checkpoints:
         if damaged:
             parallel.barrier()  # until they are moved
             self._manager.reload()
-
-
-def _words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

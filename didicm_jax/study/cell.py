@@ -12,8 +12,8 @@ import numpy as np
 
 from didicm_jax import evaluation
 from didicm_jax.evaluation import Outcomes, report, scores, temperature
-from didicm_jax.evaluation.subject import open_subject
-from didicm_jax.inference import sampling, sweep
+from didicm_jax.evaluation.subject import OtherData, open_subject, other_dataset
+from didicm_jax.inference import sweep
 from didicm_jax.run import Places, RunFolder
 from didicm_jax.study import methods
 from didicm_jax.study.axes import METHOD, Cell
@@ -76,10 +76,9 @@ def _samplers(
 ) -> list[dict[str, Any]]:
     """Each sampler's metrics on the held-out and the test examples, and what it costs."""
     config = folder.config
-    shown = copy.deepcopy(config)
-    shown.data.eval_split = cell.test_split
     held_out = open_subject(folder, "latest")
-    test = open_subject(folder.changed(shown, evaluates=True), "latest")
+    asked = OtherData(split=cell.test_split)
+    test = held_out._replace(source=other_dataset(config, folder.description, asked).test)
     records = []
     method = cell.values.get(METHOD)
     settings = methods.find(method).samplers if method else ()
@@ -89,7 +88,7 @@ def _samplers(
             split: scores.join(each.batches(answer, lambda rows: rows))
             for split, each in (("validation", held_out), ("test", test))
         }
-        described = sampling.describe(chosen)
+        described = sweep.describe(chosen)
         cost = passes.of(int(str(described["steps"])))
         validation = found["validation"]
         scale = temperature.fit(validation.posterior.probs, validation.labels)

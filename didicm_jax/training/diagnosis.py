@@ -1,4 +1,4 @@
-"""Finds the operation behind a loss that is not finite."""
+"""What is said of losses that are not finite, and which operation is behind one."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -6,6 +6,7 @@ from typing import Any
 
 import chex
 import jax
+import ml_collections
 import numpy as np
 
 from didicm_jax.errors import UserError
@@ -44,6 +45,24 @@ def diagnose(
         f"step {step}: expected to find what was not finite, found every operation finite one at a "
         "time: it overflows only in the compiled step; start a new run with a lower "
         "config.optimizer.learning_rate or with config.model.dtype=float32"
+    )
+
+
+def diverged(config: ml_collections.ConfigDict, step: int, in_row: int, where: str) -> UserError:
+    """What ends a run whose steps are all thrown away.
+
+    Args:
+      config: of the run.
+      step: the last one.
+      in_row: how many in a row were not finite.
+      where: the last good checkpoint, in words.
+    """
+    diffuses = config.method == "didicm"
+    return UserError(
+        f"step {step}: expected finite losses, found {in_row} non-finite steps in a row "
+        f"({where}); look for the cause with debug_nans, raise config.train.max_skipped, or "
+        "start a new run with a lower config.optimizer.learning_rate"
+        f"{' or a higher config.diffusion.min_time' if diffuses else ''}"
     )
 
 

@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 import jax
 
 from didicm_jax import parallel
-from didicm_jax.errors import UserError
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import record
-from didicm_jax.inference import program
 from didicm_jax.run import RunFolder, checkpoints, journal
-from didicm_jax.training import sets, state
-from didicm_jax.training.diagnosis import diagnose
+from didicm_jax.training import sets
+from didicm_jax.training.diagnosis import diagnose, diverged
 from didicm_jax.training.feed import Feed, Pace
 from didicm_jax.training.plan import Plan
 from didicm_jax.training.profiling import Profiler
-from didicm_jax.training.programs import make_local, make_step
+from didicm_jax.training.programs import make_evaluation, make_local, make_step
+from didicm_jax.training.state import TrainState
 from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
 from didicm_jax.training.utilization import Utilization
@@ -84,7 +83,7 @@ class _Training:
         self.judge = run.sets[0].name  # the set that decides which checkpoint is best
         self.stack = stack
         self.reporter: journal.Reporter | None = None
-        self.predict = _evaluation_program(run)
+        self.predict = make_evaluation(run)
         self.checkpoints = stack.enter_context(
             contextlib.closing(checkpoints.Checkpoints(folder.path, say=self._say))
         )
@@ -125,7 +124,7 @@ class _Training:
         return Outcome(_conclude(self.plan, self.folder, found[self.judge], total), total, "")
 
     def _steps(
-        self, reporter: journal.Reporter, start: int, current: state.TrainState
+        self, reporter: journal.Reporter, start: int, current: TrainState
     ) -> tuple[int, Found | None]:
         """From step `start` to the end: the last step done, and its evaluations unless stopped."""
         config, total = self.plan.config, self.durations.total
@@ -180,7 +179,7 @@ class _Training:
         self,
         reporter: journal.Reporter,
         step: int,
-        current: state.TrainState,
+        current: TrainState,
         top1: float | None = None,
     ) -> None:
         # No peer may be missing, and no record of a saved step be lost.
@@ -189,9 +188,7 @@ class _Training:
         reporter.flush()
         self.checkpoints.save(step, current, top1=top1)
 
-    def _catch_up(
-        self, reporter: journal.Reporter, step: int, current: state.TrainState
-    ) -> Found | None:
+    def _catch_up(self, reporter: journal.Reporter, step: int, current: TrainState) -> Found | None:
         """The evaluations of a restored step that were interrupted, and that of the end.
 
         None if a stop came in between.
@@ -219,7 +216,7 @@ class _Training:
         self,
         reporter: journal.Reporter,
         step: int,
-        current: state.TrainState,
+        current: TrainState,
         due: Sequence[sets.Opened],
     ) -> Found | None:
         """Evaluates a step that is saved, and says so; None if a stop came in between."""
@@ -235,9 +232,7 @@ class _Training:
             results[each.name] = found
         return results
 
-    def _measure(
-        self, current: state.TrainState, chosen: sets.Opened
-    ) -> evaluation.Evaluation | None:
+    def _measure(self, current: TrainState, chosen: sets.Opened) -> evaluation.Evaluation | None:
         """The scores on a set, or None if a stop came in between."""
 
         def proceed() -> bool:
@@ -274,13 +269,7 @@ class _Training:
         self.checkpoints.finish()
         good = self.checkpoints.latest()
         where = "no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
-        diffuses = self.plan.config.method == "didicm"
-        raise UserError(
-            f"step {step}: expected finite losses, found {in_row} non-finite steps in a row "
-            f"({where}); look for the cause with debug_nans, raise config.train.max_skipped, or "
-            "start a new run with a lower config.optimizer.learning_rate"
-            f"{' or a higher config.diffusion.min_time' if diffuses else ''}"
-        )
+        raise diverged(self.plan.config, step, in_row, where)
 
     def _report(
         self,
@@ -324,15 +313,6 @@ def _feed(run: Plan, step: int) -> Feed:
         repeats=run.config.data.repeats,
         step=step,
     )
-
-
-def _evaluation_program(run: Plan) -> program.Program:
-    """The program of the evaluations, traced: a mistake in it costs no training."""
-    traced = program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
-    # Padding is masked, so any number of devices will do.
-    batch_size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
-    traced.trace(run.abstract, run.dataset.image_shape, batch_size)
-    return traced
 
 
 def _conclude(

@@ -14,7 +14,7 @@ from didicm_jax import augment, data, parallel
 from didicm_jax import config as configuration
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
-from didicm_jax.inference import sampling
+from didicm_jax.inference import sweep
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.parallel import chips
 from didicm_jax.run import Description, tracker
@@ -78,7 +78,7 @@ class Plan:
             + (f", assuming {assumed:.4g} of the labels redrawn" if assumed else ""),
             "training": f"{steps.total:,} steps of {config.train.batch_size} images "
             f"({config.train.duration})",
-            "evaluation": ", ".join(f"{k} {v}" for k, v in sampling.describe(config).items()),
+            "evaluation": ", ".join(f"{k} {v}" for k, v in sweep.describe(config).items()),
         }
         if config.evaluation.sets:
             lines["sets"] = "; ".join(

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from didicm_jax.parallel import AXIS
+from didicm_jax import parallel
+from didicm_jax.inference import program
 from didicm_jax.training import objectives
 from didicm_jax.training.plan import Plan
 from didicm_jax.training.step import (
@@ -44,7 +45,7 @@ def make_step(run: Plan, *, donate: bool = True) -> TrainStep:
 
 def abstract_batch(run: Plan) -> dict[str, jax.ShapeDtypeStruct]:
     """What the step of a run takes beside its state: shapes, types and places, no arrays."""
-    size, rows = run.config.train.batch_size, NamedSharding(run.mesh, PartitionSpec(AXIS))
+    size, rows = run.config.train.batch_size, NamedSharding(run.mesh, PartitionSpec(parallel.AXIS))
     shapes = {
         "image": ((size, *run.dataset.image_shape), jnp.uint8),
         "label": ((size,), jnp.int32),
@@ -56,3 +57,12 @@ def abstract_batch(run: Plan) -> dict[str, jax.ShapeDtypeStruct]:
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def make_evaluation(run: Plan) -> program.Program:
+    """The program of the evaluations, traced: a mistake in it costs no training."""
+    traced = program.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
+    # Padding is masked, so any number of devices will do.
+    batch_size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
+    traced.trace(run.abstract, run.dataset.image_shape, batch_size)
+    return traced

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from types import TracebackType
 from typing import Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,12 +37,7 @@ class StopRequest:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._installed:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)

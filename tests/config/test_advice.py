@@ -28,13 +28,13 @@ ADVICE = {
     ("augment/mix.py", "train.batch_size"): ((START,), BOTH, 128),
     ("augment/policy.py", "data.mean"): ((START,), {}, (0.3,)),
     ("cli/card.py", "data.name"): ((START,), {}, "idx"),
-    ("cli/convert.py", "data.mean"): ((START,), {}, (0.3,)),
-    ("cli/convert.py", "data.std"): ((START,), {}, (0.3,)),
-    ("cli/convert.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
+    ("cli/from_torch.py", "data.mean"): ((START,), {}, (0.3,)),
+    ("cli/from_torch.py", "data.std"): ((START,), {}, (0.3,)),
+    ("cli/from_torch.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
     ("cli/prepare.py", "data.max_pixels"): ((START, AGAIN, LOOK), PHOTOS, 10**9),
     ("data/__init__.py", "data.train_examples"): ((START,), {}, 100),
     ("data/__init__.py", "data.data_ratio"): ((START,), {}, 0.5),
-    ("data/__init__.py", "data.resolution"): ((START,), {}, 8),
+    ("data/memory.py", "data.resolution"): ((START,), {}, 8),
     ("data/decode.py", "data.max_pixels"): ((START, AGAIN, LOOK), PHOTOS, 10**9),
     ("data/digits.py", "data.data_dir"): ((START, AGAIN, LOOK), {}, ""),
     ("data/digits.py", "data.name"): ((START,), {}, "idx"),
@@ -52,16 +52,15 @@ ADVICE = {
     ("training/diagnosis.py", "model.dtype"): ((START,), {}, "float32"),
     ("training/initial.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
     ("training/initial.py", "model.conditioned_blocks"): ((START,), VIT, 0),
-    ("training/loop.py", "optimizer.learning_rate"): ((START,), {}, 1e-4),
-    ("training/loop.py", "train.max_skipped"): ((START, AGAIN), {}, 500),
-    ("training/loop.py", "diffusion.min_time"): ((START,), {}, 0.01),
+    ("training/diagnosis.py", "train.max_skipped"): ((START, AGAIN), {}, 500),
+    ("training/diagnosis.py", "diffusion.min_time"): ((START,), {}, 0.01),
     ("training/sets.py", "evaluation.sets"): ((START, AGAIN), {}, ("a", "b=train every 1 step")),
     ("training/plan.py", "train.batch_size"): ((START,), {}, 128),
     ("training/plan.py", "train.accumulate"): ((START, AGAIN), {}, 2),
     ("training/plan.py", "optimizer.warmup"): ((START,), {}, "1 step"),
 }
 # Seen while a run is under way: what they advise of another run, they say so.
-UNDER_WAY = {"augment/mix.py", "training/diagnosis.py", "training/loop.py", "training/plan.py"}
+UNDER_WAY = {"augment/mix.py", "training/diagnosis.py", "training/plan.py"}
 
 
 def literal(node):

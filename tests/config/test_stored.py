@@ -5,8 +5,8 @@ import json
 import pytest
 
 from didicm_jax import config as configuration
-from didicm_jax.config import build
 from didicm_jax.errors import UserError
+from didicm_jax.inference import sweep
 
 
 def stored(changes=()):
@@ -104,7 +104,7 @@ def test_the_grid_of_earlier_runs_means_what_it_meant(integrator):
         stored({"sampler.integrator": integrator, "sampler.grid": "original"})
     )
     configuration.validate(config)
-    assert build.grid(config) == ("original" if integrator == "euler" else "linear")
+    assert sweep.grid(config) == ("original" if integrator == "euler" else "linear")
 
 
 def test_tuples_and_whole_numbers_survive_json():

@@ -10,9 +10,10 @@ import pytest
 
 from didicm_jax import augment
 from didicm_jax import config as configuration
-from didicm_jax.config import build, checks, reference
+from didicm_jax.config import checks, reference
 from didicm_jax.config.table import BY_KEY, SETTINGS
 from didicm_jax.errors import UserError
+from didicm_jax.inference import sweep
 
 ROOT = Path(__file__).parents[2]
 CLASSIFIER = {"method": "cross_entropy", "model.name": "resnet18"}
@@ -110,7 +111,7 @@ def test_a_setting_that_nobody_reads_is_refused(key, value, others):
 @pytest.mark.parametrize("integrator", ["exact", "heun"])
 def test_the_grid_original_is_refused_where_it_was_silently_linear(integrator):
     config = configured({"sampler.integrator": integrator})
-    assert build.grid(config) == "linear"
+    assert sweep.grid(config) == "linear"
     config.sampler.grid = "original"
     with pytest.raises(
         UserError, match=r"config\.sampler\.grid: expected auto or linear.*original"
@@ -118,7 +119,7 @@ def test_the_grid_original_is_refused_where_it_was_silently_linear(integrator):
         configuration.validate(config)
     for others in ({}, CL):
         config = configured(others)
-        assert build.grid(config) == "original"
+        assert sweep.grid(config) == "original"
         config.sampler.grid = "original"
         configuration.validate(config)
 

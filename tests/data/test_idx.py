@@ -182,7 +182,7 @@ def test_only_the_packages_folder_gets_fashion_names(monkeypatch, folder, tmp_pa
     not idx.FASHION_MNIST_DIR.is_dir(), reason="needs apt-get install dataset-fashion-mnist"
 )
 def test_fashion_mnist_from_the_debian_package():
-    dataset = data.load("idx", train_examples=1000)
+    dataset = data.trained_on(data.load("idx"), train_examples=1000)
     assert dataset.image_shape == (28, 28, 1)
     assert len(dataset.test) == 10_000
     # Both splits hold every class equally often (Xiao et al. 2017, section 3).

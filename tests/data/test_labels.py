@@ -63,8 +63,8 @@ def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
     for wrong in (b"\xff", b""):  # damaged, and an example of nothing
 
         def records(builder, split, wrong=wrong):
-            whole = real(builder, split)
-            return [whole[0], wrong, *(whole[n] for n in range(2, len(whole)))]
+            parts, whole = real(builder, split)
+            return parts, [whole[0], wrong, *(whole[n] for n in range(2, len(whole)))]
 
         monkeypatch.setattr(tfds_module, "_records", records)
         message = r"^expected a label in every record of birds train, found record 1 [^\n]*$"

@@ -42,32 +42,33 @@ def test_a_larger_share_redraws_what_a_smaller_one_does_to_the_same_labels():
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(UserError, match=r"data\.label_noise to be a share in \[0, 1\)") as error:
-        data.load("digits", label_noise=share)
+        data.trained_on(data.load("digits"), label_noise=share)
     assert "\n" not in str(error.value)
 
 
 def test_labels_of_training_are_redrawn_and_those_of_evaluation_are_not():
     for splits in ({}, {"train_split": "train[:90%]", "eval_split": "train[90%:]"}):
         clean = data.load("digits", **splits)
-        noisy = data.load("digits", label_noise=SHARE, **splits)
+        noisy = data.trained_on(clean, label_noise=SHARE)
         expected = redraw(clean.train.labels, 10, share=SHARE, seed=0)
         np.testing.assert_array_equal(noisy.train.labels, expected)
         assert noisy.test.digest() == clean.test.digest()
         assert noisy.train.digest() != clean.train.digest()
-    whole = data.load("digits", label_noise=SHARE, eval_split="train")
+    whole = data.trained_on(data.load("digits", eval_split="train"), label_noise=SHARE)
     np.testing.assert_array_equal(whole.test.labels, data.load("digits").train.labels)
 
 
 def test_without_a_share_nothing_changes():
-    one, other = data.load("digits"), data.load("digits", label_noise=0.0)
-    assert one.train.digest() == other.train.digest()
+    digits = data.load("digits")
+    assert data.trained_on(digits, label_noise=0.0).train.digest() == digits.train.digest()
 
 
 @pytest.mark.parametrize("kept", [{"data_ratio": 0.25}, {"train_examples": 300}])
 def test_fewer_images_are_the_same_ones_with_the_labels_that_they_have_among_all(kept):
-    images = data.load("digits", **kept).train
-    noisy = data.load("digits", label_noise=SHARE, **kept).train
-    everything = data.load("digits").train
+    digits = data.load("digits")
+    images = data.trained_on(digits, **kept).train
+    noisy = data.trained_on(digits, label_noise=SHARE, **kept).train
+    everything = digits.train
     every = np.arange(len(images))
     np.testing.assert_array_equal(noisy.batch(every)["image"], images.batch(every)["image"])
     place = {each.tobytes(): n for n, each in enumerate(everything.batch(
@@ -80,7 +81,7 @@ def test_fewer_images_are_the_same_ones_with_the_labels_that_they_have_among_all
 
 
 def test_batches_hold_the_redrawn_labels_wherever_they_start_and_however_they_are_shared():
-    source = data.load("digits", label_noise=SHARE, seed=1).train
+    source = data.trained_on(data.load("digits"), label_noise=SHARE, seed=1).train
     for step, process in ((0, 0), (70, 0), (70, 1)):
         batch = data.train_batch(
             source, step=step, batch_size=32, seed=1, process_index=process, process_count=2
@@ -90,8 +91,8 @@ def test_batches_hold_the_redrawn_labels_wherever_they_start_and_however_they_ar
 
 def test_a_digest_tells_shares_apart_and_does_not_depend_on_the_resolution():
     digests = {
-        (share, resolution): data.load(
-            "digits", label_noise=share, resolution=resolution
+        (share, resolution): data.trained_on(
+            data.load("digits", resolution=resolution), label_noise=share
         ).train.digest()
         for share in (0.0, 0.2, 0.4)
         for resolution in (8, 4)
@@ -102,7 +103,8 @@ def test_a_digest_tells_shares_apart_and_does_not_depend_on_the_resolution():
 
 
 def test_photos_of_records_are_redrawn_too(tree):
-    clean, noisy = load_photos("birds", tree), load_photos("birds", tree, label_noise=0.9)
+    clean = load_photos("birds", tree)
+    noisy = data.trained_on(clean, label_noise=0.9)
     assert noisy.test.digest() == clean.test.digest()
     assert noisy.train.digest() != clean.train.digest()
     rows = np.arange(len(clean.train))

@@ -216,7 +216,7 @@ def test_the_digits_split_never_changes():
 
 
 def test_load_keeps_the_training_images_asked_for_and_all_test_images():
-    dataset = data.load("digits", train_examples=100, seed=1)
+    dataset = data.trained_on(data.load("digits"), train_examples=100, seed=1)
     assert (len(dataset.train), len(dataset.test)) == (100, 360)
     assert set(np.bincount(dataset.train.labels)) <= {9, 10, 11}
 

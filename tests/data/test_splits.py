@@ -39,7 +39,7 @@ def test_parts_of_both_follow_each_other():
 
 
 def test_a_share_is_taken_of_the_part():
-    found = data.load("digits", train_split="train[:50%]", data_ratio=0.5)
+    found = data.trained_on(data.load("digits", train_split="train[:50%]"), data_ratio=0.5)
     assert len(found.train) == round(0.5 * len(data.load("digits").train) / 2)
 
 

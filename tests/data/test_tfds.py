@@ -59,10 +59,11 @@ def test_names_versions_and_splits_as_tfds_writes_them(tree):
 
 
 def test_data_ratio_and_train_examples(tree):
-    assert len(load("birds", tree, data_ratio=0.5, seed=3).train) == 14
-    assert len(load("birds", tree, train_examples=7).train) == 7
+    birds = load("birds", tree)
+    assert len(data.trained_on(birds, data_ratio=0.5, seed=3).train) == 14
+    assert len(data.trained_on(birds, train_examples=7).train) == 7
     with pytest.raises(UserError, match=r"either config.data.train_examples or .* found both"):
-        load("birds", tree, train_examples=7, data_ratio=0.5)
+        data.trained_on(birds, train_examples=7, data_ratio=0.5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from didicm_jax import data
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
-from didicm_jax.inference import predictor, program, sampling
+from didicm_jax.inference import program, sampling
+from didicm_jax.inference.buckets import batches
 from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
 from didicm_jax.training import plan
@@ -168,9 +169,9 @@ def test_programs_are_compiled_once_for_each_bucket(digits, monkeypatch):
 
 @pytest.mark.parametrize("buckets", [(1, 8, 64), (4,), (1, 3)])
 def test_batches_hold_every_image_once_and_little_padding(buckets):
-    assert [tuple(part) for part in predictor.batches(0, buckets)] == [(0, 0, buckets[0])]
+    assert [tuple(part) for part in batches(0, buckets)] == [(0, 0, buckets[0])]
     for total in range(1, 300):
-        parts = list(predictor.batches(total, buckets))
+        parts = list(batches(total, buckets))
         rows = [part.start + row for part in parts for row in range(part.images)]
         assert rows == list(range(total))
         assert {part.size for part in parts} <= set(buckets)

@@ -9,7 +9,7 @@ from flax import nnx
 from didicm_jax import config as configuration
 from didicm_jax import data, parallel
 from didicm_jax.config import build
-from didicm_jax.inference import sampling
+from didicm_jax.inference import sampling, sweep
 from didicm_jax.inference.program import Program
 
 CLASSES = 6
@@ -148,7 +148,7 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
     ],
 )
 def test_reports_name_the_settings_that_are_read(changes, expected):
-    assert sampling.describe(configured(**changes)) == expected
+    assert sweep.describe(configured(**changes)) == expected
 
 
 def test_the_schedule_is_the_one_that_the_config_names():

@@ -4,7 +4,7 @@ import pytest
 
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
-from didicm_jax.inference import sampling, sweep
+from didicm_jax.inference import sweep
 
 
 def configured(**changes):
@@ -21,7 +21,7 @@ def configured(**changes):
 def test_every_combination_that_is_read():
     choices = {"name": ["cp", "cl", "one_shot"], "steps": [1, 2], "chains": [4, 16]}
     found = sweep.variations(configured(), choices)
-    described = [sampling.describe(each) for each in found]
+    described = [sweep.describe(each) for each in found]
     assert [(d["sampler"], d.get("chains"), d["steps"]) for d in described] == [
         ("cp", None, 1),
         ("cp", None, 2),
@@ -65,7 +65,7 @@ def test_what_is_not_chosen_stays_as_the_run_says():
 def test_another_sampler_forgets_what_it_does_not_read():
     config = configured(sampler__tolerance=0.1, sampler__grid="linear")
     (found,) = sweep.variations(config, {"name": ["one_shot"]})
-    assert sampling.describe(found) == {"sampler": "one_shot", "steps": 1, "time": 0.6}
+    assert sweep.describe(found) == {"sampler": "one_shot", "steps": 1, "time": 0.6}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run import integrity
 from didicm_jax.run.checkpoints import Checkpoints
+from didicm_jax.run.saved import SavedCheckpoints
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_of_a_part_only_its_own_arrays_are_read(tmp_path, mesh):
     state = {"weights": {"a": jnp.arange(3.0)}, "moments": {"a": jnp.zeros((2, 3))}}
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, state)
-    with contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+    with contextlib.closing(SavedCheckpoints(tmp_path)) as checkpoints:
         found = checkpoints.restore_part(1, like({"weights": {"a": jnp.zeros(3)}}, mesh))
         assert jax.tree.map(np.asarray, found).keys() == {"weights"}
         np.testing.assert_array_equal(found["weights"]["a"], [0, 1, 2])
@@ -211,7 +212,7 @@ def test_a_part_of_a_damaged_checkpoint_is_refused(tmp_path, mesh):
     newest = tmp_path / "checkpoints" / "1"
     flip(max(newest.rglob("*"), key=lambda path: path.stat().st_size))
     with (
-        contextlib.closing(Checkpoints(tmp_path, read_only=True)) as checkpoints,
+        contextlib.closing(SavedCheckpoints(tmp_path)) as checkpoints,
         pytest.raises(UserError, match="has changed since it was written"),
     ):
         checkpoints.restore_part(1, like({"a": jnp.zeros(3)}, mesh))
@@ -224,14 +225,14 @@ def test_reading_writes_nothing_and_needs_no_metrics(tmp_path, mesh):
         checkpoints.save(2, {"x": jnp.ones(3)}, top1=0.7)
     cut(tmp_path / "checkpoints" / "2" / "metrics" / "metrics")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    reading = Checkpoints(tmp_path, read_only=True, say=said.append)
+    reading = SavedCheckpoints(tmp_path, say=said.append)
     with contextlib.closing(reading) as checkpoints:
         assert (checkpoints.latest(), checkpoints.best()) == (2, 1)
         checkpoints.restore_part(2, like({"x": jnp.zeros(3)}, mesh))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert len(said) == 1
     assert "counts as not evaluated" in said[0]
-    with contextlib.closing(Checkpoints(tmp_path / "no", read_only=True)) as checkpoints:
+    with contextlib.closing(SavedCheckpoints(tmp_path / "no")) as checkpoints:
         assert (checkpoints.latest(), checkpoints.best()) == (None, None)
     assert not (tmp_path / "no").exists()
 

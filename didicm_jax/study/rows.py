@@ -1,0 +1,179 @@
+"""The methods of a study, place by place: their reported samplers, and what each gains."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from didicm_jax import evaluation
+from didicm_jax.study import axes, methods
+from didicm_jax.study.folder import Record
+
+Place = tuple[tuple[str, Any], ...]  # where a cell lies, whatever its method and seed
+
+
+class Metric(NamedTuple):
+    """How a metric is shown, and what counts as a gain in it."""
+
+    key: str
+    title: str
+    scale: float
+    digits: int
+    gain: str  # name and unit
+    relative: bool  # in per cent of the baseline, less being better
+
+
+SHOWN = (
+    Metric("top1", "top-1 %", 100, 2, "gain in top-1 (points)", False),
+    Metric("nll", "NLL", 1, 3, "reduction of the NLL (%)", True),
+    Metric("ece", "ECE", 1, 3, "reduction of the ECE (%)", True),
+)
+ALL = (
+    *SHOWN,
+    Metric("nll_scaled", "NLL, scaled", 1, 3, "reduction of the scaled NLL (%)", True),
+    Metric("ece_scaled", "ECE, scaled", 1, 3, "reduction of the scaled ECE (%)", True),
+)
+MATCHED = "the matched classifier"
+# What the methods are compared with, and the classifiers of which the best is meant.
+BASELINES = {"the paper's baseline": methods.UNMATCHED, MATCHED: methods.MATCHED}
+
+
+class Row(NamedTuple):
+    """One method at one place: a record of its reported sampler for each seed."""
+
+    place: Place
+    method: str
+    free: bool  # chosen on the held-out examples among all samplers of a method that reports one
+    chosen: dict[int, Record]
+    cells: dict[int, Record]
+
+    @property
+    def name(self) -> str:
+        """For tables and legends."""
+        return f"{self.method}, chosen" if self.free else self.method
+
+    def over_seeds(self, key: str) -> list[float]:
+        """A test metric of each seed, in order."""
+        return [self.chosen[seed]["test"][key] for seed in sorted(self.chosen)]
+
+
+class Difference(NamedTuple):
+    """Of a method and a baseline, paired by seed and by test example."""
+
+    value: float
+    error: float | None  # standard error; None where one seed of an old record is all there is
+
+
+def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
+    """The rows of the tables, in their order.
+
+    Args:
+      records: of the cells that are done.
+      following: axes that are no places of their own.
+    """
+    groups: dict[tuple[Place, str], dict[int, Record]] = defaultdict(dict)
+    for record in records:
+        values = record["values"]
+        found = axes.coordinates(values)
+        place = tuple((axis, value) for axis, value in found.items() if axis not in following)
+        groups[place, values.get(axes.METHOD, "")][values.get(axes.SEED, 0)] = record
+    rows = []
+    for (place, method), cells in groups.items():
+        limit = methods.find(method).passes if method else None
+        reported = sampler_keys(cells)[0] if limit is None else _choose(cells, limit)
+        best = _choose(cells, math.inf)
+        for free, key in ((False, reported), (True, best)):
+            if not free or (limit is None and len(sampler_keys(cells)) > 1):
+                chosen = {seed: find_sampler(record, key) for seed, record in cells.items()}
+                rows.append(Row(place, method, free, chosen, cells))
+    order = {place: i for i, place in enumerate(dict.fromkeys(row.place for row in rows))}
+    names = ["", *methods.METHODS]
+
+    def rank(row: Row) -> tuple[int, int, str, bool]:
+        name = row.method.removesuffix(methods.EQUAL_COMPUTE)
+        return order[row.place], names.index(name), row.method, row.free
+
+    return sorted(rows, key=rank)
+
+
+def _key(sampler: Record) -> tuple[str, int]:
+    """What a sampler is told apart by."""
+    return sampler["label"], sampler["steps"]
+
+
+def sampler_keys(cells: Mapping[int, Record]) -> list[tuple[str, int]]:
+    """The samplers that all seeds were asked for: later versions may ask for more."""
+    every = [[_key(each) for each in record["samplers"]] for record in cells.values()]
+    return [key for key in every[0] if all(key in keys for keys in every)]
+
+
+def find_sampler(record: Record, key: tuple[str, int]) -> Record:
+    """What a cell's record says of one of its samplers."""
+    return next(each for each in record["samplers"] if _key(each) == key)
+
+
+def _choose(cells: Mapping[int, Record], limit: float) -> tuple[str, int]:
+    """The sampler to report of those within so many passes: no test example has a say in it."""
+    keys, first = sampler_keys(cells), next(iter(cells.values()))
+    allowed = [key for key in keys if find_sampler(first, key)["plain_passes"] <= limit]
+    return min(
+        allowed or keys,
+        key=lambda key: statistics.fmean(
+            find_sampler(cell, key)["validation"]["nll"] for cell in cells.values()
+        ),
+    )
+
+
+def select(rows: Sequence[Row]) -> dict[Place, Row]:
+    """Of the methods that may choose, the one with the least NLL on the held-out examples."""
+    found: dict[Place, Row] = {}
+    for row in rows:
+        if row.method and methods.find(row.method).passes is not None:
+            held = found.setdefault(row.place, row)
+            found[row.place] = min(held, row, key=_held_out_nll)
+    return found
+
+
+def _held_out_nll(row: Row) -> float:
+    return statistics.fmean(record["validation"]["nll"] for record in row.chosen.values())
+
+
+def best_of(rows: Sequence[Row], place: Place, metric: Metric, baseline: str) -> Row | None:
+    """Of a baseline's classifiers the one with the best mean on the test split: the hardest."""
+    found = [row for row in rows if row.place == place and row.method in BASELINES[baseline]]
+    sign = 1 if metric.relative else -1
+    return min(
+        found,
+        key=lambda row: sign * statistics.fmean(row.over_seeds(metric.key)),
+        default=None,
+    )
+
+
+def difference_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
+    """In the unit of the table, over the seeds that both have; None where there is none."""
+    seeds = sorted(row.chosen.keys() & baseline.chosen.keys()) if baseline else []
+    if not baseline or not seeds or (row.method == baseline.method):
+        return None
+    pairs = [(row.chosen[seed], baseline.chosen[seed]) for seed in seeds]
+    values = [ours["test"][metric.key] - theirs["test"][metric.key] for ours, theirs in pairs]
+    variances = [statistics.variance(values) / len(values)] if len(values) > 1 else []
+    kept = [[np.array(each.get("left_out", {}).get(metric.key, ())) for each in p] for p in pairs]
+    if all(len(ours) == len(theirs) > 1 for ours, theirs in kept):
+        # All seeds are judged on the same test examples.
+        gaps = np.mean([ours - theirs for ours, theirs in kept], axis=0)
+        variances.append(evaluation.jackknife_error(gaps) ** 2)
+    error = metric.scale * math.sqrt(sum(variances)) if variances else None
+    return Difference(metric.scale * statistics.fmean(values), error)
+
+
+def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
+    """More is better: points, or per cent of the baseline."""
+    found = difference_of(row, baseline, metric)
+    if found is None or baseline is None or not metric.relative:
+        return found
+    factor = -100 / (metric.scale * statistics.fmean(baseline.over_seeds(metric.key)))
+    error = None if found.error is None else abs(factor) * found.error
+    return Difference(factor * found.value, error)
