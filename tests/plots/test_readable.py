@@ -103,7 +103,7 @@ def trained(runs, count, every=1, evaluated=True, loss=0.5):
 def gains(panels, rows, columns, values=None):
     grid = np.linspace(-4, 4, len(rows) * len(columns)).reshape(len(rows), len(columns))
     return study.gains(
-        [study.Panel(name, grid if values is None else values) for name in panels],
+        [study.Map(name, grid if values is None else values) for name in panels],
         ("resolution", rows),
         ("data_ratio, optimizer.learning_rate", columns),
         "reduction of the NLL (%)",
