@@ -31,6 +31,7 @@ SIZES = {
     "data.num_workers",
     "augment.shift",
     "model.width",
+    "model.group_elements",
     "model.depth",
     "model.conditioned_stages",
     "model.conditioned_blocks",

@@ -112,6 +112,8 @@ def test_of_the_sets_of_the_base_the_first_is_the_test_split_of_its_cells(digits
 def test_every_method_is_valid_and_shares_all_but_what_it_is(digits):
     for name in methods.METHODS:
         text = f"method={name}@compute;learning_rate=0.5"
+        if methods.METHODS[name].told:
+            text += ";data.label_noise=0.4"
         (cell,) = axes.cells(digits, axes.parse(text), 10)
         configuration.validate(cell.config)
         assert cell.config.data.train_split == "train[:90%]"
