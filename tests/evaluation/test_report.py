@@ -78,7 +78,7 @@ def test_each_set_has_a_table_the_one_that_decides_first(tmp_path):
     assert "<h2>Evaluations</h2>" not in text
     first, second = (text.index(f"on {name}<") for name in ("held_out", "x&lt;y"))
     assert first < second
-    of_run = [row[1:4] for row in Page(text).cells if row[0] == "a"][:2]
+    of_run = [row[1:4] for row in cells(Page(text)) if row[0] == "a"][:2]
     assert of_run == [["40", "25.00%", "25.00% at 40"], ["30", "70.00%", "75.00% at 20"]]
     assert text.count("not evaluated yet") == 2
 
