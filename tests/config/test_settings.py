@@ -10,7 +10,7 @@ import pytest
 
 from didicm_jax import augment
 from didicm_jax import config as configuration
-from didicm_jax.cli import main
+from didicm_jax.cli import main, preflight
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import report
 from didicm_jax.run import RunFolder
@@ -218,6 +218,7 @@ def test_commands_that_are_shown_parse(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(RunFolder, "find", stop)
     monkeypatch.setattr(report, "write", stop)
+    monkeypatch.setattr(preflight, "run", stop)
     for command in commands:
         with pytest.raises(Parsed):
             main.main(shlex.split(command, comments=True))

@@ -39,7 +39,7 @@ def start(*arguments):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def digits():
     return digits_config.get_config()
 
