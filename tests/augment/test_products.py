@@ -10,21 +10,10 @@ import numpy as np
 import pytest
 
 from didicm_jax import config as configuration
-from didicm_jax.augment import Policy
 from didicm_jax.config import build
+from tests.augment.test_policy import STRONG
 
 B, SIZE, K = 64, 24, 5
-STRONG = Policy(
-    (0.1, 0.5, 0.9),
-    (0.2, 0.4, 0.25),
-    flip=True,
-    shift=2,
-    color_jitter=0.4,
-    rand_augment="rand-m7-mstd0.5-inc1",
-    mixup=0.2,
-    cutmix=1.0,
-    label_smoothing=0.1,
-)
 TPU = dataclasses.replace(STRONG, gathers=False)
 IMAGES = np.random.RandomState(0).randint(0, 256, (B, SIZE, SIZE, 3)).astype(np.uint8)
 LABELS = np.random.RandomState(1).randint(0, K, B).astype(np.int32)
