@@ -48,6 +48,7 @@ def stored(config: ml_collections.ConfigDict) -> data.Dataset:
             max_broken_share=settings.max_broken_share,
             max_pixels=settings.max_pixels,
             num_workers=settings.num_workers,
+            cache_gib=settings.cache_gib,
         )
     except UserError as error:
         if first.split == settings.eval_split:

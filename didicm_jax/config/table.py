@@ -104,6 +104,10 @@ SETTINGS = (
             Number(1, INTEGERS), read=_PHOTOS, change=ALWAYS),
     Setting("data.num_workers", 0, "threads that decode; 0: one per core", Number(0, 4096),
             read=_PHOTOS, change=ALWAYS),
+    Setting("data.cache_gib", 1.0,
+            "GiB of decoded images that each split may keep in memory; they are kept where all of "
+            "them fit and look the same each time (evaluation; training with whole images)",
+            Number(0, 2**20), read=_PHOTOS, change=ALWAYS),
     Setting("data.mean", (0.5,), "mean per channel, of images in [0, 1]",
             Numbers(Number(-1000, 1000), "a number per channel")),
     Setting("data.std", (0.5,), "deviation per channel, of images in [0, 1]",

@@ -23,6 +23,8 @@ class PhotoOptions:
     max_broken_share: more broken images than this share of a split end the run.
     max_pixels: an image of more pixels is not decoded, it counts as broken.
     num_workers: threads that decode for each split; 0 is one per core.
+    cache_gib: GiB of decoded images that a split may keep in memory, where they look the same each
+      time.
 
     Raises:
       UserError: a value outside its range.
@@ -37,6 +39,7 @@ class PhotoOptions:
     max_broken_share: float = 0.001
     max_pixels: int = MAX_PIXELS
     num_workers: int = 0
+    cache_gib: float = 1.0
 
     def __post_init__(self) -> None:
         """Checks every value, before anything is opened."""
@@ -53,8 +56,20 @@ class PhotoOptions:
         check_max_pixels(self.max_pixels)
         if self.num_workers < 0:
             raise _wrong("num_workers", "0 (one per core) or more", self.num_workers, 0)
+        if not 0 <= self.cache_gib < math.inf:
+            raise _wrong("cache_gib", "0 (nothing is kept) or more", self.cache_gib, 1)
         if not self.train_split:
             raise _wrong("train_split", "the name of a split", "''", "train")
+
+    @property
+    def crops_at_random(self) -> bool:
+        """Whether training shows an image in different crops."""
+        return self.crop_scale != (1, 1) or self.crop_ratio[0] != self.crop_ratio[1]
+
+    @property
+    def image_bytes(self) -> int:
+        """Of an image as it is shown."""
+        return 3 * self.resolution**2
 
     @property
     def threads(self) -> int:

@@ -24,6 +24,7 @@ from didicm_jax.data.crops import NUM_UNIFORMS, Box, center_box, random_box
 from didicm_jax.data.decode import BrokenImage, decode_crop
 from didicm_jax.data.draws import uniforms
 from didicm_jax.data.options import PhotoOptions
+from didicm_jax.data.shown import Shown
 from didicm_jax.data.source import Batch, Labelled
 from didicm_jax.errors import UserError, first_line
 
@@ -49,7 +50,8 @@ class RecordSource(Labelled):
     """Photos in records, cropped anew each time they are asked for.
 
     A row's crop is random where the request has a draw for it, and the centre where it has none.
-    An image that cannot be decoded is replaced by the next one that can, with its label.
+    An image that cannot be decoded is replaced by the next one that can, with its label. What looks
+    the same each time is kept in memory where the options have room for all of it.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class RecordSource(Labelled):
         self._lock = threading.Lock()
         self._identify = identify
         self._broken: set[int] = set()
+        self._shown: dict[bool, Shown] = {}  # in training, and in evaluation
         self._pool: ThreadPoolExecutor | None = None
         if options.threads > 1:
             self._pool = ThreadPoolExecutor(options.threads, thread_name_prefix="decode")
@@ -112,13 +115,14 @@ class RecordSource(Labelled):
         """The examples at `kept` i64[M], numbered anew; replacements come from among them."""
         part = copy.copy(self)
         part._labels, part._kept = self._labels[kept], self._kept[kept]
-        part._broken = set()
+        part._broken, part._shown = set(), {}
         return part
 
     def with_labels(self, labels: np.ndarray) -> "RecordSource":
         """The same images under other labels, integers [N]."""
         result = copy.copy(self)
-        result._labels, result._broken = labels.astype(np.int32), set()
+        result._labels = labels.astype(np.int32)
+        result._broken, result._shown = set(), {}
         return result
 
     def batch(self, indices: np.ndarray, draws: np.ndarray | None = None) -> Batch:
@@ -131,6 +135,27 @@ class RecordSource(Labelled):
         Raises:
           UserError: more broken images than `max_broken_share` of the examples.
         """
+        shown = self._shown_before(random=draws is not None)
+        if shown is None:
+            return self._read(indices, draws)
+        if (missing := shown.missing(indices)).size:
+            # Which draws they are does not matter here.
+            drawn = None if draws is None else missing.astype(np.uint64)
+            shown.keep(missing, self._read(missing, drawn))
+        return shown.batch(indices)
+
+    def _shown_before(self, *, random: bool) -> Shown | None:
+        """What was shown of the examples, where it is kept."""
+        options, count = self._options, len(self)
+        room = options.cache_gib * 2**30
+        if count * options.image_bytes > room or (random and options.crops_at_random):
+            return None
+        with self._lock:
+            if random not in self._shown:
+                self._shown[random] = Shown(count, options.resolution)
+            return self._shown[random]
+
+    def _read(self, indices: np.ndarray, draws: np.ndarray | None) -> Batch:
         count, size = len(indices), self._options.resolution
         images = np.empty((count, size, size, 3), np.uint8)
         labels = np.empty(count, np.int32)

@@ -29,6 +29,7 @@ SIZES = {
     "data.resolution",
     "data.repeats",
     "data.num_workers",
+    "data.cache_gib",
     "augment.shift",
     "model.width",
     "model.group_elements",

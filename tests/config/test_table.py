@@ -42,6 +42,7 @@ READ = [
     ("data.max_broken_share", 0.5, [PHOTOS], [{}, {"data.name": "idx"}]),
     ("data.max_pixels", 10**6, [PHOTOS], [{}, {"data.name": "idx"}]),
     ("data.num_workers", 2, [PHOTOS], [{}, {"data.name": "idx"}]),
+    ("data.cache_gib", 0.0, [PHOTOS], [{}, {"data.name": "idx"}]),
     (
         "data.eval_split",
         "test",

@@ -9,6 +9,7 @@ import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
 from didicm_jax import data
+from didicm_jax.data import records
 from didicm_jax.data.options import PhotoOptions
 from didicm_jax.data.records import RecordSource
 from didicm_jax.errors import UserError
@@ -30,13 +31,13 @@ def views(photos):
 
 
 def source_of(views, broken=(), **options):
-    records = [
+    examples = [
         record(view[:200] if n in broken else view, n % 5, f"{n}.jpg")
         for n, view in enumerate(views)
     ]
     options = PhotoOptions(**{"resolution": 32, **options})
     labels = np.arange(len(views)) % 5
-    return RecordSource(records, labels, image_key="image", name="views train", options=options)
+    return RecordSource(examples, labels, image_key="image", name="views train", options=options)
 
 
 def same(one, other):
@@ -116,6 +117,71 @@ def test_repeats_show_each_image_three_times_differently(views, batch_size, proc
         assert len(rows) == 10
     for images in rows.values():
         assert len({image.tobytes() for image in images}) == len(images)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many images have been decoded, in a list of one number."""
+    count, decode_crop = [0], records.decode_crop
+
+    def decode(*args, **options):
+        count[0] += 1
+        return decode_crop(*args, **options)
+
+    monkeypatch.setattr(records, "decode_crop", decode)
+    return count
+
+
+WHOLE = {"crop_scale": (1, 1), "crop_ratio": (4 / 3, 4 / 3)}
+ROOM = 30 * 32 * 32 * 3 / 2**30  # GiB
+
+
+def epochs(source, count):
+    draws = np.arange(30, dtype=np.uint64)
+    for epoch in range(count):
+        order = np.random.default_rng(epoch).permutation(30)
+        yield order, source.batch(order, draws + np.uint64(epoch))
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        (WHOLE, 1),
+        (WHOLE | {"cache_gib": ROOM}, 1),
+        (WHOLE | {"cache_gib": 0.99 * ROOM}, 3),
+        ({}, 3),
+    ],
+)
+def test_what_looks_the_same_each_time_is_decoded_once_where_there_is_room(
+    views, decoded, options, times
+):
+    never = source_of(views, **options | {"cache_gib": 0.0})
+    expected = [batch for _, batch in epochs(never, 3)]
+    decoded[0] = 0
+    for (_, batch), wanted in zip(epochs(source_of(views, **options), 3), expected, strict=True):
+        same(batch, wanted)
+    assert decoded[0] == 30 * times
+
+
+def test_training_and_evaluation_do_not_show_one_another_s_crops(views, decoded):
+    source, plain = source_of(views, **WHOLE), source_of(views, **WHOLE, cache_gib=0.0)
+    rows, draws = np.array([3, 4, 3]), np.arange(3, dtype=np.uint64)
+    for _ in range(2):
+        same(source.batch(rows, draws), plain.batch(rows, draws))
+        same(source.batch(rows), plain.batch(rows))
+    assert decoded[0] == 2 * 2 + 4 * 3
+
+
+def test_other_labels_and_parts_remember_for_themselves(views):
+    source = source_of(views, **WHOLE, broken=(7,), max_broken_share=0.6)
+    source.batch(np.arange(30))
+    part, others = source.take(np.array([7, 20])), source.with_labels(np.full(30, 4))
+    sound = source_of(views)
+    np.testing.assert_array_equal(
+        part.batch(np.array([0]))["image"], sound.batch(np.array([20]))["image"]
+    )
+    assert others.batch(np.array([3]))["label"] == [4]
+    assert (source.replaced, part.replaced, others.replaced) == (1, 1, 0)
 
 
 def test_repeats_in_a_batch_that_they_divide_are_complete():
@@ -234,6 +300,7 @@ def test_closing_leaves_no_thread_waiting(views):
         ({"max_broken_share": 1}, "max_broken_share"),
         ({"max_pixels": 0}, "max_pixels"),
         ({"num_workers": -1}, "num_workers"),
+        ({"cache_gib": -1}, "cache_gib"),
         ({"train_split": ""}, "train_split"),
     ],
 )
