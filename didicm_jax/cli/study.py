@@ -153,7 +153,8 @@ def _flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer(
         "jobs",
         None,
-        "Cells at a time; default: one per GPU, or per core where there is none.",
+        "Cells at a time; default: one per GPU, or per core where there is none. More than there "
+        "are GPUs share these.",
         lower_bound=1,
         flag_values=values,
     )

@@ -15,6 +15,8 @@ from didicm_jax.training.stopping import StopRequest
 
 STOPPED = 75  # the exit status of a cell that was asked to stop and can go on (EX_TEMPFAIL)
 _POLL = 0.2  # seconds
+# Of a GPU's memory, the share that JAX takes, and how much of it all cells on it take together.
+_MEMORY, _TAKEN = "XLA_PYTHON_CLIENT_MEM_FRACTION", 0.9
 
 
 class Lane(NamedTuple):
@@ -35,6 +37,9 @@ class Ended(NamedTuple):
 def lanes(jobs: int | None) -> list[Lane]:
     """The parts of this machine: one per GPU; without, one per core or as many as `jobs`.
 
+    More jobs than GPUs share these, each with its share of the memory: small networks leave most of
+    a GPU idle.
+
     Raises:
       UserError: JAX does not start here.
     """
@@ -54,7 +59,13 @@ def lanes(jobs: int | None) -> list[Lane]:
     if backend == "gpu":
         visible = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
         names = visible if len(visible) == devices else [str(i) for i in range(devices)]
-        return [Lane(None, {"CUDA_VISIBLE_DEVICES": name}) for name in names[: jobs or devices]]
+        count = jobs or devices
+        shared = -(-count // devices)
+        memory = {} if shared == 1 else {_MEMORY: f"{_TAKEN / shared:.3f}"}
+        return [
+            Lane(None, {"CUDA_VISIBLE_DEVICES": names[lane % devices], **memory})
+            for lane in range(count)
+        ]
     if backend != "cpu":  # a process takes all chips of a host
         return [Lane(None, {})]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -44,6 +44,17 @@ def test_a_cell_sees_the_gpu_of_its_lane(monkeypatch, visible, devices, expected
     assert found == expected
 
 
+def test_more_cells_than_gpus_share_their_memory(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    answer = SimpleNamespace(returncode=0, stdout="gpu 2", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    found = [lane.environment for lane in schedule.lanes(5)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["0", "1", "0", "1", "0"]
+    # At most three of them are on one card, which keeps a tenth for itself.
+    assert {each["XLA_PYTHON_CLIENT_MEM_FRACTION"] for each in found} == {"0.300"}
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in schedule.lanes(2)[0].environment
+
+
 def test_a_cell_has_the_cores_of_its_lane_and_the_study_keeps_its_own(tmp_path):
     before = os.sched_getaffinity(0)
     core = max(before)
