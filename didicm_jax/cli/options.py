@@ -38,7 +38,14 @@ SAMPLER_KEYS = {"sampler": "name"} | {
 }
 SAMPLING = tuple(SAMPLER_KEYS)
 _SAMPLER_FLAGS = tuple(
-    _Flag(flag, _LIST, None, f"One or several values of config.sampler.{key}, such as a,b.", _LOOK)
+    _Flag(
+        flag,
+        _LIST,
+        None,
+        f"One or several values of config.sampler.{key}, such as a,b"
+        + ("; paper is its eight Euler steps." if flag == "sampler" else "."),
+        _LOOK,
+    )
     for flag, key in SAMPLER_KEYS.items()
 )
 _FLAGS = (

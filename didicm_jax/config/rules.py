@@ -73,6 +73,8 @@ def _diffusion(values: Mapping[str, Any]) -> None:
 
 
 def _sampler(values: Mapping[str, Any]) -> None:
+    if values["sampler.name"] != "cp":
+        return  # chains walk through either grid
     from didicm_jax import diffusion  # it brings jax
 
     grid, integrator = values["sampler.grid"], values["sampler.integrator"]

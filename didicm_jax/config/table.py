@@ -238,8 +238,9 @@ SETTINGS = (
     Setting("sampler.query", "min",
             "label that the network is asked about: the least or most probable, or a draw",
             Choice(("min", "max", "random")), read=_CP, change=ALWAYS),
-    Setting("sampler.integrator", "euler", "how a step is made", Choice(_integrators), read=_CP,
-            change=ALWAYS),
+    Setting("sampler.integrator", "exact",
+            "how a step is made; euler is the original, which clips probabilities to 0",
+            Choice(_integrators), read=_CP, change=ALWAYS, before="euler"),
     Setting("sampler.grid", "auto",
             "times of the steps; auto: the integrator's own, original for euler and cl, linear "
             "for exact and heun",

@@ -9,10 +9,13 @@ import ml_collections
 
 from didicm_jax import config as configuration
 from didicm_jax import diffusion
+from didicm_jax.config import presets
 from didicm_jax.errors import UserError
 
 # Settings of `config.sampler` that may be chosen, besides its name; the last varies fastest.
 _KEYS = ("integrator", "grid", "query", "chains", "steps")
+# Samplers that have a name of their own.
+NAMED: dict[str, dict[str, Any]] = {"paper": presets.PAPER_SAMPLER}
 
 
 def variations(
@@ -26,6 +29,7 @@ def variations(
     Args:
       config: of the run; what is not chosen stays as it says.
       choices: values for `name`, `integrator`, `grid`, `query`, `chains`, `steps`, or some of them.
+        A name may also be that of `NAMED`, whose settings are those that are not chosen.
 
     Raises:
       UserError: a choice that no sampler here reads, or a value that is not valid.
@@ -39,21 +43,19 @@ def variations(
             about=_name(next(iter(choices))),
         )
     names = choices.get("name", [config.sampler.name])
+    bases = [NAMED.get(name, {"name": name}) for name in names]
     for key in choices:
-        if key != "name" and not any(key in configuration.sampler_reads(name) for name in names):
+        if key != "name" and not any(key in _reads(base) for base in bases):
             raise UserError(
                 f"expected a sampler that reads it, found {', '.join(map(str, names))}; leave it "
                 "out or add another sampler",
                 about=_name(key),
             )
     result: dict[tuple[tuple[str, object], ...], ml_collections.ConfigDict] = {}
-    for name in names:
-        # An unknown name reads nothing here, and `validate` says what is wrong with it.
-        reads = [
-            key for key in _KEYS if key in choices and key in configuration.sampler_reads(name)
-        ]
+    for base in bases:
+        reads = [key for key in _KEYS if key in choices and key in _reads(base)]
         for values in itertools.product(*(choices[key] for key in reads)):
-            chosen = {"name": name} | dict(zip(reads, values, strict=True))
+            chosen = base | dict(zip(reads, values, strict=True))
             if len(set(choices.get("grid", ()))) > 1 and not _walks(config, chosen):
                 continue  # another of the grids is for this integrator
             found = changed(config, chosen)
@@ -133,6 +135,11 @@ def changed(
         result.sampler.update(values)
     configuration.validate(result)
     return result
+
+
+def _reads(values: Mapping[str, Any]) -> Sequence[str]:
+    """The settings that their sampler reads; of an unknown one none, `validate` says it better."""
+    return configuration.sampler_reads(values["name"])
 
 
 def _walks(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> bool:

@@ -59,8 +59,8 @@ _V6E = _tpu("v6e", 918, 32, 1638, None, f"{_GOOGLE}v6e")
 # By `jax.Device.device_kind`, which for a GPU is the name that its driver gives it.
 CHIPS = {
     "TPU v2": _tpu("v2", 46 / 2, 16 // 2, 700 / 2, 700e6, _CACM),
-    "TPU v3": _tpu("v3", 123 / 2, 32 // 2, 900 / 2, 940e6, _CACM),
-    "TPU v4": _tpu("v4", 275, 32, 1200, 1050e6, _V4_PAPER),
+    "TPU v3": _tpu("v3", 123 / 2, 32 // 2, 900 / 2, 940e6, f"{_GOOGLE}v3; clock: {_CACM}"),
+    "TPU v4": _tpu("v4", 275, 32, 1200, 1050e6, f"{_GOOGLE}v4; clock: {_V4_PAPER}"),
     "TPU v5 lite": _V5E,
     "TPU v5e": _V5E,
     "TPU v5": _V5P,

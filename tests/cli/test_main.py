@@ -200,7 +200,7 @@ def test_a_finished_run_is_only_evaluated(main, finished, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ([], {"sampler": "cp", "steps": 2, "query": "min", "integrator": "euler"}),
+        ([], {"sampler": "cp", "steps": 2, "query": "min", "integrator": "exact"}),
         (
             ["--config.sampler.name=cl", "--config.sampler.chains=3"],
             {"sampler": "cl", "steps": 2, "chains": 3},

@@ -61,7 +61,9 @@ def test_younger_keys_have_their_defaults():
     del values["sampler"]
     config = configuration.from_json(values)
     assert configuration.differences(config, configuration.default()) == {
-        "train.batch_size": (32, 64)
+        "train.batch_size": (32, 64),
+        # What was done before there was a choice.
+        "sampler.integrator": ("euler", "exact"),
     }
 
 

@@ -71,7 +71,7 @@ READ = [
     ("sampler.name", "cl", [{}], [CLASSIFIER]),
     ("sampler.steps", 3, [{}, CL], [CLASSIFIER, ONE_SHOT]),
     ("sampler.query", "max", [{}], [CLASSIFIER, CL, ONE_SHOT]),
-    ("sampler.integrator", "heun", [{}], [CLASSIFIER, CL, ONE_SHOT]),
+    ("sampler.integrator", "euler", [{}], [CLASSIFIER, CL, ONE_SHOT]),
     ("sampler.grid", "linear", [{}, CL], [CLASSIFIER, ONE_SHOT]),
     ("sampler.tolerance", 0.1, [{}], [CLASSIFIER, CL, ONE_SHOT]),
     ("sampler.chains", 3, [CL], [{}, CLASSIFIER, ONE_SHOT]),
@@ -118,7 +118,7 @@ def test_the_grid_original_is_refused_where_it_was_silently_linear(integrator):
         UserError, match=r"config\.sampler\.grid: expected auto or linear.*original"
     ):
         configuration.validate(config)
-    for others in ({}, CL):
+    for others in ({"sampler.integrator": "euler"}, CL):
         config = configured(others)
         assert sweep.grid(config) == "original"
         config.sampler.grid = "original"

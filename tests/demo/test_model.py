@@ -24,7 +24,7 @@ def test_every_sampler_can_be_chosen_and_answers_as_the_predictor_does(model, ne
         "cl",
         "one_shot",
     }
-    assert model.own_sampler == Sampler("cp euler", 8, "min")
+    assert model.own_sampler == Sampler("cp exact", 8, "min")
     run = network()
     changed = sweep.changed(run.config, {"name": "cp", "integrator": "heun", "steps": 2})
     expected = Predictor(run._replace(config=changed), buckets=[1]).predict(PIXELS)

@@ -32,7 +32,8 @@ def given(run):
 def test_posteriors_are_those_of_the_run(run, given, tmp_path, dtype, tolerance):
     bundle.write(tmp_path / "net", given, "", dtype=dtype)
     images = data.load("digits").test.batch(np.arange(8))["image"]
-    options = {"sampler": {"steps": 2}, "buckets": [8]}
+    # Euler's steps leave what was hardly trained less sure of itself, so that images differ.
+    options = {"sampler": {"steps": 2, "integrator": "euler"}, "buckets": [8]}
     found = Predictor.from_pretrained(tmp_path / "net", **options)(images)
     wanted = Predictor.from_workdir(run, **options)(images)
     assert found.trajectory.shape == (8, 3, 10)

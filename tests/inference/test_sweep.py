@@ -37,7 +37,7 @@ def test_every_combination_that_is_read():
     "choices",
     [
         {"steps": [2, 2]},
-        {"grid": ["auto", "original"], "steps": [2]},
+        {"grid": ["auto", "linear"], "steps": [2]},
         {"name": ["cp", "cp"], "steps": [2]},
     ],
 )
@@ -88,6 +88,26 @@ def test_mistakes_are_one_line(changes, choices, message):
     with pytest.raises(UserError, match=message) as error:
         sweep.variations(configured(**changes), choices)
     assert "\n" not in str(error.value)
+
+
+def test_the_paper_s_sampler_has_a_name():
+    config = configured(sampler__tolerance=0.1, sampler__query="max", sampler__steps=3)
+    own, paper = sweep.variations(config, {"name": ["cp", "paper"]})
+    assert sweep.describe(own)["integrator"] == "exact"
+    assert sweep.describe(paper) == {
+        "sampler": "cp",
+        "steps": 8,
+        "integrator": "euler",
+        "query": "min",
+        "grid": "original",
+        "tolerance": 0.0,
+        "min_time": 1e-5,
+    }
+    few = sweep.variations(config, {"name": ["paper"], "steps": [2, 4]})
+    assert [(each.sampler.integrator, each.sampler.steps) for each in few] == [
+        ("euler", 2),
+        ("euler", 4),
+    ]
 
 
 def test_labels_tell_samplers_apart():
