@@ -113,8 +113,8 @@ def _serve(values: flags.FlagValues) -> None:
     model = Model(found)
     model.warm()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while it is imported
-    from didicm_jax.demo import page
+    from didicm_jax.demo import serving
 
     # Ended rather than killed, so that what was uploaded goes too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    page.serve(model, words, host=values.host, port=values.port)
+    serving.serve(model, words, host=values.host, port=values.port)
