@@ -1,6 +1,7 @@
-"""ResNets of one block a stage, for tests alone; as a program it is `launch/main.py` with them."""
+"""Shallow ResNets, for tests alone; as a program it is `launch/main.py` with them."""
 
 import contextlib
+import itertools
 import runpy
 import sys
 from functools import partial
@@ -8,16 +9,18 @@ from pathlib import Path
 
 from didicm_jax.models import registry, resnet
 
+# Stages without a block compile in no time.
+_DEPTHS = {"4": (0, 0, 0, 1), "10": (1, 1, 1, 1)}
+
 
 @contextlib.contextmanager
 def registered():
-    """Makes `didirn10` and `resnet10` known."""
-    depth = resnet.Depth((1, 1, 1, 1), False)
-    rows = {"didirn10": "didirn18", "resnet10": "resnet18"}
+    """Makes `didirn4` and `resnet4`, of one block, and those of one block a stage known."""
     known = dict(registry.MODELS)  # by another file of tests too
-    for name, like in rows.items():
-        entry = registry.MODELS[like]
-        registry.MODELS[name] = entry._replace(build=partial(entry.kind, depth))
+    for kind, (number, blocks) in itertools.product(("didirn", "resnet"), _DEPTHS.items()):
+        entry = registry.MODELS[f"{kind}18"]
+        build = partial(entry.kind, resnet.Depth(blocks, False))
+        registry.MODELS[kind + number] = entry._replace(build=build)
     yield
     registry.MODELS.clear()
     registry.MODELS.update(known)

@@ -11,11 +11,10 @@ from didicm_jax.augment.geometric import random_flip, shift_crop, warp
 from didicm_jax.augment.mix import Mixed, mix, soft_targets
 from didicm_jax.augment.photometric import color_jitter
 from didicm_jax.augment.policy import Policy, normalize
-from didicm_jax.augment.randaugment import OPERATIONS, rand_augment
+from didicm_jax.augment.randaugment import rand_augment
 from didicm_jax.augment.spec import RandAugmentSpec, parse_rand_augment
 
 __all__ = [
-    "OPERATIONS",
     "Mixed",
     "Policy",
     "RandAugmentSpec",

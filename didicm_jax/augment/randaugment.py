@@ -20,7 +20,7 @@ Source: Cubuk et al. 2019 (arXiv 1909.13719); operations, levels and probabiliti
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -29,80 +29,22 @@ import jax.numpy as jnp
 from didicm_jax.augment import photometric, products
 from didicm_jax.augment.checks import check, check_channels
 from didicm_jax.augment.geometric import warp
+from didicm_jax.augment.groups import for_chosen
+from didicm_jax.augment.layers import Layer, Operation, draw_layers
 from didicm_jax.augment.spec import RandAugmentSpec, parse_rand_augment
 
-# timm's names, in its order. The five with another strength under `inc1` keep their number.
-OPERATIONS = (
-    "AutoContrast",
-    "Equalize",
-    "Invert",
-    "Rotate",
-    "Posterize",
-    "Solarize",
-    "SolarizeAdd",
-    "Color",
-    "Contrast",
-    "Brightness",
-    "Sharpness",
-    "ShearX",
-    "ShearY",
-    "TranslateXRel",
-    "TranslateYRel",
-)
-(
-    AUTO_CONTRAST,
-    EQUALIZE,
-    INVERT,
-    ROTATE,
-    POSTERIZE,
-    SOLARIZE,
-    SOLARIZE_ADD,
-    COLOR,
-    CONTRAST,
-    BRIGHTNESS,
-    SHARPNESS,
-    SHEAR_X,
-    SHEAR_Y,
-    TRANSLATE_X,
-    TRANSLATE_Y,
-) = range(len(OPERATIONS))
-NOTHING = -1
-
 _BY_ARITHMETIC = (
-    *(AUTO_CONTRAST, INVERT, POSTERIZE),
-    *(SOLARIZE, SOLARIZE_ADD, CONTRAST, BRIGHTNESS),
+    *(Operation.AutoContrast, Operation.Invert, Operation.Posterize),
+    *(Operation.Solarize, Operation.SolarizeAdd, Operation.Contrast, Operation.Brightness),
 )
-_BY_COUNTS = (EQUALIZE,)
-_BY_SHIFT = (SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y)
-_BY_TURN = (ROTATE,)
-_BY_BLEND = (COLOR, SHARPNESS)
-
-# A pass visits the batch in at most so many groups. Fewer would waste more on the last, partly
-# empty group; more would leave an accelerator waiting between small kernels.
-_GROUPS = 16
-# Products have intermediate results of a hundred times an image: not of more images than this.
-_MAX_GROUP = 8
-
+_BY_COUNTS = (Operation.Equalize,)
+_BY_SHIFT = (Operation.ShearX, Operation.ShearY, Operation.TranslateXRel, Operation.TranslateYRel)
+_BY_TURN = (Operation.Rotate,)
+_BY_BLEND = (Operation.Color, Operation.Sharpness)
 
 # Of a turn in degrees, and of a shear in pixels per pixel, for each unit of the level.
 _DEGREES = 3
 _SHEAR = 0.03
-
-
-class Layer(NamedTuple):
-    """What a layer does to each image, [B], or [L,B] for all layers.
-
-    Attributes:
-      operation: i32, a place in `OPERATIONS`, or `NOTHING`.
-      level: f32, the noisy magnitude; 10 is strong.
-      negate: bool, whether a turn, shear, move or change of factor goes the other way.
-      cubic: bool, whether a warp interpolates bicubically rather than bilinearly.
-    """
-
-    operation: chex.Array
-    level: chex.Array
-    negate: chex.Array
-    cubic: chex.Array
 
 
 def rand_augment(
@@ -152,27 +94,6 @@ def rand_augment(
     return jax.lax.scan(step, images, layers)[0]
 
 
-def draw_layers(key: chex.PRNGKey, spec: RandAugmentSpec) -> Layer:
-    """Draws what happens to one image: every field of the result is [L]."""
-    # One call for all that is random: each further one would add to the time to compile.
-    uniform = jax.random.uniform(key, (5, spec.layers), jnp.float32)
-    for_operation, for_use, for_level, for_sign, for_filter = uniform
-    operation = (len(OPERATIONS) * for_operation).astype(jnp.int32)
-    if spec.magnitude_std > 100:
-        level = spec.magnitude * for_level
-    elif spec.magnitude_std:
-        normal = math.sqrt(2) * jax.lax.erf_inv(2 * for_level - 1)  # -inf at 0, which is cut below
-        level = spec.magnitude + spec.magnitude_std * normal
-    else:
-        level = jnp.full_like(for_level, spec.magnitude)
-    return Layer(
-        operation=jnp.where(for_use < spec.probability, operation, NOTHING),
-        level=jnp.clip(level, 0.0, float(spec.magnitude_max)),
-        negate=for_sign < 0.5,
-        cubic=for_filter < 0.5,
-    )
-
-
 def apply_layer(
     images: chex.Array,
     layer: Layer,
@@ -202,7 +123,7 @@ def apply_layer(
         low, high = photometric.range_of_counts(counts)
         mean = photometric.mean_grey(images)[..., 0]
         changed = _change_levels(photometric.levels(), low, high, mean, layer, increasing)
-        equal = (layer.operation == EQUALIZE)[:, None, None]
+        equal = (layer.operation == Operation.Equalize)[:, None, None]
         return jnp.where(equal, photometric.equalize_table(counts), changed)
 
     def by_arithmetic(images: chex.Array, layer: Layer) -> chex.Array:
@@ -217,7 +138,7 @@ def apply_layer(
         return products.look_up(images, tables)
 
     def by_warp(images: chex.Array, layer: Layer) -> chex.Array:
-        turned = (layer.operation == ROTATE)[:, None]
+        turned = (layer.operation == Operation.Rotate)[:, None]
         matrices = jnp.where(turned, _turns(layer, height, width), _shifts(layer, height, width))
         # The steepest of all turns is one by 45 degrees.
         angle = min(math.radians(_DEGREES * strongest), math.pi / 4)
@@ -232,19 +153,19 @@ def apply_layer(
         return warp(images, _turns(layer, height, width), layer.cubic, fill)
 
     def by_blend(images: chex.Array, layer: Layer) -> chex.Array:
-        sharpness = (layer.operation == SHARPNESS)[:, None, None, None]
+        sharpness = (layer.operation == Operation.Sharpness)[:, None, None, None]
         degenerate = jnp.where(sharpness, photometric.smooth(images), photometric.grey(images))
         factor = _factor(layer, increasing)[:, None, None, None]
         return photometric.blend(degenerate, images, factor)
 
     # An image has one operation in a layer, so the order of the passes does not matter.
-    passes: tuple[tuple[tuple[int, ...], Callable[..., chex.Array], tuple[Any, ...]], ...]
+    passes: tuple[tuple[tuple[Operation, ...], Callable[..., chex.Array], tuple[Any, ...]], ...]
     if gathers:
         # Tables are finished for all images before the first is read: in one loop XLA would compute
         # an entry anew for every pixel that looks it up.
         by_table = _BY_ARITHMETIC + _BY_COUNTS
         tables = jnp.zeros_like(images, shape=(batch, channels, 256))
-        tables = _for_chosen(by_table, layer, make_tables, (images, layer), tables, gathers)
+        tables = for_chosen(_has(layer, by_table), make_tables, (images, layer), tables, gathers)
         passes = (
             (by_table, photometric.apply_tables, (images, tables)),
             (_BY_SHIFT, by_shift, (images, layer)),
@@ -259,62 +180,14 @@ def apply_layer(
             (_BY_BLEND, by_blend, (images, layer)),
         )
     for operations, change, inputs in passes:
-        images = _for_chosen(operations, layer, change, inputs, images, gathers)
+        images = for_chosen(_has(layer, operations), change, inputs, images, gathers)
     return images
 
 
-def _for_chosen(
-    operations: tuple[int, ...],
-    layer: Layer,
-    change: Callable[..., chex.Array],
-    inputs: tuple[Any, ...],
-    result: chex.Array,
-    gathers: bool,
-) -> chex.Array:
-    """Fills the rows of `result` whose operation is one of these with `change(*inputs)`.
-
-    Rows are visited in groups, those of the chosen first, and groups without any are skipped; what
-    becomes of an image does not depend on its group. On several devices call it within `shard_map`:
-    each then moves its own images only.
-
-    Args:
-      operations: places in `OPERATIONS`.
-      layer: fields [B].
-      change: a function of some rows of every input, to the same rows of the result.
-      inputs: arrays [B,...].
-      result: array [B,...], kept where the operation is another one.
-      gathers: stop after the last group with a chosen row; else visit all groups, a number that
-        the compiler knows and can count with.
-    """
-    batch = result.shape[0]
-    size = -(-batch // _GROUPS)
-    size = size if gathers else min(size, _MAX_GROUP)
+def _has(layer: Layer, operations: Sequence[Operation]) -> chex.Array:
+    """Whether the operation of each image is one of these, bool[B]."""
     ours = jnp.asarray(operations, jnp.int32)
-    chosen = jnp.any(layer.operation[:, None] == ours[None, :], axis=1)
-    order = jnp.argsort(~chosen, stable=True).astype(jnp.int32)
-    count = jnp.sum(chosen, dtype=jnp.int32)
-
-    def change_rows(rows: chex.Array) -> chex.Array:
-        after = change(*jax.tree.map(lambda array: array[rows], inputs))
-        kept = chosen[rows].reshape(size, *[1] * (result.ndim - 1))
-        return jnp.where(kept, after, result[rows])
-
-    def group(state: tuple[chex.Array, chex.Array]) -> tuple[chex.Array, chex.Array]:
-        done, filled = state
-        # The last group starts early enough to be full. It may hold rows that were filled before,
-        # or are not chosen: it reads the inputs, so nothing is changed twice.
-        rows = jax.lax.dynamic_slice_in_dim(order, jnp.minimum(done, batch - size), size)
-        if gathers:
-            after = change_rows(rows)
-        else:
-            after = jax.lax.cond(done < count, change_rows, lambda rows: result[rows], rows)
-        filled = filled.at[rows].set(after, mode="promise_in_bounds", unique_indices=True)
-        return done + size, filled
-
-    start = (jnp.zeros_like(count), result)
-    if gathers:
-        return jax.lax.while_loop(lambda state: state[0] < count, group, start)[1]
-    return jax.lax.fori_loop(0, -(-batch // size), lambda _, state: group(state), start)[1]
+    return jnp.any(layer.operation[:, None] == ours[None, :], axis=1)
 
 
 def _signed(layer: Layer) -> chex.Array:
@@ -340,12 +213,14 @@ def _shifts(layer: Layer, height: int, width: int) -> chex.Array:
     """Matrices f32[B,6] for `warp`: shears by 0.3 and moves by 45 % of the side at level 10."""
     amount = _signed(layer)
 
-    def only(operation: int, scale: float) -> chex.Array:
+    def only(operation: Operation, scale: float) -> chex.Array:
         return jnp.where(layer.operation == operation, scale * amount, 0.0)
 
     one = jnp.ones_like(amount)
-    right, down = only(TRANSLATE_X, 0.045 * width), only(TRANSLATE_Y, 0.045 * height)
-    return jnp.stack([one, only(SHEAR_X, _SHEAR), right, only(SHEAR_Y, _SHEAR), one, down], axis=1)
+    right = only(Operation.TranslateXRel, 0.045 * width)
+    down = only(Operation.TranslateYRel, 0.045 * height)
+    sideways, upright = only(Operation.ShearX, _SHEAR), only(Operation.ShearY, _SHEAR)
+    return jnp.stack([one, sideways, right, upright, one, down], axis=1)
 
 
 def _change_levels(
@@ -374,14 +249,14 @@ def _change_levels(
     # 110/10: a factor of 11, so that whole levels give whole numbers also in single precision.
     added = jnp.minimum(128, (11 * level).astype(jnp.int32))
     changes = {
-        AUTO_CONTRAST: photometric.autocontrast(x, low, high),
-        INVERT: 255 - x,
-        POSTERIZE: (x >> dropped) << dropped,
-        SOLARIZE: jnp.where(x < threshold, x, 255 - x),
-        SOLARIZE_ADD: jnp.where(x < 128, jnp.minimum(255, x + added), x),
+        Operation.AutoContrast: photometric.autocontrast(x, low, high),
+        Operation.Invert: 255 - x,
+        Operation.Posterize: (x >> dropped) << dropped,
+        Operation.Solarize: jnp.where(x < threshold, x, 255 - x),
+        Operation.SolarizeAdd: jnp.where(x < 128, jnp.minimum(255, x + added), x),
     }
     # Brightness and contrast blend with one level.
-    mean = jnp.where(operation == CONTRAST, mean, 0)
+    mean = jnp.where(operation == Operation.Contrast, mean, 0)
     result = photometric.blend(mean, x, _factor(layer, increasing)[:, None, None])
     for number, change in changes.items():
         result = jnp.where(operation == number, change.astype(jnp.uint8), result)

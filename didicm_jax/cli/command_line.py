@@ -92,6 +92,21 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
     return config
 
 
+def read(values: flags.FlagValues, argv: list[str]) -> None:
+    """Reads the command line of a command without a config into `values`.
+
+    Raises:
+      UserError: an unknown flag, a value of the wrong type, or a word that is no flag.
+    """
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        found = " ".join(str(error).split())
+        raise UserError(f"expected flags as --help lists them, found: {found}") from error
+    if rest:
+        raise UserError(f"expected flags alone, found {rest[0]!r}; write --name=value")
+
+
 # The flags that name what the library calls otherwise.
 _FLAG_OF = {"run folder": "workdir", "weights": "torch"}
 

@@ -18,7 +18,7 @@ import sys
 from absl import flags
 
 from didicm_jax.cli import entry, options
-from didicm_jax.cli.command_line import flagged
+from didicm_jax.cli.command_line import flagged, read
 from didicm_jax.errors import UserError
 
 # Of the networks that come with the package.
@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
             print(f"{__doc__}\n{values.get_help()}")
             return
         with flagged():
-            _parse(values, argv)
+            read(values, argv)
+            options.check_pretrained(values)
             _check(values)
             _serve(values)
 
@@ -61,16 +62,6 @@ def _flags() -> flags.FlagValues:
         lower_bound=1, upper_bound=65535, flag_values=values,
     )  # fmt: skip
     return values
-
-
-def _parse(values: flags.FlagValues, argv: list[str]) -> None:
-    try:
-        rest = values(argv)[1:]
-    except flags.Error as error:
-        raise UserError(f"{error}; see --help") from error
-    if rest:
-        raise UserError(f"expected flags alone, found {rest[0]!r}; write --name=value")
-    options.check_pretrained(values)
 
 
 def _check(values: flags.FlagValues) -> None:
@@ -113,8 +104,8 @@ def _serve(values: flags.FlagValues) -> None:
     model = Model(found)
     model.warm()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while it is imported
-    from didicm_jax.demo import page
+    from didicm_jax.demo import serving
 
     # Ended rather than killed, so that what was uploaded goes too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    page.serve(model, words, host=values.host, port=values.port)
+    serving.serve(model, words, host=values.host, port=values.port)

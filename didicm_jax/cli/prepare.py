@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from didicm_jax.cli import entry
-from didicm_jax.cli.command_line import with_flags
+from didicm_jax.cli.command_line import read, with_flags
 from didicm_jax.errors import UserError
 
 DATASETS = ("imagenet2012", "folder")
@@ -61,13 +61,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
-    try:
-        rest = values(argv)[1:]
-    except flags.Error as error:
-        found = str(error).replace("\n", " ")
-        raise UserError(f"expected flags as --help lists them, found: {found}") from error
-    if rest:
-        raise UserError(f"expected flags alone, found {rest[0]!r}: write --flag=value")
+    read(values, argv)
     needed = ["dataset", "source", "data_dir"] + ["name"] * (values.dataset == "folder")
     missing = [f"--{flag}" for flag in needed if not values[flag].value]
     if missing:

@@ -19,7 +19,6 @@ from didicm_jax.data.pipeline import (
     num_eval_batches,
     train_batch,
     train_batches,
-    train_indices,
 )
 from didicm_jax.data.source import Batch, Dataset, Source, fixed_subset, subset
 from didicm_jax.errors import UserError
@@ -39,7 +38,6 @@ __all__ = [
     "subset",
     "train_batch",
     "train_batches",
-    "train_indices",
     "trained_on",
 ]
 

@@ -20,31 +20,6 @@ from didicm_jax.data.source import Batch, Source, frozen_permutation
 from didicm_jax.errors import UserError
 
 
-def train_indices(
-    num_examples: int,
-    *,
-    step: int,
-    batch_size: int,
-    seed: int,
-    repeats: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> np.ndarray:
-    """Which examples this process's share of training batch `step` holds, i64[b].
-
-    Each epoch is a fresh permutation; a batch runs on into the next epoch where one ends, so no
-    example is dropped. The share is the contiguous rows [process_index·b, (process_index+1)·b).
-
-    With `repeats` above 1, each example is in `repeats` consecutive positions, and an epoch, still
-    of about N positions, is the first ceil(N / repeats) of its permutation (Hoffer et al. 2019; as
-    timm's RepeatAugSampler). A batch that `repeats` divides holds all copies of its examples. They
-    stand B / repeats rows apart in it, so that they go to different processes and devices where
-    these have fewer rows. What mixes images must tell copies by their index.
-    """
-    positions = _positions(step, batch_size, repeats, process_index, process_count)
-    return _indices(num_examples, positions, seed, repeats)
-
-
 def _positions(
     step: int, batch_size: int, repeats: int, process_index: int, process_count: int
 ) -> np.ndarray:
@@ -81,6 +56,15 @@ def train_batch(
 ) -> Batch:
     """This process's share of training batch `step`, computed without any other batch.
 
+    Each epoch is a fresh permutation; a batch runs on into the next epoch where one ends, so no
+    example is dropped. The share is the contiguous rows [process_index·b, (process_index+1)·b).
+
+    With `repeats` above 1, each example is in `repeats` consecutive positions, and an epoch, still
+    of about N positions, is the first ceil(N / repeats) of its permutation (Hoffer et al. 2019; as
+    timm's RepeatAugSampler). A batch that `repeats` divides holds all copies of its examples. They
+    stand B / repeats rows apart in it, so that they go to different processes and devices where
+    these have fewer rows. What mixes images must tell copies by their index.
+
     Returns:
       `image` u8[b,H,W,C], `label` i32[b], and `index` i64[b], the place of each in `source`.
 
@@ -115,7 +99,7 @@ def train_batches(
       batch_size: the global batch B.
       seed: of the order, and of what is random about each row.
       start_step: the first batch; any costs the same.
-      repeats: how many rows of a batch show the same example (see `train_indices`).
+      repeats: how many rows of a batch show the same example (see `train_batch`).
       process_index: which share of each batch to give, 0..P-1.
       process_count: the number of shares P.
       num_threads: threads that make batches, each a whole one; 0 makes them when asked for.

@@ -1,1 +1,1 @@
-"""A page to play with: images in, posteriors out. `page` needs Gradio, the rest does not."""
+"""A page to play with: images in, posteriors out. Only `page` and `serving` need Gradio."""

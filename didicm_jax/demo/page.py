@@ -1,12 +1,6 @@
-"""The page: what is on it, and what happens when something is touched. It needs Gradio.
-
-Nothing on it comes from or goes to another server, and what is uploaded is gone when it ends.
-"""
+"""The page: what is on it, and what happens when something is touched. It needs Gradio."""
 
 import contextlib
-import os
-import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,51 +16,9 @@ from didicm_jax.errors import UserError
 from didicm_jax.plots import prediction as figures
 
 _MOST_IMAGES = 64
-_LARGEST = "32mb"  # of an upload
 _SWEPT_EVERY, _KEPT_FOR = 600, 3600  # seconds, of uploads while the page is served
 _CANVAS, _BRUSH = 320, 18  # pixels; a brush is as broad as the strokes of digits are
 _CLASSES = 5
-# Fonts of the reader's machine: the themes' own come from the web.
-_FONTS = ["system-ui", "sans-serif"]
-_FIXED_FONTS = ["ui-monospace", "monospace"]
-# As many thumbnails side by side as there is room for.
-_CSS = """
-.grid-container {grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)) !important}
-.grid-wrap {height: auto !important; min-height: 0 !important; max-height: 24rem}
-"""
-
-
-def serve(model: Model, about: Sequence[str], *, host: str, port: int) -> None:
-    """Serves the page until it is interrupted.
-
-    Args:
-      model: the network.
-      about: what it is, in sentences.
-      host: the address to listen on; `127.0.0.1` can be reached from this machine alone.
-      port: a free one.
-    """
-    with tempfile.TemporaryDirectory(prefix="didicm_demo_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # of whatever is uploaded or shown
-        page = build(model, about)
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            inbrowser=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size=_LARGEST,
-            footer_links=[],
-            ssr_mode=False,
-            mcp_server=False,
-            theme=gr.themes.Soft(font=_FONTS, font_mono=_FIXED_FONTS),
-            css=_CSS,
-        )
-        try:
-            print(f"serving at {page.local_url} until Ctrl-C", flush=True)
-            threading.Event().wait()
-        finally:
-            page.close(verbose=False)
 
 
 def build(model: Model, about: Sequence[str]) -> gr.Blocks:

@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 
-from didicm_jax.preflight import hlo
+from didicm_jax.augment.groups import MOST_GROUPS
+from didicm_jax.preflight import execution, hlo, origin, traffic
+from didicm_jax.preflight.execution import Execution
 from didicm_jax.preflight.program import Compiled
 from didicm_jax.preflight.topologies import Topology, Tpu
 from didicm_jax.training.plan import Plan
 
-# Of loops whose rounds are not known: RandAugment visits the images in at most so many groups.
-_MOST_ROUNDS = 16
 _LARGEST = 10
 _SMALL = 1024  # elements: what a TPU's vector unit takes at once
 ASSUMED = {
@@ -114,13 +114,13 @@ def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | None
 class _Cost:
     """Of one instruction, all its rounds together."""
 
-    run: hlo.Run
+    execution: Execution
     part: str
     where: str
     amount: float  # milliseconds, or bytes
 
     def row(self, unit: str) -> dict[str, Any]:
-        each = self.run.instruction
+        each = self.execution.instruction
         target = each.target or each.opcode
         shapes = " ".join(f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in each.arrays[:_SHOWN])
         return {
@@ -129,7 +129,7 @@ class _Cost:
             "result": shapes + (" ..." if len(each.arrays) > _SHOWN else ""),
             "part": self.part,
             "module": self.where,
-            "times": self.run.times,
+            "times": self.execution.times,
             unit: self.amount,
         }
 
@@ -140,32 +140,33 @@ _SHOWN = 2
 def _of_text(run: Plan, topology: Topology, text: str) -> dict[str, Any]:
     """What the text of the step tells."""
     program = hlo.Program(text)
-    runs = list(program.runs())
-    exchanged = [each for each in runs if each.instruction.collective]
+    executed = list(execution.executions(program))
+    exchanged = [each for each in executed if each.instruction.collective]
+    # The loops whose rounds are not known are RandAugment's.
     gathers = sum(
-        program.single_elements(each) * each.times * (1 if each.known else _MOST_ROUNDS)
-        for each in runs
+        traffic.single_elements(program, each) * each.times * (1 if each.known else MOST_GROUPS)
+        for each in executed
     )
     found: dict[str, Any] = {
         "all_reduces": sum(each.times for each in exchanged),
-        "all_reduce_bytes": sum(program.read(each) * each.times for each in exchanged),
+        "all_reduce_bytes": sum(traffic.read(each) * each.times for each in exchanged),
         "all_reduce_groups": sorted({len(g) for x in exchanged for g in x.instruction.groups}),
         "pixel_gathers": gathers,
         "loops_of_unknown_length": sum(
-            each.opcode == "while" and program.rounds(each, computation) is None
+            each.opcode == "while" and execution.rounds(program, each, computation) is None
             for computation in program.computations.values()
             for each in computation.instructions
         ),
     }
     if isinstance(topology.chip, Tpu):
-        return found | _estimated(program, runs, topology.chip.clock)
-    return found | _traffic(program, runs, topology, run)
+        return found | _estimated(program, executed, topology.chip.clock)
+    return found | _traffic(program, executed, topology, run)
 
 
-def _estimated(program: hlo.Program, runs: Iterable[hlo.Run], clock: float) -> dict[str, Any]:
+def _estimated(program: hlo.Program, executed: Iterable[Execution], clock: float) -> dict[str, Any]:
     """By XLA's estimates."""
     costs, without = [], Counter[str]()
-    for each in runs:
+    for each in executed:
         cycles = each.instruction.estimated_cycles
         if cycles is not None:
             costs.append(_cost(program, each, 1e3 * cycles * each.times / clock))
@@ -187,11 +188,11 @@ def _counts(each: hlo.Instruction) -> bool:
 
 
 def _traffic(
-    program: hlo.Program, runs: Iterable[hlo.Run], topology: Topology, run: Plan
+    program: hlo.Program, executed: Iterable[Execution], topology: Topology, run: Plan
 ) -> dict[str, Any]:
     """By the bytes that the kernels read and write."""
-    kernels = [each for each in runs if not each.instruction.opcode.endswith("-done")]
-    costs = [_cost(program, each, program.traffic(each) * each.times) for each in kernels]
+    kernels = [each for each in executed if not each.instruction.opcode.endswith("-done")]
+    costs = [_cost(program, each, traffic.moved(program, each) * each.times) for each in kernels]
     total = sum(cost.amount for cost in costs)
     per_millisecond = topology.makers.hbm_bandwidth / 1e3
     found = {
@@ -219,28 +220,29 @@ def _wide(costs: list[_Cost], run: Plan) -> dict[str, Any]:
     wide = []
     for cost in costs:
         if cost.part in ("forward", "backward"):
-            arrays = [x for x in cost.run.instruction.arrays if x.dtype == "f32"]
-            size = sum(x.bytes for x in arrays if x.size >= least) * cost.run.times
+            arrays = [x for x in cost.execution.instruction.arrays if x.dtype == "f32"]
+            size = sum(x.bytes for x in arrays if x.size >= least) * cost.execution.times
             if size:
-                wide.append(_Cost(cost.run, cost.part, cost.where, size))
+                wide.append(_Cost(cost.execution, cost.part, cost.where, size))
     return {
-        "kernels": sum(cost.run.times for cost in wide),
+        "kernels": sum(cost.execution.times for cost in wide),
         "bytes": sum(cost.amount for cost in wide),
         "largest": [cost.row("bytes") for cost in _largest(wide)[:3]],
     }
 
 
-def _cost(program: hlo.Program, run: hlo.Run, amount: float) -> _Cost:
-    frames = program.frames(run.instruction)
-    part = hlo.part_of(run.instruction, program.op_name(run.instruction), frames)
-    return _Cost(run, part, hlo.module_of(frames), amount)
+def _cost(program: hlo.Program, executed: Execution, amount: float) -> _Cost:
+    instruction = executed.instruction
+    frames = program.frames(instruction)
+    part = origin.part_of(instruction, program.op_name(instruction), frames)
+    return _Cost(executed, part, origin.module_of(frames), amount)
 
 
 def _by_part(costs: Iterable[_Cost]) -> dict[str, float]:
     sums: dict[str, float] = defaultdict(float)
     for cost in costs:
         sums[cost.part] += cost.amount
-    return {part: sums[part] for part in hlo.PARTS}
+    return {part: sums[part] for part in origin.PARTS}
 
 
 def _largest(costs: Iterable[_Cost]) -> list[_Cost]:

@@ -34,7 +34,9 @@ def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, topology: To
     Raises:
       UserError: the config has a mistake or does not fit the devices.
     """
-    return plan.draft(config, dataset, parallel.make_mesh(topologies.devices(topology)))
+    mesh = parallel.make_mesh(topologies.devices(topology))
+    plan.check(config, mesh.size)
+    return plan.draft(config, dataset, mesh)
 
 
 def step(run: Plan, topology: Topology) -> Compiled:

@@ -1,6 +1,7 @@
 """A folder of a run: its config, its checkpoints, its journal."""
 
 from didicm_jax.run.description import Description
-from didicm_jax.run.folder import Places, RunFolder
+from didicm_jax.run.folder import RunFolder
+from didicm_jax.run.places import Places
 
 __all__ = ["Description", "Places", "RunFolder"]

@@ -1,4 +1,4 @@
-"""A run's folder: what it holds, where, and who may write to it. Nothing else knows its files.
+"""A run's folder: the run that it holds, and who may write to it.
 
 Of several processes the first one writes, and all must see the same folder.
 """
@@ -18,73 +18,7 @@ from didicm_jax import config as configuration
 from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run.description import Description
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the files of a run are."""
-
-    path: Path
-
-    @property
-    def config_file(self) -> Path:
-        """The settings; written after all that a run cannot be without."""
-        return self.path / "config.json"
-
-    @property
-    def description_file(self) -> Path:
-        """`class_names` and `image_shape`."""
-        return self.path / "dataset.json"
-
-    @property
-    def lock(self) -> Path:
-        """What whoever trains the run holds."""
-        return self.path / ".lock"
-
-    @property
-    def metrics_file(self) -> Path:
-        """What training reports, a record a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The same, as TensorBoard reads it."""
-        return self.path / "tensorboard"
-
-    @property
-    def wandb_file(self) -> Path:
-        """By which `id` Weights & Biases knows the run."""
-        return self.path / "wandb.json"
-
-    @property
-    def profile(self) -> Path:
-        """Traces of training steps, which TensorBoard reads."""
-        return self.path / "profile"
-
-    @property
-    def checkpoints(self) -> Path:
-        """A folder for each step that is kept."""
-        return self.path / "checkpoints"
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        return any(each.name.isdigit() for each in self.checkpoints.glob("*"))
-
-    @property
-    def damaged(self) -> Path:
-        """Where checkpoints are put that turned out to be damaged."""
-        return self.path / "damaged"
-
-    @property
-    def evaluation_file(self) -> Path:
-        """What the network is worth, written when training ends and by evaluations."""
-        return self.path / "evaluation.json"
-
-    @property
-    def compilation_cache(self) -> Path:
-        """Compiled programs, so that a restart need not compile."""
-        return self.path / "compilation_cache"
+from didicm_jax.run.places import Places
 
 
 @dataclass(frozen=True)

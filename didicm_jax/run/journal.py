@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from didicm_jax.errors import UserError
 from didicm_jax.run import records
-from didicm_jax.run.folder import Places
+from didicm_jax.run.places import Places
 from didicm_jax.run.tracker import Tracker
 
 

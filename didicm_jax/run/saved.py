@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run import arrays, integrity, worth
-from didicm_jax.run.folder import Places
+from didicm_jax.run.places import Places
 
 
 class SavedCheckpoints:

@@ -8,7 +8,7 @@ from typing import Any
 
 from didicm_jax import files
 from didicm_jax.errors import UserError
-from didicm_jax.run.folder import Places
+from didicm_jax.run.places import Places
 
 
 def check() -> None:

@@ -1,8 +1,8 @@
 """A whole run: restore or start, step, report, evaluate, save; and leave nothing half-done."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,8 @@ from didicm_jax import parallel
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import record
 from didicm_jax.run import RunFolder, checkpoints, journal
-from didicm_jax.training import sets
 from didicm_jax.training.diagnosis import diagnose, diverged
+from didicm_jax.training.evaluations import Evaluations, Found
 from didicm_jax.training.feed import Feed, Pace
 from didicm_jax.training.plan import Plan
 from didicm_jax.training.profiling import Profiler
@@ -22,7 +22,6 @@ from didicm_jax.training.step import Metrics
 from didicm_jax.training.stopping import StopRequest
 from didicm_jax.training.utilization import Utilization
 
-Found = dict[str, evaluation.Evaluation]  # of one step, by the name of the set
 ADVICE = "the same command on every host goes on from the last checkpoint"
 
 
@@ -80,7 +79,6 @@ class _Training:
     ) -> None:
         self.plan, self.folder, self.stop, self.watch = run, folder, stop, watch
         self.durations, self.debug_nans, self.profile = run.durations, debug_nans, profile
-        self.judge = run.sets[0].name  # the set that decides which checkpoint is best
         self.stack = stack
         self.reporter: journal.Reporter | None = None
         self.predict = make_evaluation(run)
@@ -109,22 +107,35 @@ class _Training:
             self._say(f"{'finished at' if done else 'continuing from'} step {start}")
         if self.profile and self.profile.stop <= start + 1:
             self._say(f"no profile is written: step {self.profile[-1]} is past")
+        evaluations = Evaluations(
+            self.plan,
+            self.predict,
+            reporter,
+            save=functools.partial(self._save, reporter),
+            asked_to_stop=self._asked_to_stop,
+            waiting=self.watch.waiting,
+        )
         found: Found | None = {}
-        if start and self._due(start):
-            found = self._catch_up(reporter, start, current)
+        if start and evaluations.due(start):
+            found = evaluations.catch_up(start, current)
             if not found and self._asked_to_stop():
                 return self._stopped(start)
         if start < total:
-            start, found = self._steps(reporter, start, current)
+            start, found = self._steps(reporter, evaluations, start, current)
         parallel.barrier()
         self.checkpoints.finish()
         reporter.finish()
         if found is None:
             return self._stopped(start)
-        return Outcome(_conclude(self.plan, self.folder, found[self.judge], total), total, "")
+        result = _conclude(self.plan, self.folder, found[evaluations.judge], total)
+        return Outcome(result, total, "")
 
     def _steps(
-        self, reporter: journal.Reporter, start: int, current: TrainState
+        self,
+        reporter: journal.Reporter,
+        evaluations: Evaluations,
+        start: int,
+        current: TrainState,
     ) -> tuple[int, Found | None]:
         """From step `start` to the end: the last step done, and its evaluations unless stopped."""
         config, total = self.plan.config, self.durations.total
@@ -161,13 +172,13 @@ class _Training:
             pace.steps += 1
             if last or step % self.durations.log == 0:
                 self._report(reporter, step, results, pace, used)
-            found, due = None, self._due(step)
+            found, due = None, evaluations.due(step)
             if stopping or due or step % self.durations.checkpoint == 0:
                 saving = time.monotonic()
                 self._save(reporter, step, current)
                 pace.saved(time.monotonic() - saving)
             if due and not (stopping and not last):
-                found = self._evaluate(reporter, step, current, due)
+                found = evaluations.run(step, current, due)
                 stopping = stopping or found is None
                 pace.restart()
             self.checkpoints.check()
@@ -187,66 +198,6 @@ class _Training:
             parallel.barrier()
         reporter.flush()
         self.checkpoints.save(step, current, top1=top1)
-
-    def _catch_up(self, reporter: journal.Reporter, step: int, current: TrainState) -> Found | None:
-        """The evaluations of a restored step that were interrupted, and that of the end.
-
-        None if a stop came in between.
-        """
-        missing = [
-            each
-            for each in self._due(step)
-            if not parallel.any_process(reporter.has_evaluation(step, each.name))
-        ]
-        found = self._evaluate(reporter, step, current, missing)
-        if found is None or step < self.durations.total or self.judge in found:
-            return found
-        again = self._measure(current, self.plan.sets[0])
-        if again is None:
-            return None
-        self._say(journal.summary(again.metrics))
-        return found | {self.judge: again}
-
-    def _due(self, step: int) -> list[sets.Opened]:
-        """The sets to evaluate after a step, the same on every process."""
-        last = step == self.durations.total
-        return [each for each in self.plan.sets if last or step % each.every == 0]
-
-    def _evaluate(
-        self,
-        reporter: journal.Reporter,
-        step: int,
-        current: TrainState,
-        due: Sequence[sets.Opened],
-    ) -> Found | None:
-        """Evaluates a step that is saved, and says so; None if a stop came in between."""
-        results: Found = {}
-        for each in due:
-            found = self._measure(current, each)
-            if found is None:
-                return None
-            if each.name == self.judge:
-                self._save(reporter, step, current, found.metrics["top1"])
-            # The record last: where it is missing, the next start evaluates again.
-            reporter.evaluation(step, found.metrics, each.name)
-            results[each.name] = found
-        return results
-
-    def _measure(self, current: TrainState, chosen: sets.Opened) -> evaluation.Evaluation | None:
-        """The scores on a set, or None if a stop came in between."""
-
-        def proceed() -> bool:
-            with self.watch.waiting():
-                return not self._asked_to_stop()
-
-        return evaluation.evaluate(
-            self.predict,
-            current.averaged,
-            chosen.source,
-            batch_size=self.plan.config.evaluation.batch_size,
-            proceed=proceed,
-            waiting=self.watch.waiting,
-        )
 
     def _asked_to_stop(self) -> bool:
         return parallel.any_process(self.stop.made)

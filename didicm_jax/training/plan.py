@@ -137,11 +137,10 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
     Raises:
       UserError: for every mistake that can be found before the first step.
     """
-    configuration.validate(config)
+    mesh = parallel.make_mesh()
+    check(config, mesh.size)
     if config.report.wandb:
         tracker.check()
-    mesh = parallel.make_mesh()
-    _check_batches(config, mesh.size)  # which `draft` does too, after the data have been opened
     dataset = build.dataset(config)
     drafted = draft(config, dataset, mesh)
     start = None
@@ -151,19 +150,39 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
     return replace(drafted, sets=opened, start=start)
 
 
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Checks what can be checked before the data are opened, which may take long.
+
+    Raises:
+      UserError: the config has a mistake, or a batch that the devices cannot share. Between two
+        starts of a run the devices may change and the batch may not, so the advice is for either.
+    """
+    configuration.validate(config)
+    fault = _batch_fault(config, num_devices)
+    if not fault:
+        return
+    batch_size, parts = config.train.batch_size, num_devices * config.train.accumulate
+    mixes = bool(config.augment.mixup or config.augment.cutmix)
+    fitting = max(2 * parts, parallel.round_up(batch_size, parts * (1 + mixes)))
+    fewer = [str(count) for count in range(1, num_devices) if not _batch_fault(config, count)]
+    such = f", such as {' or '.join(fewer)} devices" if fewer else ""
+    raise UserError(
+        f"config.train.batch_size: {fault}; use another number of devices or of micro-batches "
+        f"(config.train.accumulate){such}, or, in a new run, config.train.batch_size={fitting}"
+    )
+
+
 def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) -> Plan:
     """A plan without what it is evaluated on and what it starts from, of any devices.
 
     Args:
-      config: of the run.
+      config: of the run, one that `check` has passed.
       dataset: its classes, its shape and its number of examples are looked at, and no image.
       mesh: of devices that may be described and not there (`jax.experimental.topologies`).
 
     Raises:
-      UserError: the config has a mistake, or does not fit the devices or the data.
+      UserError: the config does not fit the data.
     """
-    configuration.validate(config)
-    _check_batches(config, mesh.size)
     batch_size = config.train.batch_size
     if len(dataset.train) < batch_size:
         raise UserError(
@@ -209,27 +228,6 @@ def _create(
     # rbg: the hundred draws of an initialisation compile in a third of the time of threefry's.
     key = jax.random.key(config.seed, impl="rbg")
     return split(build.model(config, dataset, nnx.Rngs(key)))
-
-
-def _check_batches(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Refuses a batch that the devices cannot share.
-
-    Raises:
-      UserError: it is one. Between two starts of a run the devices may change and the batch may
-        not, so the advice is for either.
-    """
-    fault = _batch_fault(config, num_devices)
-    if not fault:
-        return
-    batch_size, parts = config.train.batch_size, num_devices * config.train.accumulate
-    mixes = bool(config.augment.mixup or config.augment.cutmix)
-    fitting = max(2 * parts, parallel.round_up(batch_size, parts * (1 + mixes)))
-    fewer = [str(count) for count in range(1, num_devices) if not _batch_fault(config, count)]
-    such = f", such as {' or '.join(fewer)} devices" if fewer else ""
-    raise UserError(
-        f"config.train.batch_size: {fault}; use another number of devices or of micro-batches "
-        f"(config.train.accumulate){such}, or, in a new run, config.train.batch_size={fitting}"
-    )
 
 
 def _batch_fault(config: ml_collections.ConfigDict, num_devices: int) -> str:

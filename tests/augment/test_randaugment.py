@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from didicm_jax import augment
 from didicm_jax.augment import randaugment
-from didicm_jax.augment.randaugment import NOTHING, OPERATIONS, Layer
+from didicm_jax.augment.layers import NOTHING, Layer, Operation, draw_layers
 from didicm_jax.errors import UserError
 
 FILL = (124, 116, 104)
@@ -61,7 +61,7 @@ def rand_augment(request):
 @pytest.fixture(scope="module")
 def draw():
     """The layers [L,B] that the keys [B] give."""
-    mapped = jax.vmap(randaugment.draw_layers, in_axes=(0, None), out_axes=1)
+    mapped = jax.vmap(draw_layers, in_axes=(0, None), out_axes=1)
     return jax.jit(mapped, static_argnums=1)
 
 
@@ -69,7 +69,7 @@ def layer_of(cases):
     """A Layer of (operation's name, level, negate, cubic) for each image."""
     names, levels, negate, cubic = zip(*cases, strict=True)
     return Layer(
-        np.array([OPERATIONS.index(name) for name in names], np.int32),
+        np.array([Operation[name] for name in names], np.int32),
         np.array(levels, np.float32),
         np.array(negate),
         np.array(cubic),
@@ -147,7 +147,7 @@ def differences(photos, cases, gathers, increasing=True):
 
 @at_both_sizes
 def test_photometric_operations_are_pils_to_one_level(photos, size, gathers):
-    names = [name for name in OPERATIONS if name not in GEOMETRIC]
+    names = [name for name in Operation.__members__ if name not in GEOMETRIC]
     cases = list(itertools.product(names, LEVELS, (False, True), (False,)))
     for case, difference in zip(cases, differences(photos[size], cases, gathers), strict=True):
         assert difference.max() <= 1, case
@@ -179,7 +179,7 @@ def test_geometric_operations_are_pils_to_interpolation_error(photos, size, gath
 @both_ways
 def test_grey_images_and_the_set_that_does_not_increase(photos, gathers):
     grey = np.stack([np.asarray(Image.fromarray(p).convert("L")) for p in photos[56]])[..., None]
-    cases = list(itertools.product(OPERATIONS, LEVELS, (True,), (True,)))
+    cases = list(itertools.product(Operation.__members__, LEVELS, (True,), (True,)))
     found = differences(grey, cases, gathers, increasing=False)
     assert found.max() <= 1
     saturation = [k for k, case in enumerate(cases) if case[0] == "Color"]
@@ -189,7 +189,7 @@ def test_grey_images_and_the_set_that_does_not_increase(photos, gathers):
 @both_ways
 def test_operations_differ_from_each_other_and_from_nothing(photos, gathers):
     """Else the comparisons above could hold for an identity."""
-    cases = [(name, 7.0, False, False) for name in OPERATIONS]
+    cases = [(name, 7.0, False, False) for name in Operation.__members__]
     photo = photos[56][:1]
     images = np.tile(photo, (len(cases), 1, 1, 1))
     results = [photo[0], *apply_layer(images, layer_of(cases), gathers)]
@@ -217,7 +217,7 @@ def test_draws_have_timms_odds(draw, keys_of):
     # 18,000 draws; five standard deviations: 0.018 for the share, 70 for a count of 480.
     assert abs((numbers != NOTHING).mean() - 0.4) < 0.018
     counts = collections.Counter(numbers[numbers != NOTHING].tolist())
-    assert set(counts) == set(range(15))
+    assert set(counts) == set(Operation)
     assert all(abs(n - 480) < 110 for n in counts.values())
     for coin in (layer.negate, layer.cubic):
         assert abs(np.mean(coin) - 0.5) < 0.02
@@ -260,15 +260,17 @@ def test_layers_are_applied_one_after_the_other(batch, rand_augment, draw, keys_
     for n in range(COUNT):
         expected = batch[n]
         for operation, level, negate, cubic in zip(*(f[:, n] for f in layers), strict=True):
-            name = OPERATIONS[operation]
-            if operation != NOTHING and name in GEOMETRIC and name != "Rotate":
+            if operation == NOTHING:
+                continue
+            name = Operation(operation).name
+            if name in GEOMETRIC and name != "Rotate":
                 # `matrix_of` is written for squares.
                 size = batch.shape[2] if name == "TranslateXRel" else batch.shape[1]
                 matrix = matrix_of(name, level, negate, size)
                 how = {"resample": Image.BICUBIC if cubic else Image.BILINEAR, "fillcolor": FILL}
                 picture = Image.fromarray(expected)
                 expected = np.asarray(picture.transform(picture.size, Image.AFFINE, matrix, **how))
-            elif operation != NOTHING:
+            else:
                 expected = by_pil(expected, name, level, negate, cubic)
         # One level of the first layer is more after the second has stretched the contrast.
         assert np.mean(np.abs(result[n].astype(int) - expected) > 2) < 0.02

@@ -12,7 +12,7 @@ from tests.cli.test_main import DIGITS, SMALL
 
 @pytest.fixture(scope="session", autouse=True)
 def shallow_models():
-    """`didirn10` and `resnet10`, one block a stage: half of the time to compile."""
+    """`didirn4` and `resnet4`, of one block: a third of the time to compile."""
     with shallow.registered():
         yield
 
@@ -25,7 +25,7 @@ def main():
 
 @pytest.fixture(scope="session")
 def run(main, tmp_path_factory):
-    """A trained run; each test writes elsewhere."""
+    """A whole run; tests that change it copy it first."""
     workdir = tmp_path_factory.mktemp("modes") / "run"
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
     return workdir
@@ -36,7 +36,7 @@ def classifier(main, tmp_path_factory):
     """A plain classifier on the same digits, trained less."""
     workdir = tmp_path_factory.mktemp("modes") / "classifier"
     small = [word for word in SMALL if "sampler" not in word]
-    settings = ["--config.method=cross_entropy", "--config.model.name=resnet10"]
+    settings = ["--config.method=cross_entropy", "--config.model.name=resnet4"]
     settings += ["--config.train.duration=4 steps"]
     assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 0
     return workdir

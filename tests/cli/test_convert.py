@@ -148,12 +148,12 @@ def test_a_plain_resnet_becomes_a_classifier(convert, tmp_path):
 
 
 def test_a_plain_trunk_initialises_a_diffusion_which_then_trains(convert, main, tmp_path, capsys):
-    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8)
+    given = state_dict("resnet4", stem="small", in_channels=1, image_size=8)
     save_file(given, tmp_path / "trunk.safetensors")
     workdir = tmp_path / "run"
     config = [
         f"--config={ROOT / 'configs' / 'digits.py'}",
-        "--config.model.name=didirn10",
+        "--config.model.name=didirn4",
         "--config.model.width=0.0625",
         "--config.data.train_examples=64",
         "--config.data.resolution=8",
@@ -183,7 +183,7 @@ def test_a_plain_trunk_initialises_a_diffusion_which_then_trains(convert, main, 
 
 DIGITS = [
     f"--config={ROOT / 'configs' / 'digits.py'}",
-    "--config.model.name=didirn10",
+    "--config.model.name=didirn4",
     "--config.model.width=0.0625",
 ]
 
@@ -195,7 +195,7 @@ def saved(path, content):
 
 def test_the_size_follows_the_data_set(convert, tmp_path):
     """Digits are of 8x8, whatever the default of photos is."""
-    given = state_dict("didirn10", stem="small", in_channels=1, image_size=8, num_classes=10)
+    given = state_dict("didirn4", stem="small", in_channels=1, image_size=8, num_classes=10)
     torch = saved(tmp_path / "in.safetensors", given)
     assert convert(torch, f"--workdir={tmp_path / 'run'}", *DIGITS) == 0
     described = json.loads((tmp_path / "run" / "dataset.json").read_text())
@@ -205,15 +205,15 @@ def test_the_size_follows_the_data_set(convert, tmp_path):
 
 def test_a_trunk_becomes_a_run_of_the_classes_of_its_data(convert, tmp_path, capsys):
     """Not of those that the plain network had."""
-    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8, num_classes=5)
+    given = state_dict("resnet4", stem="small", in_channels=1, image_size=8, num_classes=5)
     torch = saved(tmp_path / "in.safetensors", given)
     assert convert(torch, f"--workdir={tmp_path / 'run'}", *DIGITS) == 0
     assert len(json.loads((tmp_path / "run" / "dataset.json").read_text())["class_names"]) == 10
-    assert "didirn10, 10 classes, images of 8x8x1" in capsys.readouterr().out
+    assert "didirn4, 10 classes, images of 8x8x1" in capsys.readouterr().out
 
 
 def test_a_trunk_without_its_data_needs_the_names_of_the_classes(convert, tmp_path, capsys):
-    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8, num_classes=5)
+    given = state_dict("resnet4", stem="small", in_channels=1, image_size=8, num_classes=5)
     torch = saved(tmp_path / "in.safetensors", given)
     elsewhere = ["--config.data.name=idx", f"--config.data.data_dir={tmp_path}"]
     config = [*DIGITS, *elsewhere, "--config.data.resolution=8", f"--workdir={tmp_path / 'run'}"]
@@ -230,16 +230,16 @@ def test_a_trunk_without_its_data_needs_the_names_of_the_classes(convert, tmp_pa
     }
 
 
-@pytest.mark.parametrize("kind", ["resnet10", "didirn10"])
+@pytest.mark.parametrize("kind", ["resnet4", "didirn4"])
 def test_a_head_of_other_classes_is_left_fresh_and_said(convert, tmp_path, capsys, kind):
     given = state_dict(kind, stem="small", in_channels=1, image_size=8, num_classes=5)
     torch = saved(tmp_path / "in.safetensors", given)
-    plain = ["--config.method=cross_entropy", "--config.model.name=resnet10"]
-    config = [*DIGITS, *(plain if kind == "resnet10" else [])]
+    plain = ["--config.method=cross_entropy", "--config.model.name=resnet4"]
+    config = [*DIGITS, *(plain if kind == "resnet4" else [])]
     assert convert(torch, f"--workdir={tmp_path / 'run'}", *config) == 0
     said = capsys.readouterr().out.splitlines()
     of_classes = ["fc.weight", "fc.bias"]
-    of_classes += ["label_embedder.weight"] if kind == "didirn10" else []
+    of_classes += ["label_embedder.weight"] if kind == "didirn4" else []
     for words in ("left as initialised: ", "not used: "):
         line = next(line for line in said if line.startswith(words))
         assert sorted(line.removeprefix(words).split(", ")) == sorted(of_classes)
@@ -264,7 +264,7 @@ def test_names_that_are_not_those_of_the_weights_or_the_data_are_refused(
     names = f"--class_names={tmp_path / 'names.txt'}"
     assert convert(f"--torch={original}", f"--workdir={tmp_path / 'run'}", names) == 2
     assert "--class_names: expected 5 names" in capsys.readouterr().err
-    given = state_dict("resnet10", stem="small", in_channels=1, image_size=8, num_classes=5)
+    given = state_dict("resnet4", stem="small", in_channels=1, image_size=8, num_classes=5)
     torch = saved(tmp_path / "in.safetensors", given)
     assert convert(torch, f"--workdir={tmp_path / 'run'}", *DIGITS, names) == 2
     assert "--class_names: expected 10 classes, found 2, of digits" in capsys.readouterr().err

@@ -33,7 +33,7 @@ def test_files_to_posteriors_with_the_strong_recipe(main, data_dir, tmp_path, na
     settings = [
         f"--config.data.name={name}",
         f"--config.data.data_dir={data_dir}",
-        "--config.model.name=didirn10",
+        "--config.model.name=didirn4",
         "--config.model.width=0.0625",
         "--config.train.duration=2 steps",
         "--config.evaluation.batch_size=8",  # 10 images: the last batch is padded

@@ -60,7 +60,7 @@ def test_of_other_classes_the_state_has_all_but_the_head(run, monkeypatch):
     config = digits_config.get_config()
     with config.unlocked():
         config.data.name, config.train.ema_decay = "parity", 0.9
-        config.model.name, config.model.width = "didirn10", 0.0625
+        config.model.name, config.model.width = "didirn4", 0.0625
     config.model.init_from = str(run)
     made = plan.make_plan(config)
     found = made.new_state()

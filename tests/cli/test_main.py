@@ -25,7 +25,7 @@ from didicm_jax.training.step import Metrics
 ROOT = Path(__file__).parents[2]
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 SMALL = [
-    "--config.model.name=didirn10",
+    "--config.model.name=didirn4",
     "--config.model.width=0.0625",
     "--config.data.train_examples=200",
     "--config.train.batch_size=16",
@@ -39,33 +39,25 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(main, tmp_path_factory):
-    """A whole run; tests that change it copy it first."""
-    workdir = tmp_path_factory.mktemp("run") / "digits"
-    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
-    return workdir
-
-
 def records(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_everything_behind(finished):
-    training = [r for r in records(finished) if "loss" in r]
+def test_a_run_leaves_everything_behind(run):
+    training = [r for r in records(run) if "loss" in r]
     assert [r["step"] for r in training] == list(range(1, 13))
     assert all(np.isfinite(r["loss"]) and r["images_per_second"] > 0 for r in training)
     assert training[-1]["learning_rate"] < max(r["learning_rate"] for r in training)
-    evaluations = [r for r in records(finished) if "eval/top1" in r]
+    evaluations = [r for r in records(run) if "eval/top1" in r]
     assert [r["step"] for r in evaluations] == [8, 12]
-    result = json.loads((finished / "evaluation.json").read_text())
+    result = json.loads((run / "evaluation.json").read_text())
     assert {"top1", "top5", "nll", "ece", "brier"} <= result.keys()
     assert (result["num_examples"], result["sampler"], result["steps"]) == (360, "cp", 2)
     assert result["top1"] == evaluations[-1]["eval/top1"]
-    assert json.loads((finished / "config.json").read_text())["train"]["batch_size"] == 16
-    assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
+    assert json.loads((run / "config.json").read_text())["train"]["batch_size"] == 16
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     # The two latest, and the best where it is another.
-    kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
+    kept = {int(p.name) for p in (run / "checkpoints").iterdir()}
     assert {10, 12} <= kept <= {8, 10, 12}
 
 
@@ -76,14 +68,14 @@ def test_the_plan_is_printed_first(main, tmp_path, capsys, monkeypatch):
     plan = capsys.readouterr().out
     for part in ("4 x cpu", "digits, 200 training and 360 test images of 8x8x1, 10 classes"):
         assert part in plan
-    for part in ("didirn10", "parameters", "12 steps of 16 images", "sampler cp, steps 2"):
+    for part in ("didirn4", "parameters", "12 steps of 16 images", "sampler cp, steps 2"):
         assert part in plan
 
 
-def comparable(run):
+def comparable(workdir):
     """The records without their timings."""
     timings = ("images_per_second", "data_wait", "save_wait")
-    return [{k: v for k, v in r.items() if k not in timings} for r in records(run)]
+    return [{k: v for k, v in r.items() if k not in timings} for r in records(workdir)]
 
 
 def interrupt_at(monkeypatch, step):
@@ -111,10 +103,10 @@ def interrupt_at(monkeypatch, step):
     monkeypatch.setattr(data, "train_batches", interrupted)
 
 
-def test_a_profile_has_its_steps_and_no_others(main, finished, tmp_path, capsys):
+def test_a_profile_has_its_steps_and_no_others(main, run, tmp_path, capsys):
     """The run goes on from step 10; what a profile asks of the steps before it is said."""
     workdir = tmp_path / "run"
-    shutil.copytree(finished, workdir)
+    shutil.copytree(run, workdir)
     shutil.rmtree(workdir / "checkpoints" / "12")
     command = [DIGITS, f"--workdir={workdir}", *SMALL]
     assert main(*command, "--profile=12:13") == 0
@@ -133,14 +125,14 @@ def test_a_profile_has_its_steps_and_no_others(main, finished, tmp_path, capsys)
     assert any("train_step" in name for name, _ in events)
     with gzip.open(trace.parent / "perfetto_trace.json.gz") as file:
         assert "train_step" in json.dumps(json.load(file)["traceEvents"])
-    assert comparable(workdir) == comparable(finished)
+    assert comparable(workdir) == comparable(run)
     assert main(*command, "--profile=3:5") == 0
     assert "no profile is written: step 4 is past\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("step", [7, pytest.param(12, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    main, finished, tmp_path, monkeypatch, capsys, step
+    main, run, tmp_path, monkeypatch, capsys, step
 ):
     """SIGINT saves and leaves well; every later line is that of the uninterrupted run.
 
@@ -163,15 +155,15 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
     word = "finished at" if stopped == 12 else "continuing from"
     assert f"{word} step {stopped}" in capsys.readouterr().out
-    assert comparable(workdir) == comparable(finished)
+    assert comparable(workdir) == comparable(run)
     found, expected = (
-        json.loads((run / "evaluation.json").read_text()) for run in (workdir, finished)
+        json.loads((folder / "evaluation.json").read_text()) for folder in (workdir, run)
     )
     assert found == expected
 
 
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(main, finished, tmp_path, capsys):
-    workdir = shutil.copytree(finished, tmp_path / "run")
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(main, run, tmp_path, capsys):
+    workdir = shutil.copytree(run, tmp_path / "run")
     arrays = max((workdir / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(arrays.read_bytes())
     content[len(content) // 2] ^= 1
@@ -183,12 +175,12 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(main, finished, tm
     assert "checkpoint 12 is damaged" in said
     assert "going on from that of step 10" in said
     assert (workdir / "damaged" / "12").is_dir()
-    assert comparable(workdir) == comparable(finished)
+    assert comparable(workdir) == comparable(run)
     assert {10, 12} <= {int(p.name) for p in (workdir / "checkpoints").iterdir()}
 
 
-def test_a_finished_run_is_only_evaluated(main, finished, tmp_path, capsys):
-    workdir = shutil.copytree(finished, tmp_path / "run")
+def test_a_finished_run_is_only_evaluated(main, run, tmp_path, capsys):
+    workdir = shutil.copytree(run, tmp_path / "run")
     before = (workdir / "metrics.jsonl").read_text()
     (workdir / "evaluation.json").unlink()
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
@@ -213,9 +205,9 @@ def test_a_finished_run_is_only_evaluated(main, finished, tmp_path, capsys):
     ],
     ids=["cp", "cl", "one_shot"],
 )
-def test_evaluation_with_any_sampler(main, finished, tmp_path, settings, expected):
+def test_evaluation_with_any_sampler(main, run, tmp_path, settings, expected):
     """With the config of the workdir, or with it given again and another way to sample."""
-    workdir = shutil.copytree(finished, tmp_path / "run")
+    workdir = shutil.copytree(run, tmp_path / "run")
     given = [DIGITS, *SMALL, *settings] if settings else []
     assert main("--mode=evaluate", f"--workdir={workdir}", *given) == 0
     result = json.loads((workdir / "evaluation.json").read_text())
@@ -223,12 +215,12 @@ def test_evaluation_with_any_sampler(main, finished, tmp_path, settings, expecte
     assert result["num_examples"] == 360
     if not settings:
         # What the run itself wrote when it ended: one record, whoever writes it.
-        assert result == json.loads((finished / "evaluation.json").read_text())
+        assert result == json.loads((run / "evaluation.json").read_text())
         assert len(result["classes"]["worst"]) > 0
 
 
 def test_a_plain_classifier_runs_through_the_same_step(main, tmp_path):
-    settings = ["--config.method=cross_entropy", "--config.model.name=resnet10"]
+    settings = ["--config.method=cross_entropy", "--config.model.name=resnet4"]
     workdir = tmp_path / "run"
     settings += ["--config.train.duration=3 steps", "--config.optimizer.name=lamb"]
     small = [word for word in SMALL if "sampler" not in word]
@@ -253,7 +245,7 @@ def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeyp
     settings = ["--config.train.max_skipped=3", "--config.train.log_every=12 steps"]
     small = SMALL
     if method != "didicm":
-        settings += [f"--config.method={method}", "--config.model.name=resnet10"]
+        settings += [f"--config.method={method}", "--config.model.name=resnet4"]
         small = [word for word in SMALL if "sampler" not in word]
     workdir = tmp_path / "run"
     assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 2
@@ -417,13 +409,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(main, case, tmp_path, capsys):
     assert not workdir.exists()
 
 
-def test_another_config_in_a_used_workdir_names_the_keys(main, finished, capsys):
-    files = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
-    assert main(DIGITS, f"--workdir={finished}", *SMALL, "--config.seed=4") == 2
+def test_another_config_in_a_used_workdir_names_the_keys(main, run, capsys):
+    files = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    assert main(DIGITS, f"--workdir={run}", *SMALL, "--config.seed=4") == 2
     error = capsys.readouterr().err
     assert "seed is 4, was 0" in error
     assert error.count("\n") == 1
-    assert files == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    assert files == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
 
 
 def snapshot(folder):
@@ -432,25 +424,25 @@ def snapshot(folder):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 
-def test_data_of_other_classes_do_not_relabel_a_run(main, finished, monkeypatch, capsys):
+def test_data_of_other_classes_do_not_relabel_a_run(main, run, monkeypatch, capsys):
     """As `config.data.data_dir`, which may change between two starts, could bring them."""
-    before, real = snapshot(finished), build.dataset
+    before, real = snapshot(run), build.dataset
 
     def renamed(config):
         loaded = real(config)
         return dataclasses.replace(loaded, class_names=loaded.class_names[::-1])
 
     monkeypatch.setattr(build, "dataset", renamed)
-    assert main(DIGITS, f"--workdir={finished}", *SMALL, "--config.data.num_workers=0") == 2
+    assert main(DIGITS, f"--workdir={run}", *SMALL, "--config.data.num_workers=0") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --workdir: expected the data that the run in")
     assert "expected class 0 to be '0', found '9'" in error
     assert error.count("\n") == 1
-    assert snapshot(finished) == before
+    assert snapshot(run) == before
 
 
-def test_a_bad_byte_among_the_records_does_not_end_a_run(main, finished, tmp_path, capsys):
-    workdir = shutil.copytree(finished, tmp_path / "run")
+def test_a_bad_byte_among_the_records_does_not_end_a_run(main, run, tmp_path, capsys):
+    workdir = shutil.copytree(run, tmp_path / "run")
     lines = (workdir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     lines[2] = lines[2].replace(b"loss", b"l\xffss")
     (workdir / "metrics.jsonl").write_bytes(b"".join(lines))
@@ -463,10 +455,10 @@ def test_a_bad_byte_among_the_records_does_not_end_a_run(main, finished, tmp_pat
 
 @pytest.mark.parametrize("text", ["[1, 2]", '{"sampler": {"steps": "eight"}}'])
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
-def test_a_stored_config_that_is_none_is_one_line(main, finished, tmp_path, capsys, mode, text):
+def test_a_stored_config_that_is_none_is_one_line(main, run, tmp_path, capsys, mode, text):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    shutil.copy(finished / "dataset.json", workdir)
+    shutil.copy(run / "dataset.json", workdir)
     (workdir / "config.json").write_text(text)
     before = snapshot(workdir)
     assert main(f"--mode={mode}", f"--workdir={workdir}") == 2
@@ -477,10 +469,10 @@ def test_a_stored_config_that_is_none_is_one_line(main, finished, tmp_path, caps
 
 
 def test_a_run_that_can_only_be_read_is_evaluated_and_predicted_with(
-    main, finished, tmp_path, monkeypatch, capsys
+    main, run, tmp_path, monkeypatch, capsys
 ):
     """The permissions are acted, for root has all of them: nothing in the folder is touched."""
-    workdir, output, access = finished, tmp_path / "output", os.access
+    workdir, output, access = run, tmp_path / "output", os.access
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images" / "digit.png")
 
@@ -507,7 +499,7 @@ def test_a_run_that_can_only_be_read_is_evaluated_and_predicted_with(
     assert snapshot(workdir) == before
 
 
-def test_a_failing_evaluation_loses_no_training(main, finished, tmp_path, monkeypatch):
+def test_a_failing_evaluation_loses_no_training(main, run, tmp_path, monkeypatch):
     """What it is of is saved; the next start catches up on it."""
     workdir, real = tmp_path / "run", loop.evaluation.evaluate
 
@@ -521,7 +513,7 @@ def test_a_failing_evaluation_loses_no_training(main, finished, tmp_path, monkey
     assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == 8
     assert loop.evaluation.evaluate is real
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
-    assert comparable(workdir) == comparable(finished)
+    assert comparable(workdir) == comparable(run)
 
 
 def test_a_mistake_in_the_evaluation_is_found_before_the_first_step(main, tmp_path, monkeypatch):
@@ -535,8 +527,8 @@ def test_a_mistake_in_the_evaluation_is_found_before_the_first_step(main, tmp_pa
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_the_sampler_may_be_corrected_between_two_starts(main, finished, tmp_path):
-    workdir = shutil.copytree(finished, tmp_path / "run")
+def test_the_sampler_may_be_corrected_between_two_starts(main, run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
     steps = ["--config.sampler.steps=3", "--config.evaluation.batch_size=64"]
     assert main(DIGITS, f"--workdir={workdir}", *SMALL, *steps) == 0
     assert json.loads((workdir / "evaluation.json").read_text())["steps"] == 3

@@ -171,7 +171,7 @@ def test_a_report_of_two_runs(main, run, classifier, tmp_path):
     assert is_picture(tmp_path / "report.png")
     text = (tmp_path / "report.html").read_text()
     assert "model.name" in text
-    assert "resnet10" in text
+    assert "resnet4" in text
 
 
 def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):

@@ -37,7 +37,7 @@ SETTINGS = [
 ]
 RESNET = [
     *SETTINGS,
-    "--config.model.name=didirn10",
+    "--config.model.name=didirn4",
     "--config.model.width=0.0625",
     "--config.model.sync_batch_norm=True",
     "--config.evaluation.sets=('all', 'part=train[95%:] every 8 steps')",
@@ -190,7 +190,7 @@ from didicm_jax import plots
 from didicm_jax.evaluation import metrics
 
 def slow_once(function):
-    delays = [9]
+    delays = [7]
 
     def slower(*arguments, **options):
         time.sleep(delays.pop() if delays else 0)

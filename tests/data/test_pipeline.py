@@ -19,6 +19,11 @@ def source_of(count):
     return data.ArraySource((np.arange(count) % 256).astype(np.uint8)[:, None, None, None], labels)
 
 
+def indices_of(count, **options):
+    """Which of `count` examples a training batch holds."""
+    return data.train_batch(source_of(count), **options)["index"]
+
+
 def take(batches, count):
     result = [next(batches) for _ in range(count)]
     batches.close()
@@ -36,7 +41,7 @@ def test_each_epoch_holds_every_example_once(shape, epochs):
     size, batch_size, seed = shape
     steps = -(-size * epochs // batch_size)
     order = np.concatenate(
-        [data.train_indices(size, step=n, batch_size=batch_size, seed=seed) for n in range(steps)]
+        [indices_of(size, step=n, batch_size=batch_size, seed=seed) for n in range(steps)]
     )
     for epoch in range(epochs):
         assert sorted(order[epoch * size : (epoch + 1) * size]) == list(range(size))
@@ -57,11 +62,11 @@ def test_the_shares_make_up_the_global_batch_whatever_the_processes(
     size = batch_size + extra
     options = {"step": step, "batch_size": batch_size, "seed": seed}
     shares = [
-        data.train_indices(size, process_index=p, process_count=processes, **options)
+        indices_of(size, process_index=p, process_count=processes, **options)
         for p in range(processes)
     ]
     assert all(len(part) == share for part in shares)
-    np.testing.assert_array_equal(np.concatenate(shares), data.train_indices(size, **options))
+    np.testing.assert_array_equal(np.concatenate(shares), indices_of(size, **options))
 
 
 def test_the_order_is_the_documented_one():
@@ -71,14 +76,14 @@ def test_the_order_is_the_documented_one():
         bits = np.random.MT19937(np.random.SeedSequence([7, epoch]))
         order.extend(np.random.RandomState(bits).permutation(10))
     for step in range(10):
-        indices = data.train_indices(10, step=step, batch_size=4, seed=7)
+        indices = indices_of(10, step=step, batch_size=4, seed=7)
         assert indices.tolist() == order[4 * step : 4 * step + 4]
         assert indices.dtype == np.int64
 
 
 def test_epochs_and_seeds_are_shuffled_anew():
-    epochs = [data.train_indices(100, step=n, batch_size=100, seed=0) for n in range(2)]
-    other = data.train_indices(100, step=0, batch_size=100, seed=1)
+    epochs = [indices_of(100, step=n, batch_size=100, seed=0) for n in range(2)]
+    other = indices_of(100, step=0, batch_size=100, seed=1)
     assert not np.array_equal(epochs[0], epochs[1])
     assert not np.array_equal(epochs[0], other)
     assert not np.array_equal(epochs[0], np.arange(100))

@@ -185,8 +185,9 @@ def test_other_labels_and_parts_remember_for_themselves(views):
 
 
 def test_repeats_in_a_batch_that_they_divide_are_complete():
+    source = data.ArraySource(np.zeros((100, 1, 1, 1), np.uint8), np.zeros(100, int))
     for step in range(20):
-        indices = data.train_indices(100, step=step, batch_size=12, seed=0, repeats=3)
+        indices = data.train_batch(source, step=step, batch_size=12, seed=0, repeats=3)["index"]
         assert set(np.unique(indices, return_counts=True)[1]) == {3}, step
 
 

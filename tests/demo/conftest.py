@@ -27,7 +27,7 @@ def network(shallow_models):
         config.method = method
         config.data.name = "digits"
         config.data.mean, config.data.std = (0.3,), (0.4,)
-        config.model.name = "didirn10" if method == "didicm" else "resnet10"
+        config.model.name = "didirn4" if method == "didicm" else "resnet4"
         config.model.width, config.model.stem = 0.0625, "small"
         description = Description(tuple("abcde"), (8, 8, 1))
         made = split(build.model(config, description, nnx.Rngs(0)))

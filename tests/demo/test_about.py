@@ -13,7 +13,7 @@ def test_a_run_says_what_it_is_and_how_good(network, tmp_path):
     folder.path.mkdir()
     first, second = about.sentences(run, folder)
     assert first == (
-        "my run: didirn10 (didicm) trained on digits, 5 classes, images of 8x8, step 1,234."
+        "my run: didirn4 (didicm) trained on digits, 5 classes, images of 8x8, step 1,234."
     )
     assert second == "It has not been evaluated."
     record = {"top1": 0.95, "nll": 0.25, "ece": 0.04, "num_examples": 1000, "dataset": "digits"}
@@ -55,7 +55,7 @@ def test_a_bundle_says_what_its_card_says(network, tmp_path):
     card = bundle.path / "README.md"
     card.write_text(CARD)
     first, second = about.sentences(run, bundle)
-    assert first.startswith("five: didirn10 ")
+    assert first.startswith("five: didirn4 ")
     assert second == "top-1 accuracy 0.9512, negative log-likelihood 0.25 on digits."
     for broken in ("", "---\n- [\n---\n", "---\nmodel-index: []\n---\n"):
         card.write_text(broken)

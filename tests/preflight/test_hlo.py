@@ -2,14 +2,14 @@
 
 import pytest
 
-from didicm_jax.preflight import hlo
+from didicm_jax.preflight import execution, origin, traffic
 from didicm_jax.preflight.hlo import Frame, Program
 from tests.preflight.recorded import GPU, TPU
 
 
 def runs(text):
     program = Program(text)
-    return program, {run.instruction.name: run for run in program.runs()}
+    return program, {run.instruction.name: run for run in execution.executions(program)}
 
 
 def wrapped(body, *computations):
@@ -29,7 +29,7 @@ def test_the_rounds_of_loops_as_xla_writes_them_and_as_they_follow_on_tpus():
 
 def test_the_bytes_that_each_kernel_reads_and_writes():
     program, found = runs(GPU)
-    assert {name: program.traffic(run) for name, run in found.items()} == {
+    assert {name: traffic.moved(program, run) for name, run in found.items()} == {
         "copy.14": 4 + 4,
         "copy.13": 2 * 64 * 128 * 2,
         "loop_add_fusion.1": 4 + 4,
@@ -58,11 +58,11 @@ def test_estimated_cycles_of_the_entry_and_of_loops():
 
 @pytest.mark.parametrize(("text", "name"), [(GPU, "all-reduce-start"), (TPU, "psum.7")])
 def test_collectives_their_groups_and_bytes(text, name):
-    program, found = runs(text)
+    found = runs(text)[1]
     assert [n for n, run in found.items() if run.instruction.collective] == [name]
     assert found[name].instruction.collective == "all-reduce"
     assert found[name].instruction.groups == ((0, 1, 2, 3),)
-    assert program.read(found[name]) == 128 * 2
+    assert traffic.read(found[name]) == 128 * 2
 
 
 def test_groups_that_are_written_as_a_grid():
@@ -80,7 +80,7 @@ def test_groups_that_are_written_as_a_grid():
 )
 def test_elements_that_are_gathered_one_by_one(text, name):
     program, found = runs(text)
-    counts = {n: program.single_elements(run) for n, run in found.items()}
+    counts = {n: traffic.single_elements(program, run) for n, run in found.items()}
     assert {n: count for n, count in counts.items() if count} == {name: 64 * 128}
 
 
@@ -99,7 +99,7 @@ def test_rows_are_no_single_elements(operation, count):
         f"  %v = f32[6,128] parameter(3)\n  ROOT %r = f32[5,4]{{1,0}} {operation}"
     )
     program, found = runs(text)
-    assert program.single_elements(found["r"]) == count
+    assert traffic.single_elements(program, found["r"]) == count
 
 
 def test_slices_that_are_read_and_updates_in_place_count_for_themselves():
@@ -122,8 +122,8 @@ def test_slices_that_are_read_and_updates_in_place_count_for_themselves():
         update,
     )
     program, found = runs(text)
-    assert program.traffic(found["x"]) == 4 * (10 + 1 + 10)
-    assert program.traffic(found["y"]) == 4 * (10 + 1 + 10)
+    assert traffic.moved(program, found["x"]) == 4 * (10 + 1 + 10)
+    assert traffic.moved(program, found["y"]) == 4 * (10 + 1 + 10)
 
 
 def test_types_of_all_kinds():
@@ -181,9 +181,9 @@ NETWORK = [
 
 
 def test_the_module_that_an_operation_comes_from():
-    assert hlo.module_of(NETWORK) == "DiDiRN.output/Block.branches/Conv (resnet_layers.py:131)"
-    assert hlo.module_of([STEP]) == "make_train_step (step.py:160)"
-    assert hlo.module_of([]) == ""
+    assert origin.module_of(NETWORK) == "DiDiRN.output/Block.branches/Conv (resnet_layers.py:131)"
+    assert origin.module_of([STEP]) == "make_train_step (step.py:160)"
+    assert origin.module_of([]) == ""
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,6 @@ def test_the_module_that_an_operation_comes_from():
 )  # fmt: skip
 def test_the_part_of_a_step_that_an_operation_is_of(op_name, frames, part):
     instruction = runs(GPU)[1]["loop_add_fusion"].instruction
-    assert hlo.part_of(instruction, op_name, frames) == part
+    assert origin.part_of(instruction, op_name, frames) == part
     reduce = runs(GPU)[1]["all-reduce-start"].instruction
-    assert hlo.part_of(reduce, op_name, frames) == "exchange"
+    assert origin.part_of(reduce, op_name, frames) == "exchange"

@@ -12,6 +12,7 @@ import pytest
 
 from didicm_jax import config as configuration
 from didicm_jax import evaluation
+from didicm_jax.cli import study as command
 from didicm_jax.errors import UserError
 from didicm_jax.study import axes, methods, results
 
@@ -39,22 +40,27 @@ def start(*arguments):
     )
 
 
+def start_here(*arguments):
+    """The same in this process, for a start that begins no cell."""
+    return command.main([str(ROOT / "launch" / "study.py"), *arguments])
+
+
 @pytest.fixture
 def digits():
     return digits_config.get_config()
 
 
-def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
+def test_a_study_is_stopped_goes_on_and_concludes(tmp_path, capsys):
     """Two methods and a cell that cannot run, which takes nothing from the others."""
     folder = tmp_path / "study"
     given = [DIGITS, *SMALL, f"--workdir={folder}", "--jobs=2"]
-    given.append("--axes=method=softmax,head;train.batch_size=16,5000")
-    stopped = start(*given, "--budget=0")
-    assert stopped.returncode == 0, stopped.stderr
-    assert "stopped with 0 of 4 cells done" in stopped.stdout
+    given.append("--axes=method=softmax,head;train.batch_size=16")
+    given.append("--axes=method=softmax;train.batch_size=5000")
+    assert start_here(*given, "--budget=0") == 0
+    assert "stopped with 0 of 3 cells done" in capsys.readouterr().out
     first = start(*given)
     assert first.returncode == 2
-    assert "2 cells: expected them to run to the end, found that they failed" in first.stderr
+    assert "1 cell: expected it to run to the end, found that it failed" in first.stderr
     assert "config.train.batch_size: expected at most the" in first.stdout
     cells = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("cells/*/cell.json")}
     assert sorted(cells) == [
@@ -89,10 +95,10 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path):
         assert (folder / name).stat().st_size > 0
     # A normal run: any other mode takes it.
     assert (folder / "cells" / "method=softmax,train.batch_size=16" / "evaluation.json").exists()
-    other = start(*given, "--config.train.duration=4 steps")
-    assert other.returncode == 2
-    assert "expected the study that" in other.stderr
-    assert "train.duration is '4 steps', was '3 steps'" in other.stderr
+    assert start_here(*given, "--config.train.duration=4 steps") == 2
+    said = capsys.readouterr().err
+    assert "expected the study that" in said
+    assert "train.duration is '4 steps', was '3 steps'" in said
 
 
 def test_seeds_are_done_one_after_another(digits):

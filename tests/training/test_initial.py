@@ -15,7 +15,7 @@ from tests import shallow
 from tests.config.test_table import CLASSIFIER, configured
 
 ANIMALS, MORE = ("ant", "bee", "cat"), ("ant", "bee", "cat", "dog")
-RESNET = CLASSIFIER | {"model.name": "resnet10"}
+RESNET = CLASSIFIER | {"model.name": "resnet4"}
 VIT = CLASSIFIER | {"model.name": "vit_ti4", "model.depth": 2}
 DIDIVIT = {"model.name": "didivit_ti4", "model.depth": 2}
 
@@ -28,7 +28,7 @@ def shallow_models():
 
 def network(changes, classes=ANIMALS, shape=(32, 32, 3)):
     """Config, description and shapes of a new network."""
-    small = {"model.name": "didirn10", "model.width": 0.0625 if "vit" not in str(changes) else 1.0}
+    small = {"model.name": "didirn4", "model.width": 0.0625 if "vit" not in str(changes) else 1.0}
     config, described = configured(small | changes), Description(classes, shape)
     abstract = jax.eval_shape(lambda: split(build.model(config, described, nnx.Rngs(0)))[1])
     return config, described, abstract
@@ -104,17 +104,17 @@ def test_a_score_model_takes_the_trunk_of_a_classifier(plain, score_model, added
         (({},), ({"model.width": 0.125},), "config.model.width: expected 0.0625, as runs/source"),
         # Of the same arrays, but one of them pools.
         (({"model.stem": "small"},), ({},), "config.model.stem: expected 'small', as runs/source"),
-        (({},), ({"model.name": "didirn18"},), "config.model.name: expected 'didirn10', as"),
+        (({},), ({"model.name": "didirn18"},), "config.model.name: expected 'didirn4', as"),
         (({},), ({"model.conditioned_stages": 1},), "model.conditioned_stages: expected 4, as"),
         (({},), ({"model.parameterization": "bounded"},), "parameterization: expected 'ratio', as"),
-        (({},), (RESNET,), "config.model.name: expected 'didirn10', as runs/source"),
+        (({},), (RESNET,), "config.model.name: expected 'didirn4', as runs/source"),
         (({},), ({}, ANIMALS, (32, 32, 1)), "images of 1 channels, .* found one for 3 in"),
         ((VIT,), (VIT | {"model.depth": 1},), "config.model.depth: expected 2, as"),
         # Its norms have a scale, which here is the label's.
         ((VIT,), (DIDIVIT,), "blocks.0.norm1.* no such array, .*config.model.conditioned_blocks=0"),
         # All that the source has fits, and is not the whole trunk.
         (
-            (RESNET,),
+            (RESNET | {"model.name": "resnet10"},),
             ({"model.name": "didirn18"},),
             "layer1.1.bn1.* found no such array: .* same tr",
         ),
