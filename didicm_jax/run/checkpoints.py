@@ -4,7 +4,6 @@ One that is found to be damaged is moved to `damaged/<step>`, and the one before
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from didicm_jax import parallel
+from didicm_jax import bucket, files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run import integrity, worth
 from didicm_jax.run.saved import SavedCheckpoints, in_words, manager
@@ -48,7 +47,7 @@ class Checkpoints(SavedCheckpoints):
         """
         self.check(wait=True)
         # What process 0 sees decides for all: a branch of one alone would leave the others waiting.
-        if parallel.any_process(parallel.is_main() and not self._folder.is_dir()):
+        if parallel.any_process(parallel.is_main() and self._gone()):
             # Made anew it would be without the rest of the run.
             self._failed(step, FileNotFoundError(f"{self._folder} is gone"))
             return
@@ -94,7 +93,7 @@ class Checkpoints(SavedCheckpoints):
         """
         self.check(wait=True)
         if self._fault:
-            kept = self.latest() if self._folder.is_dir() else None
+            kept = None if self._gone() else self.latest()
             raise UserError(
                 f"expected to save the run in {self._folder}, found {self._fault}; "
                 f"make room or mend the folder, then go on from "
@@ -160,6 +159,10 @@ class Checkpoints(SavedCheckpoints):
             ),
         )
 
+    def _gone(self) -> bool:
+        """Whether the folder is there no more; in a bucket it need not be there to be written."""
+        return not bucket.holds(self._folder) and not self._folder.is_dir()
+
     def _agree(self, step: int, fault: Exception | None) -> bool:
         """Whether no process has a fault; else the save is given up on all of them."""
         if not parallel.any_process(fault is not None):
@@ -206,10 +209,9 @@ class Checkpoints(SavedCheckpoints):
         for step, problem in damaged.items():
             target = self._places.damaged / str(step)
             if parallel.is_main():
-                target.parent.mkdir(exist_ok=True)
                 while target.exists():
                     target = target.with_name(target.name + "-again")
-                os.replace(self._folder / str(step), target)
+                files.move(self._folder / str(step), target)
             self._say(
                 f"checkpoint {step} is damaged: {problem}; moved to {target}, going on from that "
                 f"of step {good}"
