@@ -210,7 +210,8 @@ class _Claim:
 
     def take(self, say: Callable[[str], None]) -> bool:
         version, holder = self._read()
-        if version and not _is_gone(holder):
+        # That of a run copied from a disk is empty.
+        if holder and not _is_gone(holder):
             say(
                 f"{self._path} is claimed by {holder.get('host')}, process {holder.get('pid')}; "
                 f"waiting up to {SILENCE:.0f} s for a sign of life"
