@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import json
+import logging
 import os
 import shutil
 import socket
@@ -29,7 +30,8 @@ BEAT, SILENCE = 10.0, 60.0
 # Of one object that is rewritten; the store takes one version a second.
 _INTERVAL = 10.0
 _SHARE = 0.05  # of the time at most, for rewriting what grows
-_PATIENCE = 30.0  # seconds of trying again what may pass
+# Seconds of trying again what may pass: of what must be written now, and of what is kept for later.
+_PATIENCE, _LATER = 30.0, 3.0
 
 
 def holds(path: str | os.PathLike) -> bool:
@@ -58,6 +60,7 @@ def place(path: str, about: str) -> Path:
             "install 'didicm-jax[gcs]'",
             about=about,
         ) from error
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # tracebacks of what is told in a line
     # Others write there too, orbax among them: what was listed once may have changed.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     name = path.removeprefix(SCHEME).partition("/")[0]
@@ -95,14 +98,29 @@ def writable(path: Path) -> bool:
     return set(wanted) <= set(allowed)
 
 
-def put(path: Path, content: bytes) -> None:
+def reachable(path: Path) -> bool:
+    """Whether the store answers at once."""
+    with contextlib.suppress(OSError), _faults(path):
+        return bool(_store().bucket(_split(path)[0]).exists(timeout=_LATER, retry=None))
+    return False
+
+
+def put(path: Path, content: bytes, *, later: bool = False) -> None:
     """Writes an object, which takes the place of an older one when it is whole.
 
+    Args:
+      path: of the object.
+      content: of it.
+      later: if it cannot be written soon, it will be tried again.
+
     Raises:
-      OSError: it could not be written, after half a minute of trying.
+      OSError: it could not be written, after some trying.
     """
+    timeout = (_LATER, _PATIENCE)  # to connect, and to be answered
     with _faults(path):
-        _blob(path).upload_from_string(content, _type(path), timeout=_PATIENCE, retry=_patient())
+        _blob(path).upload_from_string(
+            content, _type(path), timeout=timeout, retry=_patient(_LATER if later else _PATIENCE)
+        )
 
 
 def size(path: Path) -> int:
@@ -136,7 +154,8 @@ def upload(source: Path, target: Path) -> None:
     """Copies a local file, or all files of a folder."""
     for each in sorted(source.rglob("*")) if source.is_dir() else [source]:
         if each.is_file():
-            put(target / each.relative_to(source) if each != source else target, each.read_bytes())
+            place = target / each.relative_to(source) if each != source else target
+            put(place, each.read_bytes(), later=True)
 
 
 @functools.cache
@@ -161,9 +180,11 @@ class Growing:
     def append(self, data: bytes) -> None:
         """Writes it with `data` at its end; doing it again after an OSError leaves them once."""
         began = time.monotonic()
-        put(self._path, self._content + data)
-        self._content += data
-        self.interval = max(_INTERVAL, (time.monotonic() - began) / _SHARE)
+        try:
+            put(self._path, self._content + data, later=True)
+            self._content += data
+        finally:
+            self.interval = max(_INTERVAL, (time.monotonic() - began) / _SHARE)
 
 
 @contextlib.contextmanager
@@ -327,10 +348,10 @@ def _type(path: Path) -> str:
     return mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
-def _patient() -> Any:
+def _patient(seconds: float = _PATIENCE) -> Any:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    return DEFAULT_RETRY.with_timeout(_PATIENCE)
+    return DEFAULT_RETRY.with_timeout(seconds)
 
 
 @contextlib.contextmanager

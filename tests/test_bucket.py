@@ -47,7 +47,7 @@ def test_a_write_that_fails_leaves_what_was_there(place):
 
 
 def test_a_file_grows_and_an_append_that_failed_counts_once(place, monkeypatch):
-    def full(path, content):
+    def full(path, content, *, later=False):
         raise OSError("no answer")
 
     grown = files.growing(place / "x")

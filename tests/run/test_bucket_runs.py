@@ -112,6 +112,24 @@ def test_a_checkpoint_that_is_being_written_is_not_begun(run):
     assert run.begun
 
 
+def test_a_store_that_does_not_answer_does_not_end_the_run(run, monkeypatch):
+    said = []
+    with opened(run, say=said.append) as checkpoints:
+        checkpoints.save(1, values(1))
+        checkpoints.check(wait=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(bucket, "reachable", lambda path: False)
+            for step in (2, 3):
+                checkpoints.save(step, values(step))
+            with pytest.raises(UserError, match=r"is gone; .* checkpoint of step 1"):
+                checkpoints.finish()
+        checkpoints.save(4, values(4))
+        checkpoints.finish()
+        assert checkpoints.latest() == 4
+    assert [line.split(" could")[0] for line in said] == ["checkpoint 2", "checkpoint 3"]
+    assert {path.name for path in run.checkpoints.iterdir()} == {"1", "4"}
+
+
 def test_records_are_there_once_whatever_fails(run, monkeypatch):
     """Those of the steps before a checkpoint are written by then; later ones are run again."""
 
@@ -119,7 +137,7 @@ def test_records_are_there_once_whatever_fails(run, monkeypatch):
         lines = (run.path / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line)["step"] for line in lines]
 
-    def gone(path, content):
+    def gone(path, content, *, later=False):
         raise OSError("no connection")
 
     record = {"loss": 1.0, "images_per_second": 1.0}
