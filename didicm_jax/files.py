@@ -79,7 +79,11 @@ def move(source: Path, target: Path) -> None:
 
 def spool(folder: Path) -> Path:
     """Where to write what can be written to disks alone: a folder itself, or one to `publish`."""
-    return bucket.spool() / folder.name if bucket.holds(folder) else folder
+    if not bucket.holds(folder):
+        return folder
+    made = bucket.spool() / folder.name
+    made.mkdir(exist_ok=True)
+    return made
 
 
 def publish(written: Path, target: Path) -> None:
