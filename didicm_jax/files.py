@@ -1,4 +1,4 @@
-"""Small files, written whole or not at all, and locks."""
+"""Files, written whole or not at all, and locks; on disks and, by `bucket`, in buckets."""
 
 import contextlib
 import csv
@@ -6,23 +6,106 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePath
+from typing import IO, Any, cast
 
+from didicm_jax import bucket
 from didicm_jax.errors import UserError
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file under another name first, so that `path` is never half of one.
+def place(path: str | os.PathLike, about: str = "run folder") -> Path:
+    """The path of a folder, which may be in a bucket.
 
-    It is on the disk when this returns: a host that dies then does not lose it.
+    Args:
+      path: of a folder on a disk, or `gs://bucket/folder`.
+      about: what it is, for the error.
+
+    Raises:
+      UserError: it is in another kind of store, or in a bucket that cannot be opened.
+    """
+    if bucket.holds(path):
+        known = isinstance(path, PurePath)
+        return cast(Path, path) if known else bucket.place(os.fspath(path), about)
+    return local(path, about, expected="a folder or gs://bucket/folder")
+
+
+def local(path: str | os.PathLike, about: str, *, expected: str = "a folder on a disk") -> Path:
+    """The path of a folder on a disk.
+
+    Raises:
+      UserError: it is in a store of objects.
+    """
+    # `Path` makes one slash of two.
+    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
+        raise UserError(
+            f"expected {expected}, found {path}; copy it to a disk, or mount the store", about=about
+        )
+    return Path(path)
+
+
+def resolved(path: Path) -> Path:
+    """A path that does not depend on the current folder."""
+    return path if bucket.holds(path) else path.resolve()
+
+
+def writable(path: Path) -> bool:
+    """Whether a folder that exists can be written to."""
+    return bucket.writable(path) if bucket.holds(path) else os.access(path, os.W_OK)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file."""
+    return bucket.size(path) if bucket.holds(path) else path.stat().st_size
+
+
+def tree(folder: Path) -> list[Path]:
+    """All files of a folder and of the folders in it, sorted."""
+    if bucket.holds(folder):
+        return bucket.tree(folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def move(source: Path, target: Path) -> None:
+    """Gives a folder another name, in another folder that is made if it is not there."""
+    if bucket.holds(source):
+        bucket.move(source, target)
+        return
+    target.parent.mkdir(exist_ok=True)
+    os.replace(source, target)
+
+
+def spool(folder: Path) -> Path:
+    """Where to write what can be written to disks alone: a folder itself, or one to `publish`."""
+    if not bucket.holds(folder):
+        return folder
+    made = bucket.spool() / folder.name
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def publish(written: Path, target: Path) -> None:
+    """Puts a file, or a folder of them, that was written to a `spool` where it belongs."""
+    if written != target:
+        bucket.upload(written, target)
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file so that `path` is never half of one: under another name first, or at once.
+
+    It is on the disk, or in the bucket, when this returns: a host that dies then does not lose it.
 
     Args:
       path: of the file; what it held is replaced.
       write: writes the content into an open file.
     """
+    if bucket.holds(path):
+        content = io.BytesIO()
+        write(content)
+        bucket.put(path, content.getvalue())
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -143,13 +226,54 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+class Growing:
+    """A file that grows at its end.
+
+    It is opened for each append, so that a folder that comes back is written to.
+    """
+
+    interval = 0.0  # seconds to leave between two appends, where that is possible
+
+    def __init__(self, path: Path) -> None:
+        """Goes on with what is there."""
+        self._path = path
+        self._size = path.stat().st_size if path.exists() else 0
+
+    def append(self, data: bytes) -> None:
+        """Writes `data` at its end; doing it again after an OSError leaves them once."""
+        with self._path.open("ab") as file:
+            if file.tell() > self._size:
+                file.truncate(self._size)  # half of it, of a write that failed
+            file.write(data)
+            file.flush()
+            # Else a host that dies could lose lines before the checkpoint that follows them.
+            os.fsync(file.fileno())
+            self._size = file.tell()
+
+
+def growing(path: Path) -> Growing | bucket.Growing:
+    """The file at `path`, to append to."""
+    return bucket.Growing(path) if bucket.holds(path) else Growing(path)
+
+
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[bool]:
+def lock(
+    path: Path, lost: Callable[[str], Any] = print, say: Callable[[str], None] = print
+) -> Iterator[bool]:
     """Holds the lock that a file stands for, until the process leaves or ends in any way.
+
+    Args:
+      path: of the file.
+      lost: called, where a bucket has it and another process has taken it, with how.
+      say: told of a wait.
 
     Yields:
       Whether it was free; where the file system has no locks, it always is.
     """
+    if bucket.holds(path):
+        with bucket.claim(path, lost, say) as free:
+            yield free
+        return
     with path.open("a") as file:
         free = True
         try:

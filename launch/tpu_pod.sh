@@ -5,10 +5,10 @@
 #       --config=configs/imagenet.py:recipe=strong,model=didirn50
 #
 # All hosts run the same command; JAX finds the others by itself. The bucket holds the prepared data
-# (BUCKET/data, from launch/prepare.py) and the run (BUCKET/runs/NAME); gcsfuse mounts it on every
-# host, for a run's reports are appended to, which a bucket by itself cannot. (A checkpoint gets its
-# name when it is whole: that renames a folder, which gcsfuse must be allowed to.) Start it again after a
-# preemption: what exists is used, and the run goes on from its last checkpoint.
+# (BUCKET/data, from launch/prepare.py) and the run (gs://BUCKET/runs/NAME). gcsfuse mounts it on every
+# host for the data, which are copied to the host's memory, or to one of the disks in STAGE, where they
+# fit (launch/stage.sh). Start it again after a preemption: what exists is used, and the run goes on
+# from its last checkpoint.
 set -euo pipefail
 
 : "${PROJECT:?expected the project that pays, as PROJECT=...}"
@@ -17,6 +17,7 @@ set -euo pipefail
 NAME=${NAME:-didicm}                         # of the slice and of the run
 TYPE=${TYPE:-v4-128}                         # 64 chips on 16 hosts
 VERSION=${VERSION:-tpu-ubuntu2204-base}      # the image of the hosts; Python 3.11 or later is added
+STAGE=${STAGE:-/dev/shm}                     # where each host may copy the data to, in this order
 REPOSITORY=${REPOSITORY:-$(git -C "$(dirname "$0")" remote get-url origin)}
 COMMIT=${COMMIT:-$(git -C "$(dirname "$0")" rev-parse HEAD)}
 [ $# -gt 0 ] || { echo "expected the arguments of launch/main.py, found none" >&2; exit 2; }
@@ -46,17 +47,18 @@ if ! mountpoint -q ~/bucket; then
     curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo apt-key add -
     sudo apt-get update -q && sudo apt-get install -yq gcsfuse
   }
-  mkdir -p ~/bucket && gcsfuse --implicit-dirs --rename-dir-limit=100000 $BUCKET ~/bucket
+  mkdir -p ~/bucket && gcsfuse --implicit-dirs -o ro $BUCKET ~/bucket
 fi
 command -v uv >/dev/null || python3 -m pip install -q --user uv
 export PATH=~/.local/bin:\$PATH
 [ -d ~/didicm ] || git clone -q $REPOSITORY ~/didicm
 cd ~/didicm && git fetch -q && git checkout -q $COMMIT
 [ -d .venv ] || uv venv -q --python 3.12 .venv
-uv pip install -q --python .venv -e '.[tpu]'
+uv pip install -q --python .venv -e '.[tpu,gcs]'
+data=\$(launch/stage.sh ~/bucket/data $STAGE)
 # exec: signals reach the run itself.
-exec .venv/bin/python launch/main.py --workdir=\$HOME/bucket/runs/$NAME \
-  --config.data.data_dir=\$HOME/bucket/data $arguments
+exec .venv/bin/python launch/main.py --workdir=gs://$BUCKET/runs/$NAME \
+  --config.data.data_dir="\$data" $arguments
 REMOTE
 
 # Every host at once; the output of the first is that of the run.

@@ -24,6 +24,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.emulator import emulator, folder_of_bucket  # noqa: F401
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

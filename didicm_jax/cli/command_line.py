@@ -11,6 +11,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from didicm_jax import bucket, files
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
@@ -144,7 +145,7 @@ def flagged(flag: str = "") -> Iterator[None]:
 def paths(words: list[str]) -> list[Path]:
     """The paths of a flag that takes several, `A,B`; a word that is there as it stands is one."""
     return [
-        Path(part)
+        files.place(part)
         for word in words
         for part in ([word] if Path(word).exists() else word.split(","))
         if part
@@ -157,19 +158,27 @@ def writable(flag: str, folder: Path) -> Path:
     Raises:
       UserError: it is a file, or cannot be made or written to.
     """
-    try:
-        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        found = "" if nearest.is_dir() else f"the file {nearest}"
-        if not found and not os.access(nearest, os.W_OK | os.X_OK):
-            found = f"{nearest} read-only"
-    except OSError as error:
-        found = str(error)
+    if bucket.holds(folder):
+        found = "" if files.writable(folder) else f"{folder} read-only"
+    else:
+        found = _unwritable(folder)
     if found:
         raise UserError(
             f"--{flag}: expected a folder that can be written, found {found}; name another with "
             f"--{flag}=DIR"
         )
     return folder
+
+
+def _unwritable(folder: Path) -> str:
+    """Why a folder on a disk cannot be made or written; "" if it can."""
+    try:
+        nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not nearest.is_dir():
+            return f"the file {nearest}"
+        return "" if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} read-only"
+    except OSError as error:
+        return str(error)
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from didicm_jax import parallel
+from didicm_jax import files, parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
 from didicm_jax.cli.command_line import flagged, with_flags, writable
 from didicm_jax.errors import UserError
@@ -126,7 +126,9 @@ def _predictor(values: flags.FlagValues, folder: Trained, *, trajectory: bool = 
 
 def _output(values: flags.FlagValues, name: str) -> Path:
     """Where to write: `name` in the workdir, or, without one, in the current folder."""
-    return writable("output", Path(values.output or Path(values.workdir or "", name)))
+    if values.output:
+        return writable("output", files.place(values.output, "--output"))
+    return writable("output", files.place(values.workdir or "") / name)
 
 
 def _only_one_process() -> None:

@@ -27,7 +27,7 @@ def make_run(values: flags.FlagValues, config: ml_collections.ConfigDict | None)
     """
     from didicm_jax.pytorch import importing, torch_files
 
-    folder = Path(values.workdir)
+    folder = files.local(values.workdir, "run folder")
     files.check_new(folder, about="run folder")
     weights = torch_files.read(Path(values.torch))
     if values.weights == "raw" and weights.raw is None:

@@ -34,7 +34,7 @@ def read(values: flags.FlagValues) -> None:
     from didicm_jax.pytorch import importing
     from didicm_jax.run import bundle
 
-    folder = Path(values.workdir)
+    folder = files.local(values.workdir, "run folder")
     files.check_new(folder, about="run folder")
     # As for predicting, so that arrays of another network are refused.
     run = network.load(bundle.find(values.pretrained), "latest", make_mesh(jax.local_devices()[:1]))

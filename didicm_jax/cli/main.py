@@ -13,13 +13,13 @@ lists them all. A second start with the same workdir goes on from the last check
 """
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import flags
 
 from didicm_jax import config as configuration
+from didicm_jax import files
 from didicm_jax.cli import entry, options
 from didicm_jax.cli.command_line import config_first, flagged, new_flags, parse, writable
 from didicm_jax.errors import UserError
@@ -139,14 +139,15 @@ def _cache(values: flags.FlagValues) -> str | None:
     if values.compilation_cache:
         if values.compilation_cache == "none":
             return None
-        return str(writable("compilation_cache", Path(values.compilation_cache)))
+        place = files.place(values.compilation_cache, "--compilation_cache")
+        return str(writable("compilation_cache", place))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
     if values.pretrained and not values.output:
         return None
     # A run that is looked at from elsewhere is left as it is.
-    places = Places(Path(values.output or values.workdir))
-    ours = not places.path.exists() or os.access(places.path, os.W_OK)
+    places = Places(files.place(values.output or values.workdir))
+    ours = not places.path.exists() or files.writable(places.path)
     return str(places.compilation_cache) if ours else None
 
 
@@ -155,7 +156,7 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax.training import loop, plan, profiling
 
     profile = options.profiled_steps(values)
-    run = plan.make_plan(config, begun=Places(Path(values.workdir)).begun)
+    run = plan.make_plan(config, begun=Places(files.place(values.workdir)).begun)
     profiling.check(profile, run.durations.total)
     folder = RunFolder.claim(values.workdir, config, run.description)
     if parallel.is_main():

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -36,7 +35,7 @@ def run(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> i
         )
     configuration.validate(config)
     topology = topologies.find(values.topology)
-    output = writable("output", Path(values.output or "."))
+    output = writable("output", files.place(values.output or ".", "--output"))
     topologies.prepare(topology)
     # Only now: it starts jax.
     from didicm_jax.preflight import described, estimate, program

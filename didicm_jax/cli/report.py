@@ -1,9 +1,8 @@
 """`--mode=report`: the curves of one run or several, as a picture and as a page."""
 
-from pathlib import Path
-
 from absl import flags
 
+from didicm_jax import files
 from didicm_jax.cli.command_line import paths, writable
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import report
@@ -18,6 +17,8 @@ def run(values: flags.FlagValues) -> None:
     folders = paths([values.workdir or ""])
     if not folders:
         raise UserError("--workdir: expected one folder of a run or several, found none; add A,B")
-    output = writable("output", Path(values.output)) if values.output else folders[0]
+    output = (
+        writable("output", files.place(values.output, "--output")) if values.output else folders[0]
+    )
     written = report.write(folders, output)
     print(f"wrote {', '.join(path.name for path in written)} in {output}")

@@ -13,10 +13,10 @@ of each cell. Writes results.csv, results.md, samplers.md and figures of what is
 import os
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
+from didicm_jax import files
 from didicm_jax.cli import entry
 from didicm_jax.cli.command_line import config_first, counted, new_flags, parse
 from didicm_jax.errors import UserError
@@ -43,7 +43,7 @@ def _run(argv: list[str]) -> int:
     cells = axes.union([axes.cells(given, each, values.held_out) for each in products])
     if not values.workdir:
         raise UserError("--workdir: expected a folder, found none; add --workdir=DIR")
-    study = StudyFolder(Path(values.workdir), cells)
+    study = StudyFolder(files.local(values.workdir, "--workdir"), cells)
     if values.cell is not None:
         return _one(study, values.cell)
     study.check(given, values.held_out)

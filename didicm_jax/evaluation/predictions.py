@@ -24,7 +24,7 @@ class Predictions:
 
     def __init__(self, folder: Path) -> None:
         """Holds them on the disk of `folder`, which is made for the first of them."""
-        self._folder = folder
+        self._kept = files.spool(folder)
         self._open = contextlib.ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._rows: dict[str, np.ndarray] = {}  # of each array an empty part, for shape and type
@@ -42,9 +42,9 @@ class Predictions:
         for name, values in posterior._asdict().items():
             if values is not None:
                 if name not in self._files:
-                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._kept.mkdir(parents=True, exist_ok=True)
                     self._files[name] = self._open.enter_context(
-                        tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                        tempfile.TemporaryFile(dir=self._kept)  # noqa: SIM115
                     )
                     self._rows[name] = values[:0].copy()
                 self._files[name].write(np.ascontiguousarray(values).data)

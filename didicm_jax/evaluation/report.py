@@ -92,7 +92,7 @@ def _names(workdirs: Sequence[Path]) -> list[str]:
     Raises:
       UserError: two are the same.
     """
-    paths = [path.resolve() for path in workdirs]
+    paths = [files.resolved(path) for path in workdirs]
     if len(set(paths)) < len(paths):
         raise UserError("expected different runs, found one twice; name each once")
     for length in range(1, max(len(path.parts) for path in paths) + 1):

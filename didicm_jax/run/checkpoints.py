@@ -4,7 +4,6 @@ One that is found to be damaged is moved to `damaged/<step>`, and the one before
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from didicm_jax import parallel
+from didicm_jax import bucket, files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run import integrity, worth
 from didicm_jax.run.saved import SavedCheckpoints, in_words, manager
@@ -33,6 +32,7 @@ class Checkpoints(SavedCheckpoints):
         self._saving: int | None = None  # the step whose save has not been seen to end
         self._fault = ""  # why the last save failed, if it did
         self._said = ""  # of the last one that failed
+        self._stale = False  # the manager has failed, and is to be opened anew
         super().__init__(workdir, say=say)
 
     def save(self, step: int, state: chex.ArrayTree, *, top1: float | None = None) -> None:
@@ -48,10 +48,12 @@ class Checkpoints(SavedCheckpoints):
         """
         self.check(wait=True)
         # What process 0 sees decides for all: a branch of one alone would leave the others waiting.
-        if parallel.any_process(parallel.is_main() and not self._folder.is_dir()):
+        if parallel.any_process(parallel.is_main() and self._gone()):
             # Made anew it would be without the rest of the run.
             self._failed(step, FileNotFoundError(f"{self._folder} is gone"))
             return
+        if self._stale:
+            self._reopen()
         if parallel.any_process(parallel.is_main() and step in self._manager.all_steps()):
             if top1 is not None:
                 self._add_metric(step, top1)
@@ -94,7 +96,9 @@ class Checkpoints(SavedCheckpoints):
         """
         self.check(wait=True)
         if self._fault:
-            kept = self.latest() if self._folder.is_dir() else None
+            # What a bucket holds was listed when it was opened.
+            unknown = not bucket.holds(self._folder) and self._gone()
+            kept = None if unknown else self.latest()
             raise UserError(
                 f"expected to save the run in {self._folder}, found {self._fault}; "
                 f"make room or mend the folder, then go on from "
@@ -160,6 +164,12 @@ class Checkpoints(SavedCheckpoints):
             ),
         )
 
+    def _gone(self) -> bool:
+        """Whether the folder is there no more, or its bucket does not answer."""
+        if bucket.holds(self._folder):
+            return not bucket.reachable(self._folder)
+        return not self._folder.is_dir()
+
     def _agree(self, step: int, fault: Exception | None) -> bool:
         """Whether no process has a fault; else the save is given up on all of them."""
         if not parallel.any_process(fault is not None):
@@ -199,17 +209,21 @@ class Checkpoints(SavedCheckpoints):
         # A manager that failed remembers a step that is not there; closing it fails again.
         with contextlib.suppress(Exception):
             self._manager.close()
-        self._manager = self._open(create=False)
+        self._stale = True
+        if not bucket.holds(self._folder):  # which is to answer first
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._manager, self._stale = self._open(create=False), False
 
     def _set_aside(self, damaged: dict[int, str], good: int) -> None:
         """Moves damaged checkpoints to where they do not stand in the way of new ones."""
         for step, problem in damaged.items():
             target = self._places.damaged / str(step)
             if parallel.is_main():
-                target.parent.mkdir(exist_ok=True)
                 while target.exists():
                     target = target.with_name(target.name + "-again")
-                os.replace(self._folder / str(step), target)
+                files.move(self._folder / str(step), target)
             self._say(
                 f"checkpoint {step} is damaged: {problem}; moved to {target}, going on from that "
                 f"of step {good}"

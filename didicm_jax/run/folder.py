@@ -6,7 +6,6 @@ Of several processes the first one writes, and all must see the same folder.
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 import ml_collections
 
+from didicm_jax import bucket, files, parallel
 from didicm_jax import config as configuration
-from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run.description import Description
 from didicm_jax.run.places import Places
@@ -35,7 +34,7 @@ class RunFolder(Places):
         Raises:
           UserError: the folder cannot be read, or its files are damaged or not valid.
         """
-        places = Places(_local(path))
+        places = Places(files.place(path))
         try:
             if not places.config_file.exists():
                 return None
@@ -113,7 +112,7 @@ class RunFolder(Places):
           UserError: the folder holds another run, cannot be written, or is not the same one on all
             processes.
         """
-        wanted, found = cls(_local(path), config, description), None
+        wanted, found = cls(files.place(path), config, description), None
         refusal: UserError | None = None
         try:
             found = cls.find(path)
@@ -154,7 +153,7 @@ class RunFolder(Places):
           UserError: another start of it is at work.
         """
         with contextlib.ExitStack() as stack:
-            free = not parallel.is_main() or stack.enter_context(files.lock(self.lock))
+            free = not parallel.is_main() or stack.enter_context(files.lock(self.lock, _leave))
             if parallel.any_process(not free):
                 raise UserError(
                     f"expected nobody else to train the run in {self.path}, found another start at "
@@ -181,7 +180,7 @@ class RunFolder(Places):
                 )
         else:
             self._check_unused()
-        if self.path.is_dir() and not os.access(self.path, os.W_OK):
+        if self.path.is_dir() and not files.writable(self.path):
             raise UserError(
                 f"expected a folder that can be written, found {self.path} read-only; "
                 "change its permissions or choose another",
@@ -209,16 +208,13 @@ class RunFolder(Places):
             files.write_json(self.config_file, json.loads(self.config.to_json()))
 
 
-def _local(path: str | os.PathLike) -> Path:
-    # `Path` makes one slash of two.
-    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
-        raise UserError(
-            f"expected a folder, found {path}, in a store of objects, where no file "
-            "can be appended to; mount the bucket (gcsfuse --rename-dir-limit=100000) and name the "
-            "folder that it is mounted on",
-            about="run folder",
-        )
-    return Path(path)
+def _leave(how: str) -> None:
+    """Ends this process at once: two that write to one run would spoil it."""
+    parallel.leave(
+        f"error: expected to be alone in training the run, found that its claim {how}; see who "
+        "else was started on it",
+        3,
+    )
 
 
 def stored_config(stored: Any, path: Path) -> ml_collections.ConfigDict:

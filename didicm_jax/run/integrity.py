@@ -7,6 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from didicm_jax import files as storage
+
 NAME = "files.json"
 # Written again when a checkpoint is committed or evaluated; the state is not read from them.
 _NOT_LISTED = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt", "metrics")
@@ -15,9 +17,9 @@ _NOT_LISTED = (NAME, "_CHECKPOINT_METADATA", "commit_success.txt", "metrics")
 def seal(folder: Path) -> None:
     """Writes `files.json` into `folder`: every file in it, with size and BLAKE2b digest."""
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "blake2b": _digest(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _NOT_LISTED
+        str(path.relative_to(folder)): {"bytes": storage.size(path), "blake2b": _digest(path)}
+        for path in storage.tree(folder)
+        if path.name not in _NOT_LISTED
     }
     (folder / NAME).write_text(json.dumps(files, indent=1) + "\n")
 
@@ -38,7 +40,7 @@ def damage(folder: Path) -> str | None:
     for path, size, _ in listed:
         if not path.is_file():
             return f"{path.relative_to(folder)} is missing"
-        if (found := path.stat().st_size) != size:
+        if (found := storage.size(path)) != size:
             return f"{path.relative_to(folder)} has {found} bytes of {size}"
     for path, _, digest in listed:
         if _digest(path) != digest:

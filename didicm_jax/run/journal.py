@@ -4,7 +4,6 @@ import abc
 import contextlib
 import json
 import math
-import os
 import socket
 import sys
 import time
@@ -17,6 +16,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
+from didicm_jax import files
 from didicm_jax.errors import UserError
 from didicm_jax.run import records
 from didicm_jax.run.places import Places
@@ -203,12 +203,16 @@ class _Log(abc.ABC):
 
 
 class _Lines(_Log):
-    """JSON lines; opened for each write, so that a folder that comes back is written to."""
+    """JSON lines."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path = path
-        self._size = path.stat().st_size if path.exists() else 0
+        self._file = files.growing(path)
+
+    @property
+    def interval(self) -> float:  # type: ignore[override]
+        """As long as the place needs."""
+        return self._file.interval
 
     def _append(self) -> None:
         # NaN and infinity are no JSON: a loss that is not finite is written as null.
@@ -216,14 +220,7 @@ class _Lines(_Log):
             json.dumps({"step": step} | {k: v if math.isfinite(v) else None for k, v in r.items()})
             for step, _, r in self.waiting
         ]
-        with self._path.open("ab") as file:
-            if file.tell() > self._size:
-                file.truncate(self._size)  # half a line, of a write that failed
-            file.write("".join(f"{line}\n" for line in lines).encode())
-            file.flush()
-            # Else a host that dies could lose lines before the checkpoint that follows them.
-            os.fsync(file.fileno())
-            self._size = file.tell()
+        self._file.append("".join(f"{line}\n" for line in lines).encode())
 
     def close(self) -> None:
         """Nothing is open."""
@@ -239,7 +236,7 @@ class _Events(_Log):
 
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder, self._spool = folder, files.spool(folder)
         self._path = folder
         self._writer: RecordWriter | None = None
         self._files = 0
@@ -257,6 +254,7 @@ class _Events(_Log):
                 event = Event(wall_time=seconds, step=step, summary=Summary(value=values))
                 writer.write(event.SerializeToString())
             writer.flush()
+            files.publish(self._path, self._folder / self._path.name)
         except OSError:
             self.close()  # nothing is read after half an event: begin another file
             raise
@@ -267,8 +265,8 @@ class _Events(_Log):
         self.close()
         self._files += 1
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{self._files}"
-        self._path = self._folder / name
-        self._folder.mkdir(exist_ok=True)
+        self._path = self._spool / name
+        self._spool.mkdir(exist_ok=True)
         self._writer = RecordWriter(str(self._path))
         first = Event(wall_time=time.time(), file_version="brain.Event:2")
         self._writer.write(first.SerializeToString())

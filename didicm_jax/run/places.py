@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from didicm_jax import bucket
+
 
 @dataclass(frozen=True)
 class Places:
@@ -53,7 +55,10 @@ class Places:
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return any(each.name.isdigit() for each in self.checkpoints.glob("*"))
+        return any(
+            each.name.isdigit() and (not bucket.holds(each) or (each / bucket.COMMITTED).exists())
+            for each in self.checkpoints.glob("*")
+        )
 
     @property
     def damaged(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import chex
 import orbax.checkpoint as ocp
 
-from didicm_jax import parallel
+from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run import arrays, integrity, worth
 from didicm_jax.run.places import Places
@@ -31,7 +31,7 @@ class SavedCheckpoints:
           workdir: of the run.
           say: told of what is damaged but can be done without.
         """
-        self._places = Places(workdir.resolve())
+        self._places = Places(files.resolved(workdir))
         self._folder = self._places.checkpoints
         self._say = say
         self._manager = self._open()

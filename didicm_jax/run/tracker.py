@@ -55,7 +55,7 @@ class Tracker:
                 id=name,
                 resume="allow",
                 name=places.path.name,
-                dir=places.path,
+                dir=files.spool(places.path),
                 config=dict(config),
                 settings=wandb.Settings(console="off", silent=True),
             )

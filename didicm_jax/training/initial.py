@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from didicm_jax import bucket, files, parallel
 from didicm_jax import config as configuration
-from didicm_jax import parallel
 from didicm_jax.config import build
 from didicm_jax.config.table import BY_KEY
 from didicm_jax.errors import UserError
@@ -122,7 +122,7 @@ def match(
 
 
 def _find(source: str) -> RunFolder | bundle.Bundle:
-    path = Path(source)
+    path = files.place(source, _SETTING) if bucket.holds(source) else Path(source)
     if source in bundle.names() or not path.is_dir() or (path / bundle.WEIGHTS_FILE).exists():
         return bundle.find(source)
     return RunFolder.open(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from didicm_jax import files
 from didicm_jax.errors import UserError
 
 
@@ -29,6 +30,7 @@ class Profiler:
         """
         many = jax.process_count() > 1
         self._folder = folder / f"process{jax.process_index()}" if many else folder
+        self._spool = files.spool(self._folder)
         self._steps, self._waiting, self._say = steps, waiting, say
         self._traced: list[int] = []
 
@@ -46,7 +48,7 @@ class Profiler:
                 options = jax.profiler.ProfileOptions()
                 options.python_tracer_level = 0  # it would slow the host, and fill the trace
                 jax.profiler.start_trace(
-                    self._folder, create_perfetto_trace=True, profiler_options=options
+                    self._spool, create_perfetto_trace=True, profiler_options=options
                 )
             self._traced.append(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
@@ -66,6 +68,7 @@ class Profiler:
         self._steps = range(0)
         try:
             jax.profiler.stop_trace()
+            files.publish(self._spool, self._folder)
         except (OSError, RuntimeError, ValueError) as error:
             self._say(f"the profile could not be written ({' '.join(str(error).split())})")
         else:

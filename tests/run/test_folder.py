@@ -240,10 +240,10 @@ def test_a_damaged_or_missing_description_is_named(run, text):
 def test_a_store_of_objects_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for call in (
-        lambda: RunFolder.open("gs://bucket/run"),
-        lambda: RunFolder.claim("gs://bucket/run", configuration.default(), DIGITS),
+        lambda: RunFolder.open("s3://bucket/run"),
+        lambda: RunFolder.claim("s3://bucket/run", configuration.default(), DIGITS),
     ):
-        one_line(call, "found gs://bucket/run", "mount the bucket")
+        one_line(call, "found s3://bucket/run", "mount the store")
     assert list(tmp_path.iterdir()) == []
 
 
