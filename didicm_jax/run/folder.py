@@ -13,8 +13,8 @@ from typing import Any
 
 import ml_collections
 
-from didicm_jax import bucket, files, parallel
 from didicm_jax import config as configuration
+from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run.description import Description
 from didicm_jax.run.places import Places
