@@ -278,7 +278,7 @@ class _Claim:
             found = self._bucket.get_blob(self._name, timeout=BEAT)
             if found is not None:
                 holder: dict[str, Any] = {}
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, TypeError):
                     holder = dict(json.loads(found.download_as_bytes(timeout=BEAT)))
                 return found.generation, holder
         return 0, {}

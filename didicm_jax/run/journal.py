@@ -254,7 +254,10 @@ class _Events(_Log):
                 event = Event(wall_time=seconds, step=step, summary=Summary(value=values))
                 writer.write(event.SerializeToString())
             writer.flush()
+            began = time.monotonic()
             files.publish(self._path, self._folder / self._path.name)
+            # Where that copies the whole file, 5 % of the time is enough for it.
+            self.interval = max(_Events.interval, 20 * (time.monotonic() - began))
         except OSError:
             self.close()  # nothing is read after half an event: begin another file
             raise
