@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from didicm_jax import bucket, files
+from didicm_jax.bucket import claims
 from tests.cli.test_main import DIGITS, SMALL, comparable
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def test_it_predicts_and_is_compared(main, copied, run, folder, tmp_path, capsys
 
 
 def test_a_start_beside_another_is_refused_and_writes_nothing(main, copied, capsys, monkeypatch):
-    monkeypatch.setattr(bucket, "BEAT", 0.1)
+    monkeypatch.setattr(claims, "BEAT", 0.1)
     place = files.place(copied)
     with files.lock(place / ".lock"):
         before = (place / "metrics.jsonl").read_bytes()

@@ -10,6 +10,7 @@ import pytest
 
 from didicm_jax import bucket, files, parallel
 from didicm_jax import config as configuration
+from didicm_jax.bucket import claims, store
 from didicm_jax.errors import UserError
 from didicm_jax.run import Description, RunFolder, journal
 from didicm_jax.run.checkpoints import Checkpoints
@@ -50,7 +51,7 @@ def test_a_run_is_opened_as_it_was_claimed(run):
 
 
 def test_a_second_start_is_refused(run, monkeypatch):
-    monkeypatch.setattr(bucket, "BEAT", 0.1)
+    monkeypatch.setattr(claims, "BEAT", 0.1)
     with (
         run.alone(),
         pytest.raises(UserError, match="expected nobody else to train"),
@@ -146,6 +147,7 @@ def test_records_are_there_once_whatever_fails(run, monkeypatch):
         reporter.flush()
         with monkeypatch.context() as patched:
             patched.setattr(bucket, "put", gone)
+            patched.setattr(store, "put", gone)
             reporter.train(2, record)
             reporter.flush()
             with pytest.raises(UserError, match="no connection"):

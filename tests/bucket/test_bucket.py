@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from didicm_jax import bucket, files
+from didicm_jax.bucket import claims, store
 from didicm_jax.errors import UserError
 
 
@@ -53,7 +54,7 @@ def test_a_file_grows_and_an_append_that_failed_counts_once(place, monkeypatch):
     grown = files.growing(place / "x")
     grown.append(b"1\n")
     with monkeypatch.context() as patched:
-        patched.setattr(bucket, "put", full)
+        patched.setattr(store, "put", full)
         with pytest.raises(OSError, match="no answer"):
             grown.append(b"2\n")
     grown.append(b"2\n")
@@ -68,7 +69,7 @@ def test_what_the_store_refuses_is_an_error_of_a_file(place, monkeypatch):
     def refused(path):
         raise exceptions.Forbidden("no")
 
-    monkeypatch.setattr(bucket, "_blob", refused)
+    monkeypatch.setattr(store, "_blob", refused)
     with pytest.raises(PermissionError, match="Forbidden") as error:
         files.write_json(place / "x.json", {})
     assert error.value.filename == f"{place}/x.json"
@@ -95,7 +96,7 @@ def test_a_bucket_that_cannot_be_opened_is_one_line(emulator, monkeypatch):
             raise exceptions.Forbidden("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(bucket, "_store", Closed)
+        patched.setattr(store, "_store", Closed)
         one_line("gs://bucket/run", "found bucket closed to this account", "Storage Object User")
 
 
@@ -123,8 +124,8 @@ class Losses(list):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(bucket, "BEAT", 0.1)
-    monkeypatch.setattr(bucket, "SILENCE", 0.5)
+    monkeypatch.setattr(claims, "BEAT", 0.1)
+    monkeypatch.setattr(claims, "SILENCE", 0.5)
 
 
 def foreign(**values):
@@ -152,25 +153,25 @@ def test_a_claim_without_a_sign_of_life_is_taken_over(place, quick):
     files.write_json(place / ".lock", foreign())
     with files.lock(place / ".lock", print, said.append) as free:
         assert free
-        assert json.loads((place / ".lock").read_text())["process"] == bucket._identity(
+        assert json.loads((place / ".lock").read_text())["process"] == claims._identity(
             json.loads((place / ".lock").read_text())["pid"]
         )
     assert "claimed by other, process 7; waiting up to" in said[0]
 
 
 def test_a_claim_of_a_process_of_this_machine_that_is_gone_is_void_at_once(place, monkeypatch):
-    monkeypatch.setattr(bucket, "SILENCE", 1e9)
-    if bucket._identity(1) is None:
+    monkeypatch.setattr(claims, "SILENCE", 1e9)
+    if claims._identity(1) is None:
         pytest.skip("this system does not tell its processes apart")
     # The number is another process's by now, as after a restart in a container.
-    gone = f"{bucket._machine()} 1 none"
+    gone = f"{claims._machine()} 1 none"
     files.write_json(place / ".lock", foreign(pid=1, process=gone))
     with files.lock(place / ".lock", print, pytest.fail) as free:
         assert free
 
 
 def test_the_lock_of_a_run_that_was_copied_from_a_disk_is_no_claim(place, monkeypatch):
-    monkeypatch.setattr(bucket, "SILENCE", 1e9)
+    monkeypatch.setattr(claims, "SILENCE", 1e9)
     bucket.put(place / ".lock", b"")
     with files.lock(place / ".lock", print, pytest.fail) as free:
         assert free
@@ -188,7 +189,7 @@ def test_whoever_loses_a_claim_is_told_and_leaves_that_of_the_other(place, quick
 
 def test_a_beat_whose_answer_did_not_come_is_still_ours(place, quick):
     lost = Losses()
-    claimed = bucket._Claim(place / ".lock")
+    claimed = claims._Claim(place / ".lock")
     assert claimed.take(print)
     claimed._version -= 1  # as if the last one had not been answered
     ended = threading.Event()

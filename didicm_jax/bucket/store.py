@@ -8,15 +8,12 @@ but the beginning of names, and nothing can be locked: what is written here make
 import contextlib
 import errno
 import functools
-import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +22,6 @@ from didicm_jax.errors import UserError, first_line
 SCHEME = "gs://"
 # Orbax writes it last into a checkpoint, which it can give no other name when it is whole.
 COMMITTED = "commit_success.txt"
-# Seconds between two signs of life of whoever holds a claim, and of silence that make it void.
-BEAT, SILENCE = 10.0, 60.0
 # Of one object that is rewritten; the store takes one version a second.
 _INTERVAL = 10.0
 _SHARE = 0.05  # of the time at most, for rewriting what grows
@@ -92,7 +87,7 @@ def writable(path: Path) -> bool:
 
     wanted = ["storage.objects.create", "storage.objects.delete"]
     try:
-        allowed = _store().bucket(_split(path)[0]).test_iam_permissions(wanted, timeout=_PATIENCE)
+        allowed = _store().bucket(split(path)[0]).test_iam_permissions(wanted, timeout=_PATIENCE)
     except GoogleAPIError:
         return True
     return set(wanted) <= set(allowed)
@@ -100,8 +95,8 @@ def writable(path: Path) -> bool:
 
 def reachable(path: Path) -> bool:
     """Whether the store answers at once."""
-    with contextlib.suppress(OSError), _faults(path):
-        return bool(_store().bucket(_split(path)[0]).exists(timeout=_LATER, retry=None))
+    with contextlib.suppress(OSError), faults(path):
+        return bool(_store().bucket(split(path)[0]).exists(timeout=_LATER, retry=None))
     return False
 
 
@@ -117,7 +112,7 @@ def put(path: Path, content: bytes, *, later: bool = False) -> None:
       OSError: it could not be written, after some trying.
     """
     timeout = (_LATER, _PATIENCE)  # to connect, and to be answered
-    with _faults(path):
+    with faults(path):
         _blob(path).upload_from_string(
             content, _type(path), timeout=timeout, retry=_patient(_LATER if later else _PATIENCE)
         )
@@ -130,8 +125,8 @@ def size(path: Path) -> int:
 
 def tree(folder: Path) -> list[Path]:
     """All objects under a folder, by name."""
-    name, prefix = _split(folder)
-    with _faults(folder):
+    name, prefix = split(folder)
+    with faults(folder):
         found = _store().list_blobs(name, prefix=f"{prefix}/", retry=_patient())
         return [folder / each.name.removeprefix(f"{prefix}/") for each in found]
 
@@ -140,13 +135,13 @@ def move(source: Path, target: Path) -> None:
     """Moves a folder, object by object; one that is half gone is no checkpoint any more."""
     found = tree(source)
     for each in found:
-        bucket = _store().bucket(_split(source)[0])
-        with _faults(each):
+        bucket = _store().bucket(split(source)[0])
+        with faults(each):
             bucket.copy_blob(
-                _blob(each), bucket, _split(target / each.relative_to(source))[1], retry=_patient()
+                _blob(each), bucket, split(target / each.relative_to(source))[1], retry=_patient()
             )
     for each in sorted(found, key=lambda path: path.name != COMMITTED):
-        with _faults(each):
+        with faults(each):
             _blob(each).delete(retry=_patient())
 
 
@@ -187,157 +182,24 @@ class Growing:
             self.interval = max(_INTERVAL, (time.monotonic() - began) / _SHARE)
 
 
-@contextlib.contextmanager
-def claim(path: Path, lost: Callable[[str], Any], say: Callable[[str], None]) -> Iterator[bool]:
-    """Holds the claim that an object stands for, by signs of life every few seconds.
-
-    A claim of a process of this machine that is gone is void at once. Another one is watched: if
-    there is no sign of life for a minute, it is void. No clocks are compared.
-
-    Args:
-      path: of the object.
-      lost: called, from another thread, when somebody else has taken or removed it, with how.
-      say: told of a wait.
-
-    Yields:
-      Whether it was free.
-    """
-    claimed = _Claim(path)
-    if not claimed.take(say):
-        yield False
-        return
-    ended = threading.Event()
-    beats = threading.Thread(target=claimed.beat, args=(ended, lost), daemon=True)
-    beats.start()
-    try:
-        yield True
-    finally:
-        ended.set()
-        beats.join()
-        claimed.release()
-
-
-class _Claim:
-    """An object with who holds it; each sign of life is a new version of it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._name = _split(path)[1]
-        self._bucket = _new_store().bucket(_split(path)[0])  # connections of one thread alone
-        self._content = json.dumps(
-            {"host": socket.gethostname(), "pid": os.getpid(), "process": _identity(os.getpid())}
-        )
-        self._version: int | None = 0  # the one that is ours; 0: that there is none
-
-    def take(self, say: Callable[[str], None]) -> bool:
-        version, holder = self._read()
-        # That of a run copied from a disk is empty.
-        if holder and not _is_gone(holder):
-            say(
-                f"{self._path} is claimed by {holder.get('host')}, process {holder.get('pid')}; "
-                f"waiting up to {SILENCE:.0f} s for a sign of life"
-            )
-            end = time.monotonic() + SILENCE
-            while time.monotonic() < end:
-                time.sleep(min(1.0, SILENCE / 10))
-                now, _ = self._read()
-                if now not in (version, 0):
-                    return False
-                version = now
-                if not version:
-                    break
-        return self._write(version)
-
-    def beat(self, ended: threading.Event, lost: Callable[[str], Any]) -> None:
-        while not ended.wait(BEAT):
-            try:
-                kept = self._write(self._version)
-                if not kept:
-                    # By somebody else, or by a write of ours whose answer did not come.
-                    self._version, holder = self._read()
-                    kept = self._version != 0 and holder == json.loads(self._content)
-            except OSError:
-                continue  # no connection: whether the claim still holds is found out later
-            if not kept:
-                by = f"by {holder.get('host')}, process {holder.get('pid')}" if holder else "away"
-                self._version = None
-                if not ended.is_set():
-                    lost(f"{self._path} was taken {by}")
-                return
-
-    def release(self) -> None:
-        if self._version is not None:
-            with contextlib.suppress(OSError), _faults(self._path):
-                self._bucket.blob(self._name).delete(
-                    if_generation_match=self._version, timeout=BEAT
-                )
-
-    def _read(self) -> tuple[int, dict[str, Any]]:
-        """Its version, 0 if there is none, and who holds it."""
-        with contextlib.suppress(FileNotFoundError), _faults(self._path):
-            found = self._bucket.get_blob(self._name, timeout=BEAT)
-            if found is not None:
-                holder: dict[str, Any] = {}
-                with contextlib.suppress(ValueError, TypeError):
-                    holder = dict(json.loads(found.download_as_bytes(timeout=BEAT)))
-                return found.generation, holder
-        return 0, {}
-
-    def _write(self, version: int | None) -> bool:
-        """Takes the place of a version of it, if it is still that."""
-        with contextlib.suppress(FileExistsError), _faults(self._path):
-            written = self._bucket.blob(self._name)
-            written.upload_from_string(
-                self._content, "application/json", if_generation_match=version, timeout=BEAT
-            )
-            self._version = written.generation
-            return True
-        return False
-
-
-def _identity(pid: int) -> str | None:
-    """What tells a process from all others of all machines, or None if there is none."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if state == "Z":  # ended, and nobody has asked how
-            return None
-        return f"{_machine()} {pid} {rest[18]}"  # when it began
-    except OSError:
-        return None
-
-
-@functools.cache
-def _machine() -> str:
-    """This boot of this machine, and the namespace that process numbers are of."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether who holds a claim was a process of this machine, and is not there any more."""
-    known, ours = holder.get("process"), _identity(os.getpid())
-    if not known or not ours or not str(known).startswith(f"{_machine()} "):
-        return False
-    return _identity(holder["pid"]) != known
-
-
-def _split(path: Path) -> tuple[str, str]:
+def split(path: Path) -> tuple[str, str]:
     """The bucket, and the name in it."""
     name, _, rest = os.fspath(path).removeprefix(SCHEME).partition("/")
     return name, rest
 
 
-def _new_store() -> Any:
+def connect() -> Any:
+    """A client of the store with connections of its own."""
     from google.cloud import storage
 
     return storage.Client()
 
 
-_store = functools.cache(_new_store)
+_store = functools.cache(connect)
 
 
 def _blob(path: Path) -> Any:
-    name, rest = _split(path)
+    name, rest = split(path)
     return _store().bucket(name).blob(rest)
 
 
@@ -355,7 +217,7 @@ def _patient(seconds: float = _PATIENCE) -> Any:
 
 
 @contextlib.contextmanager
-def _faults(path: Path) -> Iterator[None]:
+def faults(path: Path) -> Iterator[None]:
     """What the client raises as what a disk would."""
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
