@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +60,8 @@ def asked(monkeypatch):
     def evaluate(program, variables, source, **options):
         if len(sizes) == evaluate.stop_at:
             signal.raise_signal(signal.SIGINT)
+            while options["proceed"]():  # a thread listens, and may take a moment
+                time.sleep(0.01)
         found = real(program, variables, source, **options)
         if found is not None:
             sizes.append(len(source))
