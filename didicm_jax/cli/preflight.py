@@ -180,6 +180,11 @@ def _advice(found: dict[str, Any]) -> str:
         return "the evaluation does not fit: lower config.evaluation.batch_size"
     would = found["would_fit"]
     start = f"does not fit: {would['images_per_device']:,} images per device and micro-batch would"
+    advice = ["use more devices"]
+    if would["remat"] is not None:
+        advice.append(f"config.train.remat={would['remat']}")
     if would["accumulate"] is None:
-        return f"{start}; use more devices, or a lower config.train.batch_size"
-    return f"{start}; use more devices, or config.train.accumulate={would['accumulate']}"
+        advice.append("a lower config.train.batch_size")
+    else:
+        advice.append(f"config.train.accumulate={would['accumulate']}")
+    return f"{start}; {', '.join(advice[:-1])} or {advice[-1]}"

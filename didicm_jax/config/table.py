@@ -161,6 +161,10 @@ SETTINGS = (
     Setting("model.conditioned_blocks", -1,
             "blocks from the end that see label and noise; -1: all, 0: only the head",
             Number(-1, 1000), read=(model_option("conditioned_blocks"),)),
+    Setting("model.attention", "plain",
+            "how training computes it on NVIDIA's GPUs: by products, or by cuDNN's FlashAttention",
+            Choice(("plain", "cudnn")),
+            read=(model_option("pool"), among("model.dtype", "bfloat16")), change=ALWAYS),
     Setting("model.init_from", "",
             "trained network to fine-tune: a run, a bundle, hf://user/name, or one of the package; "
             "empty: none",
@@ -192,6 +196,11 @@ SETTINGS = (
             "micro-batches per step and device; D devices with A of them give what D A devices "
             "give, but for rounding",
             BATCHES, change=ALWAYS),
+    Setting("train.remat", "none",
+            "what is computed again for the backward pass, to save memory: nothing, whole blocks, "
+            "or all of them that a policy of jax.checkpoint does not save",
+            Choice(("none", "blocks", "dots_saveable", "dots_with_no_batch_dims_saveable")),
+            change=ALWAYS),
     Setting("train.duration", "60 epochs", "length of the training", Duration()),
     # float32 still tells 0.999999 from 1.
     Setting("train.ema_decay", 0.0,

@@ -20,6 +20,11 @@ ZEROS = nnx.initializers.zeros_init()
 ONES = nnx.initializers.ones_init()
 
 
+def widened(x: chex.Array) -> chex.Array:
+    """In float32, where its type is narrower."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
 class NoKeys(nnx.Rngs):
     """For layers that start from constants: Flax has each of them draw keys it does not use.
 

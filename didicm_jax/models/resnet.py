@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from didicm_jax.models import remat
 from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.conditioning import (
     INITS,
@@ -88,6 +89,8 @@ class _Trunk(nnx.Module):
                 channels = block.out_channels
             setattr(self, f"layer{stage + 1}", blocks)
         self.out_channels = channels
+        # As `train()` and `eval()` do, `set_attributes` changes it.
+        self.remat = "none"
 
     def _blocks(self) -> list[Block]:
         return [block for stage in range(STAGES) for block in getattr(self, f"layer{stage + 1}")]
@@ -123,8 +126,12 @@ class ResNet(_Trunk, Classifier):
         """Float images `[B, H, W, C]` to logits float32 `[B, K]`."""
         x = self._stem(images)
         for block in self._blocks():
-            x = block(x)
+            x = remat.run(self.remat, Block.__call__, block, x)
         return self.fc(global_average(x))
+
+
+def _conditioned(block: ConditionedBlock, x: chex.Array, activated: chex.Array) -> chex.Array:
+    return block.join(block.branches(x), activated)
 
 
 class DiDiRN(_Trunk, ScoreModel):
@@ -168,8 +175,8 @@ class DiDiRN(_Trunk, ScoreModel):
         x = self._stem(images)
         for block in self._blocks():
             if isinstance(block, ConditionedBlock):
-                return block.branches(x)
-            x = block(x)
+                return remat.run(self.remat, Block.branches, block, x)
+            x = remat.run(self.remat, Block.__call__, block, x)
         return PooledFeatures(global_average(x))
 
     def output(
@@ -181,9 +188,9 @@ class DiDiRN(_Trunk, ScoreModel):
         if isinstance(features, PooledFeatures):
             return self.fc(self.head(features.pooled, activated))
         first, *rest = [b for b in self._blocks() if isinstance(b, ConditionedBlock)]
-        x = first.join(features, activated)
+        x = remat.run(self.remat, ConditionedBlock.join, first, features, activated)
         for block in rest:
-            x = block.join(block.branches(x), activated)
+            x = remat.run(self.remat, _conditioned, block, x, activated)
         return self.fc(global_average(x))
 
 

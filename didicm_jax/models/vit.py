@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from didicm_jax.models import remat
 from didicm_jax.models.base import Classifier, ScoreModel
 from didicm_jax.models.conditioning import (
     EMBEDDING_WIDTH,
@@ -77,6 +78,11 @@ class _Trunk(nnx.Module):
         )
         # Where blocks are conditioned, a modulation follows it and has a scale and bias.
         self.norm = LayerNorm(width, affine=conditioned == 0)
+        # As `train()` and `eval()` do, `set_attributes` changes it.
+        self.remat = "none"
+
+    def _run(self, block: TransformerBlock, *inputs: chex.Array) -> chex.Array:
+        return remat.run(self.remat, lambda block, *inputs: block(*inputs), block, *inputs)
 
     def positions(self, rows: int, columns: int) -> chex.Array:
         """What is added to the tokens of a grid, float32 `[N, D]`; zeros for the class token."""
@@ -122,7 +128,7 @@ class ViT(_Trunk, Classifier):
         """Float images `[B, H, W, C]` to logits float32 `[B, K]`."""
         x = self._tokens(images)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return self.fc(self._pool(x))
 
 
@@ -169,7 +175,7 @@ class DiDiViT(_Trunk, ScoreModel):
         for block in self.blocks:
             if isinstance(block, ConditionedTransformerBlock):
                 return TokenFeatures(x)
-            x = block(x)
+            x = self._run(block, x)
         return PooledFeatures(self._pool(x))
 
     def output(
@@ -183,7 +189,7 @@ class DiDiViT(_Trunk, ScoreModel):
         x = features.tokens
         for block in self.blocks:
             if isinstance(block, ConditionedTransformerBlock):
-                x = block(x, activated)
+                x = self._run(block, x, activated)
         shift, scale = jnp.split(self.modulation(activated), 2, axis=-1)
         return self.fc(self._pool(x) * (1 + scale) + shift)
 

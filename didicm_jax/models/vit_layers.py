@@ -4,16 +4,15 @@ Shape symbols: `B` images, `H`, `W` their size, `C` their channels, `N` tokens, 
 the width of the label-and-time embedding. Names of modules are timm's.
 """
 
-import math
-
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from didicm_jax.models.attention import attend, attend_by_cudnn
 from didicm_jax.models.conditioning import EMBEDDING_WIDTH
 from didicm_jax.models.float32_layers import ZEROS, LayerNorm, float32_linear
+from didicm_jax.models.gelu import gelu_product
 
 ATTENTION_HEAD_WIDTH = 64
 MLP_RATIO = 4
@@ -75,44 +74,37 @@ class PatchEmbed(nnx.Module):
         return self.proj(images)
 
 
+def _parameters(layer: nnx.Linear) -> tuple[chex.Array, chex.Array]:
+    """Kernel and bias, in the type that the layer computes in."""
+    assert layer.bias is not None
+    return layer.kernel[...].astype(layer.dtype), layer.bias[...].astype(layer.dtype)
+
+
 class Attention(nnx.Module):
-    """Multi-head self-attention with heads of 64 channels."""
+    """Multi-head self-attention with heads of 64 channels.
+
+    `attention`: `plain`, or `cudnn` in programs that are for NVIDIA's GPUs and in bfloat16; as
+    `train()` and `eval()` do, `set_attributes` changes it.
+    """
 
     def __init__(self, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=SQUARE_INIT, rngs=rngs)
         self.proj = nnx.Linear(width, width, dtype=dtype, kernel_init=GLOROT_INIT, rngs=rngs)
+        self.attention = "plain"
 
     def __call__(self, x: chex.Array) -> chex.Array:
         """`[B, N, D]` to `[B, N, D]`, in the compute type."""
-        batch, tokens, width = x.shape
-        heads = self.qkv(x).reshape(
-            batch, tokens, 3, width // ATTENTION_HEAD_WIDTH, ATTENTION_HEAD_WIDTH
-        )
-        # In bfloat16 it asks for a common type with its float32 softmax, which strict promotion
-        # forbids. The gradient in bfloat16 also multiplies the two: there strict does not work.
-        with jax.numpy_dtype_promotion("standard"):
-            mixed = jax.nn.dot_product_attention(heads[:, :, 0], heads[:, :, 1], heads[:, :, 2])
-        return self.proj(mixed.reshape(batch, tokens, width))
-
-
-@jax.custom_jvp
-def gelu(x: chex.Array) -> chex.Array:
-    """The exact GELU, as timm: `x Phi(x)` with the normal distribution function Phi.
-
-    Its derivative `Phi(x) + x phi(x)` is written out: that of jax 0.12 for `erf` fails under
-    `jax.shard_map` (its polynomial has coefficients that do not vary over the mesh as x does).
-    """
-    return jax.nn.gelu(x, approximate=False)
-
-
-@gelu.defjvp
-def _gelu_jvp(
-    primals: tuple[chex.Array], tangents: tuple[chex.Array]
-) -> tuple[chex.Array, chex.Array]:
-    (x,), (tangent,) = primals, tangents
-    cumulative = 0.5 * jax.lax.erfc(-x * math.sqrt(0.5))
-    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
-    return x * cumulative, (cumulative + x * density) * tangent
+        width = x.shape[-1]
+        heads = (width // ATTENTION_HEAD_WIDTH, ATTENTION_HEAD_WIDTH)
+        # The kernel is taken apart, not its product: XLA would copy each part of that.
+        kernel, bias = _parameters(self.qkv)
+        kernel, bias = kernel.reshape(width, 3, *heads), bias.reshape(3, 1, 1, *heads)
+        x = x.astype(kernel.dtype)
+        parts = [jnp.einsum("bnd,dtc->bntc", x, kernel[:, i]) + bias[i] for i in range(3)]
+        attended = (attend if self.attention == "plain" else attend_by_cudnn)(*parts)
+        kernel, bias = _parameters(self.proj)
+        mixed = jnp.einsum("bntc,tcd->bnd", attended, kernel.reshape(*heads, width))
+        return mixed + bias[None, None]
 
 
 class MLP(nnx.Module):
@@ -125,7 +117,8 @@ class MLP(nnx.Module):
 
     def __call__(self, x: chex.Array) -> chex.Array:
         """`[B, N, D]` to `[B, N, D]`, in the compute type."""
-        return self.fc2(gelu(self.fc1(x)))
+        kernel, bias = _parameters(self.fc2)
+        return gelu_product(self.fc1(x), kernel) + bias[None, None]
 
 
 class TransformerBlock(nnx.Module):

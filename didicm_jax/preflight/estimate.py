@@ -88,10 +88,12 @@ def memory_available(topology: Topology) -> int:
     return int(whole * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)))
 
 
-def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | None]:
+def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | str | None]:
     """Images per device and micro-batch that fit, and the `train.accumulate` that gives them.
 
-    In proportion: what is neither state nor batch grows with the images of a micro-batch.
+    In proportion: what is neither state nor batch grows with the images of a micro-batch. And a
+    `train.remat` that needs less, None where it is already so, or the state alone is too large; how
+    much less it needs is not known here.
     """
     devices, config = run.mesh.size, run.config
     share = config.train.batch_size // devices
@@ -107,6 +109,7 @@ def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | None
     return {
         "images_per_device": max(most, 0),
         "accumulate": parts[0] if parts else None,
+        "remat": "blocks" if room > 0 and config.train.remat == "none" else None,
     }
 
 

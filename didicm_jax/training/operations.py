@@ -4,8 +4,8 @@ By XLA's account of the program before it is optimised, and always in the form t
 (on a CPU some convolutions are written otherwise), so that it does not depend on the device. Every
 operation counts, those of augmentation and optimizer too, though nearly all are of matrix products
 and convolutions. The body of a loop counts once, whatever its number of rounds: of a training step
-that is some of RandAugment, for micro-batches are counted as one batch. Nothing is computed twice
-to save memory, so the operations are those of the model.
+that is some of RandAugment, for micro-batches are counted as one batch. What is computed
+twice to save memory (`train.remat`) counts once, so the operations are those of the model.
 """
 
 import copy
@@ -68,6 +68,7 @@ def of_step(run: Plan) -> float:
     """
     config = copy.deepcopy(run.config)
     config.train.accumulate = 1  # else the network would be the body of a loop
+    config.train.remat = "none"
     whole = replace(run, config=config, mesh=parallel.make_mesh([cpu()]))
     step: Any = programs.make_step(whole)
     return count(step.trace(whole.abstract_state(), programs.abstract_batch(whole)))

@@ -27,7 +27,23 @@ def make_local(run: Plan) -> LocalGradients:
         ),
         seed=config.seed,
         accumulate=config.train.accumulate,
+        modes=_modes(run),
     )
+
+
+def _modes(run: Plan) -> dict[str, str]:
+    """How the layers of its network differ in training from how they are made."""
+    config, modes = run.config, {}
+    if config.train.remat != "none":
+        modes["remat"] = config.train.remat
+    # In float32 it knows no attention, and on other devices there is no cuDNN.
+    if (
+        config.model.attention == "cudnn"
+        and config.model.dtype == "bfloat16"
+        and run.mesh.devices.flat[0].platform in ("cuda", "gpu")
+    ):
+        modes["attention"] = "cudnn"
+    return modes
 
 
 def make_step(run: Plan, *, donate: bool = True) -> TrainStep:

@@ -7,7 +7,7 @@ numbers.
 Shapes: `B` global batch, `D` devices, `A` micro-batches, `b = B / D / A`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -57,6 +57,7 @@ def make_local_gradients(
     *,
     seed: int,
     accumulate: int = 1,
+    modes: Mapping[str, str] | None = None,
 ) -> LocalGradients:
     """What one device does with its rows, before anything is exchanged.
 
@@ -69,6 +70,8 @@ def make_local_gradients(
       prepare: augmentation, normalisation and targets.
       seed: of every draw.
       accumulate: A, micro-batches per device.
+      modes: attributes that the layers of the model get, beside those of `train()`: `remat`
+        (`models.remat`) and `attention` (`models.vit_layers.Attention`).
     """
 
     def loss_fn(
@@ -76,6 +79,7 @@ def make_local_gradients(
     ) -> tuple[chex.Array, chex.ArrayTree]:
         model = nnx.merge(graphdef, params, stats)
         model.train()
+        model.set_attributes(**(modes or {}))
         loss = objective(model, batch).mean()
         return loss, split(model)[1].stats
 

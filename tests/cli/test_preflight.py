@@ -45,7 +45,7 @@ def compiler(monkeypatch):
     ("step", "evaluation", "status", "advice"),
     [
         (2**30, 2**30, 0, None),
-        (100 * 2**30, 2**30, 1, "config.train.accumulate=2"),
+        (100 * 2**30, 2**30, 1, "config.train.remat=blocks or config.train.accumulate=2"),
         (2**30, 100 * 2**30, 1, "config.evaluation.batch_size"),
     ],
 )

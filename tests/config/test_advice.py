@@ -33,6 +33,7 @@ ADVICE = {
     ("cli/from_torch.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
     ("cli/preflight.py", "train.batch_size"): ((START,), {}, 32),
     ("cli/preflight.py", "train.accumulate"): ((START, AGAIN), {}, 2),
+    ("cli/preflight.py", "train.remat"): ((START, AGAIN), {}, "blocks"),
     ("cli/preflight.py", "evaluation.batch_size"): ((START, AGAIN, LOOK), {}, 32),
     ("cli/prepare.py", "data.max_pixels"): ((START, AGAIN, LOOK), PHOTOS, 10**9),
     ("data/__init__.py", "data.train_examples"): ((START,), {}, 100),

@@ -56,6 +56,12 @@ READ = [
     ("model.group_elements", 2, [{}], [CLASSIFIER, VIT, PLAIN_VIT]),
     ("model.sync_batch_norm", True, [{}, CLASSIFIER], [VIT, PLAIN_VIT]),
     ("model.conditioned_stages", 1, [{}], [CLASSIFIER, VIT, PLAIN_VIT]),
+    (
+        "model.attention",
+        "cudnn",
+        [x | {"model.dtype": "bfloat16"} for x in (VIT, PLAIN_VIT)],
+        [VIT, {"model.dtype": "bfloat16"}],
+    ),
     ("model.depth", 3, [VIT, PLAIN_VIT], [{}, CLASSIFIER]),
     ("model.pool", "token", [VIT, PLAIN_VIT], [{}, CLASSIFIER]),
     ("model.conditioned_blocks", 1, [VIT], [{}, CLASSIFIER, PLAIN_VIT]),
@@ -82,10 +88,11 @@ ALWAYS = """
 seed method data.name data.train_examples data.data_ratio data.label_noise data.resolution
 data.train_split data.repeats data.mean data.std augment.flip augment.shift augment.color_jitter
 augment.rand_augment augment.mixup augment.cutmix augment.label_smoothing model.name model.width
-model.dtype model.init_from train.batch_size train.accumulate train.duration train.ema_decay
-train.shard_optimizer train.max_skipped train.log_every train.checkpoint_every optimizer.name
-optimizer.learning_rate optimizer.warmup optimizer.warmup_learning_rate optimizer.weight_decay
-optimizer.clip_norm report.wandb evaluation.batch_size evaluation.every evaluation.sets
+model.dtype model.init_from train.batch_size train.accumulate train.remat train.duration
+train.ema_decay train.shard_optimizer train.max_skipped train.log_every train.checkpoint_every
+optimizer.name optimizer.learning_rate optimizer.warmup optimizer.warmup_learning_rate
+optimizer.weight_decay optimizer.clip_norm report.wandb evaluation.batch_size evaluation.every
+evaluation.sets
 """
 
 

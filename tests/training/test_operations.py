@@ -72,10 +72,10 @@ def test_a_step_of_a_run_is_about_three_passes_of_its_batch(config):
     assert 2.5 * batch < operations.of_step(run) < 4 * batch
 
 
-def test_micro_batches_are_counted_as_the_batch_that_they_are(config):
+def test_micro_batches_and_what_is_computed_again_count_once(config):
     config.model.update(name="vit_ti4", width=0.3333, depth=1, stem="didirn")
     whole = operations.of_step(plan.make_plan(config))
-    config.train.accumulate = 4
+    config.train.accumulate, config.train.remat = 4, "blocks"
     assert operations.of_step(plan.make_plan(config)) == whole
 
 
