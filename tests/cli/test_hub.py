@@ -118,7 +118,7 @@ def test_sampler_and_dtype_are_chosen(convert, run, tmp_path):
     dtypes = {array.dtype.name for array in load_file(path / "model.safetensors").values()}
     assert dtypes == {"float32", "bfloat16"}
     command = re.search(r"--mode=evaluate .*", card(path)[1])[0].split()
-    assert {"--sampler=cp", "--integrator=euler", "--query=min", "--steps=2"} <= {*command}
+    assert {"--sampler=cp", "--integrator=exact", "--query=min", "--steps=2"} <= {*command}
     assert "before the kernels became bfloat16" in card(path)[1]
 
 

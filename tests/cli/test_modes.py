@@ -20,11 +20,11 @@ FIGURES = ["classes.png", "reliability.png", "selective.png", "steps.png"]
 
 def test_evaluation_with_a_list_of_samplers(main, run, tmp_path, capsys):
     before = json.loads((run / "evaluation.json").read_text())
-    chosen = ["--sampler=one_shot,cp", "--integrator=euler", "--steps=1,2", "--trajectories"]
+    chosen = ["--sampler=one_shot,cp", "--integrator=exact", "--steps=1,2", "--trajectories"]
     assert main("--mode=evaluate", f"--workdir={run}", f"--output={tmp_path}", *chosen) == 0
     said = capsys.readouterr().out
     assert "one_shot" in said
-    assert re.search(r"cp euler +2 ", said)
+    assert re.search(r"cp exact +2 ", said)
     assert "most confused" in said
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert [(r["sampler"], r["steps"]) for r in result["samplers"]] == [
