@@ -87,7 +87,21 @@ def create(
     name: str, setting: Setting, options: dict[str, Any] | None = None
 ) -> tuple[nnx.GraphDef, Variables]:
     """A new network, its structure and its arrays."""
+    make = _maker(name, setting, options)
+    return jax.eval_shape(make)[0], jax.jit(lambda: make()[1])()
 
+
+def abstract(
+    name: str, setting: Setting, options: dict[str, Any] | None = None
+) -> tuple[nnx.GraphDef, Variables]:
+    """Its structure and the shapes of its arrays."""
+    structure, shapes = jax.eval_shape(_maker(name, setting, options))
+    return structure, shapes
+
+
+def _maker(
+    name: str, setting: Setting, options: dict[str, Any] | None
+) -> Callable[[], tuple[nnx.GraphDef, Variables]]:
     def make() -> tuple[nnx.GraphDef, Variables]:
         return split(
             models.create_model(
@@ -101,4 +115,4 @@ def create(
             )
         )
 
-    return jax.eval_shape(make)[0], jax.jit(lambda: make()[1])()
+    return make

@@ -19,21 +19,26 @@ NAMES = (
     "train",
     "peer",
 )
+# It compiles for devices that must be named, so it is none of `all`.
+COMPILED = "preflight"
 
 
-def run(name: str, *, repeats: int | None, peer: Path | None) -> Iterator[dict[str, Any]]:
+def run(
+    name: str, *, repeats: int | None, peer: Path | str | None, topology: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields the records of the benchmark that is named, or of `all`.
 
     Args:
-      name: one of `NAMES`, or `all`: each in a process of its own, as what a benchmark leaves
-        behind, memory and compiled programs, is not the next one's.
+      name: one of `NAMES`, `COMPILED`, or `all`: each of `NAMES` in a process of its own, as what a
+        benchmark leaves behind, memory and compiled programs, is not the next one's.
       repeats: rounds of each measurement; None leaves them to the benchmark.
       peer: checkout of the original; without it `all` leaves `peer` out.
+      topology: devices that `preflight` compiles for.
 
     Raises:
       UserError: one of all has failed.
     """
-    arguments = {"repeats": repeats, "peer": peer}
+    arguments = {"repeats": repeats, "peer": peer, "topology": topology}
     given = {key: value for key, value in arguments.items() if value is not None}
     if name != "all":
         yield from importlib.import_module(f"benchmarks.{name}").run(**given)

@@ -58,6 +58,9 @@ def test_an_original_that_cannot_be_imported_names_what_is_missing(tmp_path):
     [
         (["peer"], "--peer: expected a checkout"),
         (["kernels", "--peer=somewhere"], "--peer: expected with peer or all"),
+        (["preflight"], "--topology: expected with preflight"),
+        (["kernels", "--topology=h100:1"], "--topology: expected with preflight"),
+        (["preflight", "--topology=h100:1", "--repeats=3"], "--repeats: expected none"),
         (["kernels", "--repeats=0"], "--repeats: expected at least 1"),
         (["nothing"], "invalid choice"),
     ],
