@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
-from didicm_jax.preflight import hlo, topologies
+from didicm_jax.preflight import execution, hlo, topologies, traffic
 from didicm_jax.preflight.topologies import Topology, Tpu
 
 _SETTING = Setting(64, 224, 1000, jnp.bfloat16)
@@ -159,12 +159,12 @@ def _record(name: str, network: Network, topology: Topology) -> dict[str, Any]:
 
 def cost(program: hlo.Program, topology: Topology) -> dict[str, Any]:
     """Estimated milliseconds on a TPU, bytes that kernels read and write on a GPU."""
-    runs = list(program.runs())
+    executed = list(execution.executions(program))
     if isinstance(topology.chip, Tpu):
-        cycles = sum((run.instruction.estimated_cycles or 0) * run.times for run in runs)
+        cycles = sum((each.instruction.estimated_cycles or 0) * each.times for each in executed)
         return {"estimated_milliseconds": 1e3 * cycles / topology.chip.clock}
-    kernels = [run for run in runs if not run.instruction.opcode.endswith("-done")]
+    kernels = [each for each in executed if not each.instruction.opcode.endswith("-done")]
     return {
-        "traffic_bytes": sum(program.traffic(run) * run.times for run in kernels),
-        "kernels": sum(run.times for run in kernels),
+        "traffic_bytes": sum(traffic.moved(program, each) * each.times for each in kernels),
+        "kernels": sum(each.times for each in kernels),
     }
