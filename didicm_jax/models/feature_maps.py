@@ -138,7 +138,8 @@ def _second_moments_backward(
 ) -> tuple[chex.Array]:
     sums, products = gradient
     along = jnp.einsum("bhwc,cd->bhwd", x, (products + products.T).astype(x.dtype))
-    return ((along.astype(jnp.float32) + sums[None, None, None]).astype(x.dtype),)
+    # In the type of x, as libraries add a bias to a product without a pass of its own.
+    return (along + sums.astype(x.dtype)[None, None, None],)
 
 
 _second_moments.defvjp(_second_moments_forward, _second_moments_backward)

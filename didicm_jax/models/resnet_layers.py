@@ -82,12 +82,12 @@ def _max_pool_forward(x: chex.Array) -> tuple[chex.Array, chex.Array]:
 
 
 def _max_pool_backward(x: chex.Array, gradient: chex.Array) -> tuple[chex.Array]:
-    """TPUs have an operation for it, which elsewhere is several passes through large arrays."""
+    """XLA's own operation, but for GPUs, where it is several passes through large arrays."""
 
     def scatter(x: chex.Array, gradient: chex.Array) -> tuple[chex.Array]:
         return jax.vjp(_max_pool, x)[1](gradient)
 
-    return jax.lax.platform_dependent(x, gradient, tpu=scatter, cuda=_gather, default=scatter)
+    return jax.lax.platform_dependent(x, gradient, cuda=_gather, default=scatter)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
