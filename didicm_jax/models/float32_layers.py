@@ -6,6 +6,7 @@ their width.
 """
 
 import math
+from collections.abc import Callable
 
 import chex
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from didicm_jax.errors import UserError
+from didicm_jax.models.feature_maps import Moments, Scaled, apply, moments, same
 
 # PyTorch's default of `nn.Linear`: uniform in +-1/sqrt(inputs).
 LINEAR_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -76,6 +78,10 @@ class BatchNorm(nnx.BatchNorm):
     Statistics and normalisation are float32; the result has the type of the input.
     """
 
+    # Of Flax's they may be None.
+    scale: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
+
     def __init__(
         self,
         channels: int,
@@ -100,23 +106,49 @@ class BatchNorm(nnx.BatchNorm):
         Raises:
           UserError: in train mode, where a channel has a single value to take a variance of.
         """
-        old = self.var[...]
-        y = super().__call__(x).astype(x.dtype)
+        return apply(same, Scaled(x, *self.factors(x.shape, lambda: moments(x, per_image=False))))
+
+    def factors(
+        self, shape: tuple[int, ...], seen: Callable[[], Moments]
+    ) -> tuple[chex.Array, chex.Array]:
+        """Scale and bias of what is normalised, float32 `[1, C]`.
+
+        Args:
+          shape: of it, `[B, H, W, C]`.
+          seen: gives its moments, `[1, C]`; called in train mode alone.
+
+        Raises:
+          UserError: as the call.
+        """
+        mean, var = self.mean[...], self.var[...]
         if not self.use_running_average:
-            devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
-            count = devices * math.prod(x.shape[:-1])
-            if count < 2:
-                raise UserError(
-                    "BatchNorm in train mode expects at least 2 values per channel, found 1 "
-                    f"(feature map {x.shape}): use a larger batch or larger images"
-                )
-            kept = self.momentum * old
-            self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
-        return y
+            mean, var = self._seen(seen(), shape)
+        scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        return scale[None], (self.bias[...] - scale * mean)[None]
+
+    def _seen(self, seen: Moments, shape: tuple[int, ...]) -> tuple[chex.Array, chex.Array]:
+        """Mean and biased variance of the batch `[C]`, which the running statistics take in."""
+        devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+        count = devices * math.prod(shape[:-1])
+        if count < 2:
+            raise UserError(
+                "BatchNorm in train mode expects at least 2 values per channel, found 1 "
+                f"(feature map {shape}): use a larger batch or larger images"
+            )
+        both = jnp.concatenate(seen)
+        mean, square = both if self.axis_name is None else jax.lax.pmean(both, self.axis_name)
+        # Rounding may leave less than nothing.
+        var = jnp.maximum(square - jnp.square(mean), 0)
+        for kept, new in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
+            kept[...] = self.momentum * kept[...] + (1 - self.momentum) * new
+        return mean, var
 
 
 class GroupNorm(nnx.GroupNorm):
     """GroupNorm of the original's conditioning, always float32: 32 groups where they fit."""
+
+    scale: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
 
     def __init__(
         self,
@@ -140,6 +172,19 @@ class GroupNorm(nnx.GroupNorm):
             scale_init=scale_init,
             rngs=NoKeys(),
         )
+
+    def factors(self, mean: chex.Array, variance: chex.Array) -> tuple[chex.Array, chex.Array]:
+        """Scale and bias `[B, C]` of what has these means and variances `[B, C]`."""
+        groups = (-1, self.num_groups, self.group_size)
+        means = mean.reshape(groups)
+        # The variance of a group: that within its channels, and that of their means.
+        var = variance.reshape(groups).mean(-1) + means.var(-1)
+        mean, mul = (
+            jnp.repeat(each, self.group_size, axis=1)
+            for each in (means.mean(-1), jax.lax.rsqrt(var + self.epsilon))
+        )
+        scale = mul * self.scale[...][None]
+        return scale, self.bias[...][None] - mean * scale
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -22,6 +22,7 @@ from didicm_jax.models.conditioning import (
     LabelTimeEmbedding,
     PooledFeatures,
 )
+from didicm_jax.models.feature_maps import Moments, Scaled, apply, moments
 from didicm_jax.models.float32_layers import LINEAR_INIT, BatchNorm, float32_linear
 from didicm_jax.models.option_checks import ImageSize, check_image_size
 from didicm_jax.models.resnet_layers import (
@@ -32,6 +33,8 @@ from didicm_jax.models.resnet_layers import (
     conv,
     global_average,
     max_pool,
+    normed,
+    with_kernel,
 )
 from didicm_jax.models.resnet_options import STAGES, STEMS, ResNetOptions, ScoreOptions
 
@@ -101,8 +104,19 @@ class _Trunk(nnx.Module):
         images = images.astype(self.compute_dtype)
         for axis in (1, 2):
             images = jnp.repeat(images, self.repeats, axis)
-        x = jax.nn.relu(self.bn1(self.conv1(images)))
-        return max_pool(x) if self.pools else x
+        if not self.pools:
+            return apply(jax.nn.relu, normed(self.conv1, self.bn1, images))
+        # What follows rises or falls with a channel, by the sign of its scale: made to rise, it can
+        # be done after the pool, on a quarter of the pixels.
+        sign = jnp.where(self.bn1.scale[...] < 0, -1.0, 1.0)[None]
+        x = with_kernel(self.conv1, self.conv1.kernel[...] * sign[None, None], images)
+
+        def seen() -> Moments:
+            mean, square = moments(x, per_image=False)
+            return Moments(sign * mean, square)
+
+        scale, bias = self.bn1.factors(x.shape, seen)
+        return apply(jax.nn.relu, Scaled(max_pool(x), sign * scale, bias))
 
 
 class ResNet(_Trunk, Classifier):

@@ -4,7 +4,7 @@ Shape symbols: `B` images, `H`, `W` the size of a feature map, `C` its channels,
 the label-and-time embedding. Convolutions are NHWC and HWIO, the order that TPUs and GPUs prefer.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -13,6 +13,15 @@ from flax import nnx
 
 from didicm_jax.models.conditioning import EMBEDDING_WIDTH, Init
 from didicm_jax.models.convolution import convolve
+from didicm_jax.models.feature_maps import (
+    Moments,
+    Scaled,
+    apply,
+    join,
+    moments,
+    moments_of_product,
+    same,
+)
 from didicm_jax.models.float32_layers import (
     LINEAR_INIT,
     ONES,
@@ -56,14 +65,104 @@ def conv(
     )
 
 
+@jax.custom_vjp
 def max_pool(x: chex.Array) -> chex.Array:
     """PyTorch's 3x3 max pool with stride 2, padded by 1 with -inf."""
-    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return _max_pool(x)
+
+
+def _max_pool(x: chex.Array) -> chex.Array:
+    pooled = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    # Else GPUs keep it in float32, in which they compare.
+    return jax.lax.optimization_barrier(pooled)
+
+
+def _max_pool_forward(x: chex.Array) -> tuple[chex.Array, chex.Array]:
+    return _max_pool(x), x
+
+
+def _max_pool_backward(x: chex.Array, gradient: chex.Array) -> tuple[chex.Array]:
+    """XLA's own operation, but for GPUs, where it is several passes through large arrays."""
+
+    def scatter(x: chex.Array, gradient: chex.Array) -> tuple[chex.Array]:
+        return jax.vjp(_max_pool, x)[1](gradient)
+
+    return jax.lax.platform_dependent(x, gradient, cuda=_gather, default=scatter)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _gather(x: chex.Array, gradient: chex.Array) -> tuple[chex.Array]:
+    """For each pixel the gradients of the windows whose first largest value it is."""
+    height, width = gradient.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    best, place = None, jnp.zeros(gradient.shape, jnp.int8)
+    for index in range(9):
+        top, left = divmod(index, 3)
+        value = padded[:, top : top + 2 * height - 1 : 2, left : left + 2 * width - 1 : 2]
+        if best is not None:
+            place = jnp.where(value > best, jnp.int8(index), place)
+        best = value if best is None else jnp.maximum(value, best)
+    taps = [jnp.where(place == index, gradient, 0) for index in range(9)]
+    rows = [_spread(taps[column::3], x.shape[1], axis=1) for column in range(3)]
+    return (_spread(rows, x.shape[2], axis=2),)
+
+
+def _spread(taps: list[chex.Array], size: int, axis: int) -> chex.Array:
+    """Adds up along an axis what windows of three pixels give to each, two apart.
+
+    Window p gives the first to pixel 2p - 1, the second to 2p and the third to 2p + 1.
+    """
+    first, second, third = taps
+    after = jax.lax.slice_in_dim(first, 1, None, axis=axis)
+    pads = [(0, int(dim == axis)) for dim in range(first.ndim)]
+    both = jnp.stack([second, third + jnp.pad(after, pads)], axis + 1)
+    shape = list(first.shape)
+    shape[axis] *= 2
+    return jax.lax.slice_in_dim(both.reshape(shape), 0, size, axis=axis)
 
 
 def global_average(x: chex.Array) -> chex.Array:
     """The mean over the feature map, `[B, H, W, C]` to float32 `[B, C]`."""
     return x.astype(jnp.float32).mean(axis=(1, 2))
+
+
+def normed(layer: nnx.Conv, norm: BatchNorm, x: chex.Array) -> Scaled:
+    """A convolution of `[B, H, W, C]` and its BatchNorm, of which something is still to be done."""
+    if not widens(layer):
+        y = layer(x)
+        return Scaled(y, *norm.factors(y.shape, lambda: moments(y, per_image=False)))
+    kernel = layer.kernel[...]
+    scale, bias = norm.factors(
+        (*x.shape[:3], kernel.shape[3]),
+        lambda: moments_of_product(x, kernel[0, 0]),
+    )
+    # What is known before the product can be a part of it.
+    return Scaled(with_kernel(layer, kernel * scale[None, None], x), None, bias)
+
+
+def with_kernel(layer: nnx.Conv, kernel: chex.Array, x: chex.Array) -> chex.Array:
+    """A convolution of `conv` with another kernel, which was computed from its own."""
+    # Else XLA computes the gradient of the kernel once for each number that follows from it.
+    kernel = jax.lax.optimization_barrier(kernel.astype(layer.dtype))
+    stride: Any = layer.strides
+    pads = [(kernel.shape[0] // 2,) * 2] * 2
+    dims = ("NHWC", "HWIO", "NHWC")
+    return convolve(x, kernel, (stride, stride), pads, dimension_numbers=dims)
+
+
+def widens(layer: nnx.Conv) -> bool:
+    """Whether a convolution is 1x1, in bfloat16, and gives at least four times the channels.
+
+    The moments of its result are then taken from its input. In float32 they would lose bits.
+    """
+    return (
+        layer.dtype == jnp.bfloat16
+        and layer.kernel_size == (1, 1)
+        and layer.strides == 1
+        and 4 * layer.in_features <= layer.out_features
+    )
 
 
 class Projection(nnx.Module):
@@ -75,20 +174,38 @@ class Projection(nnx.Module):
         self.conv = conv(in_channels, channels, 1, stride, compute, rngs)
         self.norm = BatchNorm(channels, compute.norm_axis_name)
 
-    def __call__(self, x: chex.Array) -> chex.Array:
-        """`[B, H, W, C]` to the shape of the residual branch."""
-        return self.norm(self.conv(x))
+    def __call__(self, x: chex.Array) -> Scaled:
+        """`[B, H, W, C]` to the shape of the residual branch, still to be normalised."""
+        return normed(self.conv, self.norm, x)
+
+
+class Seen(NamedTuple):
+    """What is known of the branches of a conditioned block, float32.
+
+    scale, bias: `[B, C]`, what the BatchNorm of the residual does.
+    mean, variance: of each channel after it, `[B, C]`.
+    shortcut_scale, shortcut_bias: `[B, C]`, what is to be done to the shortcut; None: nothing.
+    """
+
+    scale: chex.Array
+    bias: chex.Array
+    mean: chex.Array
+    variance: chex.Array
+    shortcut_scale: chex.Array | None
+    shortcut_bias: chex.Array | None
 
 
 class Branches(NamedTuple):
-    """The two branches of a block before they meet; the label has not been seen yet.
+    """The two branches of a conditioned block before they meet; the label has not been seen yet.
 
-    residual: `[B, H, W, C]`, after the last BatchNorm.
-    shortcut: `[B, H, W, C]`.
+    residual: the result of the last convolution, before its BatchNorm, `[B, H, W, C]`.
+    shortcut: `[B, H, W, C]`, of a projection before its BatchNorm.
+    seen: what is known of the two.
     """
 
     residual: chex.Array
     shortcut: chex.Array
+    seen: Seen
 
 
 class Block(nnx.Module):
@@ -126,17 +243,20 @@ class Block(nnx.Module):
         if self.projects:
             self.skip = Projection(in_channels, out, stride, compute, rngs)
 
-    def branches(self, x: chex.Array) -> Branches:
-        """Both branches of `[B, H, W, C]`, up to where a label would enter."""
-        residual = self.bn2(self.conv2(jax.nn.relu(self.bn1(self.conv1(x)))))
-        if self.bottleneck:
-            residual = self.bn3(self.conv3(jax.nn.relu(residual)))
-        return Branches(residual, self.skip(x) if self.projects else x)
+    def _last(self, x: chex.Array) -> tuple[nnx.Conv, BatchNorm, chex.Array]:
+        """The last convolution of the residual branch, its norm, and what it is of."""
+        x = apply(jax.nn.relu, normed(self.conv1, self.bn1, x))
+        if not self.bottleneck:
+            return self.conv2, self.bn2, x
+        return self.conv3, self.bn3, apply(jax.nn.relu, normed(self.conv2, self.bn2, x))
+
+    def _shortcut(self, x: chex.Array) -> Scaled:
+        return self.skip(x) if self.projects else Scaled(x)
 
     def __call__(self, x: chex.Array) -> chex.Array:
         """`relu(residual + shortcut)`, `[B, H, W, C]`."""
-        residual, shortcut = self.branches(x)
-        return jax.nn.relu(residual + shortcut)
+        residual = normed(*self._last(x))
+        return join(same, residual, self._shortcut(x))
 
 
 class ConditionedBlock(Block):
@@ -174,6 +294,25 @@ class ConditionedBlock(Block):
         self.condition = float32_linear(width, out, LINEAR_INIT, rngs, init.bias(width))
         self.group_norm = GroupNorm(out, group_channels, init.scale)
 
+    def branches(self, x: chex.Array) -> Branches:
+        """Both branches of `[B, H, W, C]`, up to where the label enters."""
+        layer, norm, x_last = self._last(x)
+        residual = layer(x_last)
+        # Both norms are computed from them, in one pass.
+        each = moments(residual, per_image=True)
+        whole = Moments(*(m.mean(0)[None] for m in each))
+        scale, bias = norm.factors(residual.shape, lambda: whole)
+        mean = scale * each.mean + bias
+        variance = jnp.maximum(each.mean_square - jnp.square(each.mean), 0)
+        variance = jnp.square(scale) * variance
+        shortcut = self._shortcut(x)
+        # For each image, as features are: they may be repeated, or asked for one by one.
+        scale, bias, *others = (
+            None if factor is None else jnp.broadcast_to(factor, mean.shape)
+            for factor in (scale, bias, *shortcut[1:])
+        )
+        return Branches(residual, shortcut.x, Seen(scale, bias, mean, variance, *others))
+
     def join(self, branches: Branches, activated: chex.Array) -> chex.Array:
         """Lets the label in and joins the branches.
 
@@ -184,7 +323,9 @@ class ConditionedBlock(Block):
         Returns:
           `[B, H, W, C]` in the compute type.
         """
-        residual, shortcut = branches
-        shift = self.condition(activated)[:, None, None, :]
-        residual = jax.nn.silu(self.group_norm(residual.astype(jnp.float32) + shift))
-        return jax.nn.relu(residual.astype(shortcut.dtype) + shortcut)
+        x, shortcut, seen = branches
+        shift = self.condition(activated)
+        scale, bias = self.group_norm.factors(seen.mean + shift, seen.variance)
+        residual = Scaled(x, seen.scale * scale, (seen.bias + shift) * scale + bias)
+        shortcut = Scaled(shortcut, seen.shortcut_scale, seen.shortcut_bias)
+        return join(jax.nn.silu, residual, shortcut)
