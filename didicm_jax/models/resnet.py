@@ -25,14 +25,13 @@ from didicm_jax.models.conditioning import (
 from didicm_jax.models.feature_maps import Moments, Scaled, apply, moments
 from didicm_jax.models.float32_layers import LINEAR_INIT, BatchNorm, float32_linear
 from didicm_jax.models.option_checks import ImageSize, check_image_size
+from didicm_jax.models.pooling import global_average, max_pool
 from didicm_jax.models.resnet_layers import (
     Block,
     Branches,
     Compute,
     ConditionedBlock,
     conv,
-    global_average,
-    max_pool,
     normed,
     with_kernel,
 )
@@ -189,7 +188,7 @@ class DiDiRN(_Trunk, ScoreModel):
         x = self._stem(images)
         for block in self._blocks():
             if isinstance(block, ConditionedBlock):
-                return remat.run(self.remat, Block.branches, block, x)
+                return remat.run(self.remat, ConditionedBlock.branches, block, x)
             x = remat.run(self.remat, Block.__call__, block, x)
         return PooledFeatures(global_average(x))
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 from didicm_jax import models
-from didicm_jax.models import feature_maps, resnet_layers
+from didicm_jax.models import feature_maps, pooling, resnet_layers
 from didicm_jax.models.conditioning import EMBEDDING_WIDTH, INITS
 from didicm_jax.models.resnet_layers import Block, Compute, ConditionedBlock
 
@@ -206,9 +206,9 @@ def test_gathered_gradients_of_the_pool_are_those_of_its_definition(size):
     """With ties, of which the first is the largest."""
     rng = np.random.default_rng(2)
     x = jnp.asarray(rng.integers(-2, 3, (2, *size, 3)), jnp.float32)
-    y, transpose = jax.vjp(resnet_layers._max_pool, x)
+    y, transpose = jax.vjp(pooling._max_pool, x)
     gradient = jnp.asarray(rng.integers(-9, 9, y.shape), jnp.float32)
-    np.testing.assert_array_equal(resnet_layers._gather(x, gradient)[0], transpose(gradient)[0])
+    np.testing.assert_array_equal(pooling._gather(x, gradient)[0], transpose(gradient)[0])
 
 
 def wide_arrays(model, images, *args):
