@@ -101,7 +101,9 @@ def _times(found: dict[str, Any]) -> list[tuple[str, str]]:
     least = "" if estimated else "at least "
     rows = []
     if estimated:
-        rows.append(("a step, as XLA estimates", f"{found['estimated_milliseconds']:.3g} ms"))
+        whole, some = found["estimated_milliseconds"], found["branches_milliseconds"]
+        of_which = f", {some:.3g} ms of them in branches that not every step takes" if some else ""
+        rows.append(("a step, as XLA estimates", f"{whole:.3g} ms{of_which}"))
     else:
         bandwidth = f"{found['traffic_bytes'] / 1e9:.3g} GB in {found['kernels']:,} kernels"
         floor = f"{found['traffic_floor_milliseconds']:.3g} ms"
@@ -119,7 +121,7 @@ def _times(found: dict[str, Any]) -> list[tuple[str, str]]:
             "all-reduces a step",
             f"{found['all_reduces']:,} of {found['all_reduce_bytes'] / 1e6:,.4g} MB together",
         ),
-        ("single elements gathered", f"at most {found['pixel_gathers']:,} a step"),
+        ("single pixels gathered", f"at most {found['pixel_gathers']:,} a step"),
     ]
     if found["loops_of_unknown_length"]:
         rows.append(("loops of unknown length", f"{found['loops_of_unknown_length']:,}"))

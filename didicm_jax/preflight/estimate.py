@@ -145,10 +145,14 @@ def _of_text(run: Plan, topology: Topology, text: str) -> dict[str, Any]:
     program = hlo.Program(text)
     executed = list(execution.executions(program))
     exchanged = [each for each in executed if each.instruction.collective]
-    # The loops whose rounds are not known are RandAugment's.
+    # What is not more than a number for each image and draw is no pixel. Loops whose rounds are not
+    # known are RandAugment's.
+    images = run.config.train.batch_size // topology.count
+    numbers = images * run.config.diffusion.draws_per_image
     gathers = sum(
-        traffic.single_elements(program, each) * each.times * (1 if each.known else MOST_GROUPS)
+        elements * each.times * (1 if each.known else MOST_GROUPS)
         for each in executed
+        if (elements := traffic.single_elements(program, each)) > numbers
     )
     found: dict[str, Any] = {
         "all_reduces": sum(each.times for each in exchanged),
@@ -177,6 +181,7 @@ def _estimated(program: hlo.Program, executed: Iterable[Execution], clock: float
             without[each.instruction.opcode] += each.times
     return {
         "estimated_milliseconds": sum(cost.amount for cost in costs),
+        "branches_milliseconds": sum(cost.amount for cost in costs if cost.execution.chosen),
         "without_estimate": dict(without.most_common()),
         "estimates_by_part": _by_part(costs),
         "largest": [cost.row("milliseconds") for cost in _largest(costs)],

@@ -25,6 +25,7 @@ class Execution:
     computation: Computation  # that it stands in
     times: int
     known: bool  # False: within a loop whose rounds are not known, counted as one
+    chosen: bool  # whether it stands in a branch, of which all are given
 
 
 def executions(program: Program) -> Iterator[Execution]:
@@ -32,11 +33,11 @@ def executions(program: Program) -> Iterator[Execution]:
 
     Of branches all are given, for which one is taken is not known.
     """
-    yield from _executions(program, program.entry, 1, True)
+    yield from _executions(program, program.entry, 1, True, False)
 
 
 def _executions(
-    program: Program, computation: Computation, times: int, known: bool
+    program: Program, computation: Computation, times: int, known: bool, chosen: bool
 ) -> Iterator[Execution]:
     for each in computation.instructions:
         if each.opcode in _BOOKKEEPING:
@@ -47,10 +48,11 @@ def _executions(
         elif each.opcode in ("call", "conditional"):
             inner, sure = times, known
         else:
-            yield Execution(each, computation, times, known)
+            yield Execution(each, computation, times, known, chosen)
             continue
+        branch = chosen or each.opcode == "conditional"
         for name in each.called:
-            yield from _executions(program, program.computations[name], inner, sure)
+            yield from _executions(program, program.computations[name], inner, sure, branch)
 
 
 def rounds(program: Program, loop: Instruction, computation: Computation) -> int | None:
@@ -68,28 +70,33 @@ def rounds(program: Program, loop: Instruction, computation: Computation) -> int
     test = condition.root
     if test.opcode != "compare" or "direction=LT" not in test.attributes:
         return None
-    counter, limit = (condition.by_name[name] for name in test.operands)
+    counter, limit = (_origin(condition, name) for name in test.operands)
     place = _element(counter)
     if place is None or body.root.opcode != "tuple":
         return None
 
-    def first(place: int | None) -> int | None:
-        """What an element of the loop's tuple is before the first round."""
-        return None if place is None else _integer(computation, start.operands[place])
+    def first(each: Instruction) -> int | None:
+        """The number that it is in the first round, of the loop's tuple or of a constant."""
+        element = _element(each)
+        if element is None:
+            return _integer(each)
+        return _integer(_origin(computation, start.operands[element]))
 
-    grown = body.by_name[body.root.operands[place]]
-    steps = [
-        _integer(body, name)
-        if _element(body.by_name[name]) is None
-        else first(_element(body.by_name[name]))
-        for name in grown.operands
-        if _element(body.by_name[name]) != place
-    ]
-    stop = first(_element(limit)) if limit.opcode == _GET else _integer(condition, limit.name)
-    begin = first(place)
+    grown = _origin(body, body.root.operands[place])
+    added = [_origin(body, name) for name in grown.operands]
+    steps = [first(each) for each in added if _element(each) != place]
+    begin, stop = first(counter), first(limit)
     if grown.opcode != "add" or steps != [1] or stop is None or begin is None:
         return None
     return max(stop - begin, 0)
+
+
+def _origin(computation: Computation, name: str) -> Instruction:
+    """What this is a copy of, or itself: XLA copies the counters of loops that are crowded."""
+    each = computation.by_name[name]
+    while each.opcode in ("copy", "bitcast"):
+        each = computation.by_name[each.operands[0]]
+    return each
 
 
 def _named(program: Program, instruction: Instruction, key: str) -> Computation | None:
@@ -103,10 +110,7 @@ def _element(each: Instruction) -> int | None:
     return int(found[1]) if found else None
 
 
-def _integer(computation: Computation, name: str) -> int | None:
-    """The number that a constant, or a copy of one, stands for."""
-    each = computation.by_name[name]
-    while each.opcode in ("copy", "bitcast"):
-        each = computation.by_name[each.operands[0]]
+def _integer(each: Instruction) -> int | None:
+    """The number of a constant."""
     found = re.match(r"(-?\d+)\)", each.attributes) if each.opcode == "constant" else None
     return int(found[1]) if found else None

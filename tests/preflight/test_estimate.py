@@ -1,5 +1,7 @@
 """Numbers of a preflight, of recorded programs and of a small network on four devices."""
 
+import dataclasses
+
 import digits as digits_config
 import jax
 import pytest
@@ -65,6 +67,38 @@ def test_estimates_of_a_tpu(run):
     # The counter of the loop is no work; copies run once and in five rounds.
     assert found["without_estimate"] == {"copy-start": 7, "fusion": 1, "all-reduce": 1}
     assert found["pixel_gathers"] == 8192
+
+
+def test_a_number_for_each_image_is_no_pixel(run):
+    config = run.config.copy_and_resolve_references()
+    config.train.batch_size = 4 * 8192
+    assert report(dataclasses.replace(run, config=config), "v5e:2x2", TPU)["pixel_gathers"] == 0
+    config.train.batch_size = 4 * 8191
+    assert report(dataclasses.replace(run, config=config), "v5e:2x2", TPU)["pixel_gathers"] == 8192
+
+
+def test_what_lies_in_branches_is_told(run):
+    assert report(run, "v5e:2x2", TPU)["branches_milliseconds"] == 0
+    # The products of the loop's body moved into a branch of it: both branches are counted.
+    found = [x for x in TPU.splitlines() if "%fusion.9 = " in x]
+    assert len(found) == 1
+    call = (
+        found[0]
+        .replace("fusion(", "conditional(%get-tuple-element.48, ")
+        .replace(
+            "kind=kOutput, calls=%fused_computation.2.clone.1", "branch_computations={%one, %one}"
+        )
+    )
+    cycles = 'backend_config={"window_config":{"estimated_cycles":"1000"}}'
+    one = (
+        "%one (p: bf16[8]) -> bf16[8] {\n"
+        f"  %p = bf16[8] parameter(0)\n  ROOT %n = bf16[8] negate(%p), {cycles}\n"
+        "}\n\n"
+    )
+    begin = "%wide.region_0.1_spmd.sunk (wide"
+    text = TPU.replace(found[0], call).replace(begin, one + begin)
+    milliseconds = 1e3 * 5 * 2 * 1000 / 1.5e9
+    assert report(run, "v5e:2x2", text)["branches_milliseconds"] == pytest.approx(milliseconds)
 
 
 def test_what_would_fit(run):

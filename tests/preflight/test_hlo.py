@@ -27,6 +27,43 @@ def test_the_rounds_of_loops_as_xla_writes_them_and_as_they_follow_on_tpus():
     assert (unknown.times, unknown.known) == (1, False)
 
 
+def test_the_rounds_of_a_loop_whose_counter_is_copied():
+    """As XLA does for TPUs where a loop carries so much that its counter changes its place."""
+    counter = "%get-tuple-element.48"
+    copied = f"  %copy.1 = s32[]{{:T(128)}} copy({counter})\n  %add.50 ="
+    text = TPU.replace("  %add.50 =", copied).replace(f"add({counter}, ", "add(%copy.1, ")
+    assert text.count("%copy.1,") == 1
+    assert (runs(text)[1]["fusion.9"].times, runs(text)[1]["fusion.9"].known) == (5, True)
+    # Where it grows by something else nothing is guessed.
+    by_two = text.replace("sunk = s32[]{:T(128)} constant(1)", "sunk = s32[]{:T(128)} constant(2)")
+    assert not runs(by_two)[1]["fusion.9"].known
+
+
+def test_what_stands_in_a_branch_is_marked():
+    branch = "\n".join(
+        [
+            "%{0} (p: f32[8]) -> f32[8] {{",
+            "  %p = f32[8] parameter(0)",
+            "  ROOT %{0}.1 = f32[8] negate(%p)",
+            "}}",
+        ]
+    )
+    body = "\n".join(
+        [
+            "  %a = f32[8] parameter(0)",
+            "  %which = pred[] custom-call()",
+            "  ROOT %c = f32[8] conditional(%which, %a, %a), true_computation=%yes, "
+            "false_computation=%no",
+        ]
+    )
+    found = runs(wrapped(body, branch.format("yes"), branch.format("no")))[1]
+    assert {name: run.chosen for name, run in found.items()} == {
+        "which": False,
+        "yes.1": True,
+        "no.1": True,
+    }
+
+
 def test_the_bytes_that_each_kernel_reads_and_writes():
     program, found = runs(GPU)
     assert {name: traffic.moved(program, run) for name, run in found.items()} == {
