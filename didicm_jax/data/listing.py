@@ -45,7 +45,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of each split in the order they are stored in, and how they are treated."""
+    """The images of each split, class by class, and how they are treated."""
 
     name: str
     version: str

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from didicm_jax.data.labels import check_mixed
 from didicm_jax.data.source import Batch, Dataset, Labelled, Source
 from didicm_jax.data.splits import slices_of
 from didicm_jax.errors import UserError
@@ -107,6 +108,9 @@ def _part(sources: dict[str, Source], split: str, key: str) -> Source:
             f"config.data.{key}: expected a part of {' or '.join(sources)}, such as train[:90%], "
             f"found {split!r} ({str(error).splitlines()[-1]}); change it"
         ) from error
+    for part in parts:
+        if len(part.rows) < part.total:
+            check_mixed(sources[part.split].labels, part.split)
     batches = [sources[part.split].batch(part.rows) for part in parts]
     return ArraySource(
         *(np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))

@@ -1,8 +1,8 @@
 """Writes a listing of images as a tensorflow-datasets set of array_record, without TensorFlow.
 
 The writer is tfds's shard by shard one: its usual one shuffles through temporary files, for which
-it needs TensorFlow as soon as a split exceeds 1 GB. The order on disk is therefore that of the
-source, class by class, which reading with random access does not notice.
+it needs TensorFlow as soon as a split exceeds 1 GB. So the images are read in the order that they
+are stored in, in which every part of a split, such as `train[95%:]`, has its share of every class.
 """
 
 import contextlib
@@ -202,7 +202,7 @@ class _Work:
 
     def shards(self, split: str) -> list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]:
         """A generator for each shard of `split`; to be used one after the other."""
-        items = self.listing.splits[split]
+        items = prepared.stored_order(self.listing.splits[split])
         size = sum(item.size for item in items)
         count = max(1, min(len(items), size // _SHARD_BYTES))
         bounds = [len(items) * n // count for n in range(count + 1)]

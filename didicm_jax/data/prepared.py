@@ -1,14 +1,19 @@
 """What `prepare` keeps about a set beside its records, and whether a set is the one asked for."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from didicm_jax.data.listing import Listing
+import numpy as np
+
+from didicm_jax.data.listing import Item, Listing
+from didicm_jax.data.source import stratified_order
 from didicm_jax.errors import UserError
 
 _FILE = "metadata.json"  # as tfds calls it
+_ORDER = "stratified by class"
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,14 @@ def describe(listing: Listing, shorter_side: int, max_pixels: int) -> dict[str, 
         "shorter_side": shorter_side,
         "max_pixels": max_pixels,
         "digest": listing.digest(),
+        "order": _ORDER,
     }
+
+
+def stored_order(items: Sequence[Item]) -> list[Item]:
+    """The images of a split as they are stored: in random order, every class evenly spread."""
+    order = stratified_order(np.asarray([item.label for item in items], np.int32), seed=0)
+    return [items[place] for place in order]
 
 
 def read(folder: Any) -> dict[str, Any]:
@@ -82,6 +94,8 @@ def _difference(
     classes = read_classes(folder / classes_file("label"))
     if classes != listing.class_names:
         return f"of {_unlike(classes, listing.class_names)}"
+    if made.get("order") != wanted["order"]:
+        return "that is stored class by class, so that parts of its splits lack classes"
     if "digest" not in made:
         return "that does not tell the names and sizes of the files that it was made from"
     if made["digest"] != wanted["digest"]:

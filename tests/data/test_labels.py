@@ -8,8 +8,12 @@ import pytest
 
 from didicm_jax import data
 from didicm_jax.data import labels as label_files
+from didicm_jax.data import prepared
 from didicm_jax.data import tfds as tfds_module
+from didicm_jax.data.listing import list_folder
+from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
+from tests.data.making import encode
 
 
 def load(name, folder):
@@ -90,3 +94,54 @@ def test_the_labels_of_a_part_are_taken_from_the_file_of_the_whole_split(tree, m
     expected = np.r_[whole.train.labels[20:], whole.test.labels[:2]]
     np.testing.assert_array_equal(parts.train.labels, expected)
     np.testing.assert_array_equal(parts.test.labels, whole.train.labels[:20])
+
+
+def test_parts_of_splits_that_are_stored_class_by_class_are_refused(tmp_path, monkeypatch):
+    """`train[95%:]` of such a split is of one class, and `train[:95%]` lacks half of it."""
+    for split, each in (("train", 20), ("test", 2)):
+        for value, label in enumerate(("boat", "crane")):
+            folder = tmp_path / "tree" / split / label
+            folder.mkdir(parents=True)
+            for n in range(each):
+                pixels = np.full((8, 8, 3), 10 * n + value, np.uint8)
+                (folder / f"{n}.png").write_bytes(encode(pixels, "PNG"))
+    listing = list_folder(tmp_path / "tree", name="birds")
+    parts = {"train_split": "train[:90%]", "eval_split": "train[90%:]"}
+
+    def load(name):
+        return data.load("birds", data_dir=str(tmp_path / name), resolution=8, **parts)
+
+    prepare(listing, tmp_path / "spread")
+    np.testing.assert_array_equal(np.bincount(load("spread").test.labels), [2, 2])
+
+    monkeypatch.setattr(prepared, "stored_order", list)
+    folder = prepare(listing, tmp_path / "sorted").folder
+    with pytest.raises(
+        UserError, match=r"birds train to be stored in random order, .* classes: pre"
+    ):
+        load("sorted")
+    # Also where the labels have to be read from the records of the part alone.
+    (folder / "birds-train.labels.npy").unlink()
+    with pytest.raises(UserError, match="birds train to be stored in random order"):
+        load("sorted")
+    # Whole splits are shuffled as they are read.
+    whole = data.load("birds", data_dir=str(tmp_path / "sorted"), resolution=8)
+    assert (len(whole.train), len(whole.test)) == (40, 4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "refused"),
+    [
+        (np.repeat(np.arange(10), 10), True),
+        (np.tile(np.arange(10), 10), False),
+        (np.repeat(np.arange(2), 5), False),  # one order in 252: it may be chance
+        (np.zeros(1000, int), False),
+        (np.repeat(np.arange(2), (1, 10**6)), False),  # one in a million
+    ],
+)
+def test_an_order_that_may_be_chance_is_not_refused(labels, refused):
+    if refused:
+        with pytest.raises(UserError, match="expected train to be stored in random order"):
+            label_files.check_mixed(labels, "train")
+    else:
+        label_files.check_mixed(labels, "train")

@@ -83,6 +83,14 @@ def test_a_set_that_does_not_tell_its_files_is_not_taken_for_the_one_that_is_ask
         prepare(listing, tmp_path / "data")
 
 
+def test_a_set_that_an_earlier_version_stored_class_by_class_is_another(photos, tmp_path):
+    listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
+    path = prepare(listing, tmp_path / "data").folder / "metadata.json"
+    path.write_text(path.read_text().replace('"order"', '"other"'))
+    with pytest.raises(UserError, match="found a set that is stored class by class, so that parts"):
+        prepare(listing, tmp_path / "data")
+
+
 def test_what_is_prepared_is_found_where_nothing_can_be_written(photos, tmp_path, monkeypatch):
     listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
     prepare(listing, tmp_path / "data")

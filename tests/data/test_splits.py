@@ -1,9 +1,12 @@
 """Parts of the data sets that are held in memory."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from didicm_jax import data
+from didicm_jax.data import memory
 from didicm_jax.errors import UserError
 
 
@@ -29,6 +32,16 @@ def test_parts_are_those_that_are_named(train_split, eval_split, expected):
         np.testing.assert_array_equal(
             source.batch(np.arange(len(source)))["image"], like.batch(indices)["image"]
         )
+
+
+def test_parts_of_a_split_that_stands_class_by_class_are_refused():
+    whole = data.load("digits")
+    batch = whole.train.batch(np.argsort(whole.train.labels, kind="stable"))
+    sorted_train = memory.ArraySource(batch["image"], batch["label"])
+    dataset = dataclasses.replace(whole, train=sorted_train)
+    with pytest.raises(UserError, match="expected train to be stored in random order"):
+        memory.choose(dataset, "train[:90%]", "test")
+    assert len(memory.choose(dataset, "train", "test[:50%]").train) == len(whole.train)
 
 
 def test_parts_of_both_follow_each_other():
