@@ -93,6 +93,9 @@ class Panel(NamedTuple):
     what: str  # the gain and its unit
 
 
+_LEAST_WIDTH = 7.0  # inches, for the legend and what the labels show
+
+
 def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], order: str) -> Figure:
     """Gains over the places, baselines side by side on one scale, metrics below each other.
 
@@ -105,7 +108,7 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
     rows = len(panels) // columns
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     looks = dict(zip(names, style.colors(), strict=False))
-    width = 1.0 + columns * (1.6 + 0.5 * len(places))
+    width = max(_LEAST_WIDTH, 1.0 + columns * (1.6 + 0.5 * len(places)))
     figure, all_axes = style.new(width, 1.1 + 2.4 * rows, rows, columns)
     grid = np.reshape(all_axes, (rows, columns))
     for axes, panel in zip(grid.ravel(), panels, strict=True):
@@ -133,10 +136,9 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
             axes.set_ylim(min(low), max(high))
     for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
         axes.set_ylabel(panel.what, fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel(order, fontsize=9)
+    figure.supxlabel(order, fontsize=9)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(names)), fontsize=9)
     return figure
 
 
