@@ -48,6 +48,8 @@ ADVICE = {
     ("data/source.py", "data.data_dir"): ((START, AGAIN, LOOK), PHOTOS, "x"),
     ("data/tfds.py", "data.name"): ((START,), {}, "birds"),
     ("data/tfds.py", "data.data_dir"): ((START, AGAIN, LOOK), PHOTOS, "x"),
+    ("data/labels.py", "data.train_split"): ((START,), PHOTOS, "train"),
+    ("data/labels.py", "data.eval_split"): ((START,), PHOTOS, "test"),
     ("data/tfds.py", "data.train_split"): ((START,), PHOTOS, "train[:90%]"),
     ("data/tfds.py", "data.eval_split"): ((START, LOOK), PHOTOS, "train[90%:]"),
     ("preflight/described.py", "data.train_split"): ((START,), PHOTOS, "train[:90%]"),
