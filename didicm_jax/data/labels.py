@@ -8,7 +8,6 @@ fast disk, most of an hour from a slow one), and kept in the user's cache folder
 import hashlib
 import io
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import numpy as np
 
 from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.progress import show_progress
-from didicm_jax.data.splits import Slice
+from didicm_jax.data.splits import Slice, check_mixed
 from didicm_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -74,28 +73,9 @@ def find_labels(
     start = 0
     for part in parts:
         end = start + len(part.rows)
-        if len(part.rows) < part.total:
-            check_mixed(labels[start:end], f"{name} {part.split}")
+        check_mixed(part, labels[start:end], f"{name} {part.split}")
         start = end
     return labels
-
-
-def check_mixed(labels: np.ndarray, what: str) -> None:
-    """Refuses labels [N] that stand class by class: a part of them lacks classes.
-
-    Raises:
-      UserError: they do, and not by a chance of more than one in a billion.
-    """
-    counts = np.unique(labels, return_counts=True)[1]
-    # Of the N! / (n_1! n_2! ...) orders of such labels one is that of their classes.
-    log_orders = math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in counts)
-    if log_orders > math.log(1e9) and np.all(labels[1:] >= labels[:-1]):
-        raise UserError(
-            f"expected {what} to be stored in random order, for a part of it stands for the whole, "
-            "found it in the order of its classes: prepare it again with launch/prepare.py, which "
-            "spreads the classes evenly, or set config.data.train_split and config.data.eval_split "
-            "to whole splits"
-        )
 
 
 def _find_beside(folder: Any, name: str, parts: Sequence[Slice]) -> np.ndarray | None:
@@ -105,8 +85,7 @@ def _find_beside(folder: Any, name: str, parts: Sequence[Slice]) -> np.ndarray |
         whole = load(folder / labels_file(name, part.split), part.total)
         if whole is None:
             return None
-        if len(part.rows) < part.total:
-            check_mixed(whole, f"{name} {part.split}")
+        check_mixed(part, whole, f"{name} {part.split}")
         found.append(whole[part.rows])
     return np.concatenate(found) if found else None
 

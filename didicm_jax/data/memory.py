@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from didicm_jax.data.labels import check_mixed
 from didicm_jax.data.source import Batch, Dataset, Labelled, Source
-from didicm_jax.data.splits import slices_of
+from didicm_jax.data.splits import check_mixed, slices_of
 from didicm_jax.errors import UserError
 
 
@@ -109,8 +108,7 @@ def _part(sources: dict[str, Source], split: str, key: str) -> Source:
             f"found {split!r} ({str(error).splitlines()[-1]}); change it"
         ) from error
     for part in parts:
-        if len(part.rows) < part.total:
-            check_mixed(sources[part.split].labels, part.split)
+        check_mixed(part, sources[part.split].labels, part.split)
     batches = [sources[part.split].batch(part.rows) for part in parts]
     return ArraySource(
         *(np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))

@@ -1,9 +1,12 @@
 """Parts of splits, written as tensorflow-datasets writes them: `train[:90%]`, `train+test`."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+from didicm_jax.errors import UserError
 
 
 class Slice(NamedTuple):
@@ -42,3 +45,28 @@ def slices_of(spec: str, totals: Mapping[str, int]) -> list[Slice]:
     if not any(len(part.rows) for part in parts):
         raise ValueError("no example in it")
     return parts
+
+
+def check_mixed(part: Slice, labels: np.ndarray, what: str) -> None:
+    """Refuses a part of a split that is stored class by class, for it lacks classes.
+
+    Args:
+      part: nothing is asked of one that is the whole split.
+      labels: [N], of the split or, where those are not known, of the part.
+      what: the split, for the error.
+
+    Raises:
+      UserError: the labels stand in order, and not by a chance of more than one in a billion.
+    """
+    if len(part.rows) == part.total:
+        return
+    counts = np.unique(labels, return_counts=True)[1]
+    # Of the N! / (n_1! n_2! ...) orders of such labels one is that of their classes.
+    log_orders = math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in counts)
+    if log_orders > math.log(1e9) and np.all(labels[1:] >= labels[:-1]):
+        raise UserError(
+            f"expected {what} to be stored in random order, for a part of it stands for the whole, "
+            "found it in the order of its classes: prepare it again with launch/prepare.py, which "
+            "spreads the classes evenly, or set config.data.train_split and config.data.eval_split "
+            "to whole splits"
+        )

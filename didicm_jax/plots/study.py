@@ -12,8 +12,8 @@ from didicm_jax.plots import style
 
 # Brown to green by way of white: told apart by people who are colour-blind.
 _DIVERGING = "BrBG"
-# Inches: of a row of heat maps.
-_WIDEST = 11
+# Inches: of a row of heat maps, and of gains, for what their labels show.
+_WIDEST, _NARROWEST = 11, 7
 
 
 class Map(NamedTuple):
@@ -93,9 +93,6 @@ class Panel(NamedTuple):
     what: str  # the gain and its unit
 
 
-_LEAST_WIDTH = 7.0  # inches, for the legend and what the labels show
-
-
 def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], order: str) -> Figure:
     """Gains over the places, baselines side by side on one scale, metrics below each other.
 
@@ -108,7 +105,7 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
     rows = len(panels) // columns
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     looks = dict(zip(names, style.colors(), strict=False))
-    width = max(_LEAST_WIDTH, 1.0 + columns * (1.6 + 0.5 * len(places)))
+    width = max(_NARROWEST, 1.0 + columns * (1.6 + 0.5 * len(places)))
     figure, all_axes = style.new(width, 1.1 + 2.4 * rows, rows, columns)
     grid = np.reshape(all_axes, (rows, columns))
     for axes, panel in zip(grid.ravel(), panels, strict=True):
@@ -137,8 +134,7 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
     for axes, panel in zip(grid[:, 0], panels[::columns], strict=True):
         axes.set_ylabel(panel.what, fontsize=9)
     figure.supxlabel(order, fontsize=9)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(names)), fontsize=9)
+    style.legend(figure, *grid[0, 0].get_legend_handles_labels(), above=True)
     return figure
 
 

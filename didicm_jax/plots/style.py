@@ -72,11 +72,14 @@ def every(count: int, most: int = 16) -> int:
     return max(1, count // most)
 
 
-def legend(figure: Figure, handles: Sequence[Any], texts: Sequence[str]) -> None:
-    """A legend below all panels, in as many columns as fit; a figure of many lines grows by it."""
+def legend(
+    figure: Figure, handles: Sequence[Any], texts: Sequence[str], *, above: bool = False
+) -> None:
+    """A legend below all panels, or above, in as many columns as fit; many lines make room."""
     texts = [plain(text) for text in texts]
     columns = min(6, len(texts))
-    place: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 9}
+    side = "upper" if above else "lower"
+    place: dict[str, Any] = {"loc": f"outside {side} center", "frameon": False, "fontsize": 9}
     found = figure.legend(handles, texts, ncols=columns, **place)
     while columns > 1 and found.get_window_extent().width > figure.bbox.width:
         found.remove()

@@ -53,7 +53,7 @@ def report(
         "devices": topology.count,
         "hosts": topology.hosts,
         "batch_size": config.train.batch_size,
-        "images_per_device": config.train.batch_size // topology.count,
+        "images_per_device": _images_per_device(run),
         "accumulate": config.train.accumulate,
         "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
         "memory_bytes": step.total_bytes,
@@ -80,6 +80,11 @@ def report(
     return found
 
 
+def _images_per_device(run: Plan) -> int:
+    """Of a step, all micro-batches together."""
+    return int(run.config.train.batch_size // run.mesh.size)
+
+
 def memory_available(topology: Topology) -> int:
     """Bytes of a device that a program may take: JAX keeps a quarter of a GPU's for others."""
     whole = topology.makers.hbm_bytes
@@ -95,8 +100,7 @@ def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | str 
     `train.remat` that needs less, None where it is already so, or the state alone is too large; how
     much less it needs is not known here.
     """
-    devices, config = run.mesh.size, run.config
-    share = config.train.batch_size // devices
+    config, share = run.config, _images_per_device(run)
     images = share // config.train.accumulate
     room = available - (step.total_bytes - step.temporary_bytes)
     most = math.floor(images * room / step.temporary_bytes) if step.temporary_bytes else 0
@@ -145,10 +149,9 @@ def _of_text(run: Plan, topology: Topology, text: str) -> dict[str, Any]:
     program = hlo.Program(text)
     executed = list(execution.executions(program))
     exchanged = [each for each in executed if each.instruction.collective]
-    # What is not more than a number for each image and draw is no pixel. Loops whose rounds are not
-    # known are RandAugment's.
-    images = run.config.train.batch_size // topology.count
-    numbers = images * run.config.diffusion.draws_per_image
+    # What is not more than a number for each image and draw is no pixel. Of the loops whose rounds
+    # are not known RandAugment's alone gather pixels.
+    numbers = _images_per_device(run) * run.config.diffusion.draws_per_image
     gathers = sum(
         elements * each.times * (1 if each.known else MOST_GROUPS)
         for each in executed
@@ -223,7 +226,7 @@ def _wide(costs: list[_Cost], run: Plan) -> dict[str, Any]:
 
     Counted are those of an image's size or more for each image of a micro-batch.
     """
-    images = run.config.train.batch_size // run.mesh.size // run.config.train.accumulate
+    images = _images_per_device(run) // run.config.train.accumulate
     least = images * math.prod(run.dataset.image_shape)
     wide = []
     for cost in costs:

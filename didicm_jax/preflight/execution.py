@@ -70,7 +70,7 @@ def rounds(program: Program, loop: Instruction, computation: Computation) -> int
     test = condition.root
     if test.opcode != "compare" or "direction=LT" not in test.attributes:
         return None
-    counter, limit = (_origin(condition, name) for name in test.operands)
+    counter, limit = (_uncopied(condition, name) for name in test.operands)
     place = _element(counter)
     if place is None or body.root.opcode != "tuple":
         return None
@@ -80,10 +80,10 @@ def rounds(program: Program, loop: Instruction, computation: Computation) -> int
         element = _element(each)
         if element is None:
             return _integer(each)
-        return _integer(_origin(computation, start.operands[element]))
+        return _integer(_uncopied(computation, start.operands[element]))
 
-    grown = _origin(body, body.root.operands[place])
-    added = [_origin(body, name) for name in grown.operands]
+    grown = _uncopied(body, body.root.operands[place])
+    added = [_uncopied(body, name) for name in grown.operands]
     steps = [first(each) for each in added if _element(each) != place]
     begin, stop = first(counter), first(limit)
     if grown.opcode != "add" or steps != [1] or stop is None or begin is None:
@@ -91,7 +91,7 @@ def rounds(program: Program, loop: Instruction, computation: Computation) -> int
     return max(stop - begin, 0)
 
 
-def _origin(computation: Computation, name: str) -> Instruction:
+def _uncopied(computation: Computation, name: str) -> Instruction:
     """What this is a copy of, or itself: XLA copies the counters of loops that are crowded."""
     each = computation.by_name[name]
     while each.opcode in ("copy", "bitcast"):

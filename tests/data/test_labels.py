@@ -127,21 +127,3 @@ def test_parts_of_splits_that_are_stored_class_by_class_are_refused(tmp_path, mo
     # Whole splits are shuffled as they are read.
     whole = data.load("birds", data_dir=str(tmp_path / "sorted"), resolution=8)
     assert (len(whole.train), len(whole.test)) == (40, 4)
-
-
-@pytest.mark.parametrize(
-    ("labels", "refused"),
-    [
-        (np.repeat(np.arange(10), 10), True),
-        (np.tile(np.arange(10), 10), False),
-        (np.repeat(np.arange(2), 5), False),  # one order in 252: it may be chance
-        (np.zeros(1000, int), False),
-        (np.repeat(np.arange(2), (1, 10**6)), False),  # one in a million
-    ],
-)
-def test_an_order_that_may_be_chance_is_not_refused(labels, refused):
-    if refused:
-        with pytest.raises(UserError, match="expected train to be stored in random order"):
-            label_files.check_mixed(labels, "train")
-    else:
-        label_files.check_mixed(labels, "train")

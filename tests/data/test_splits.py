@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from didicm_jax import data
-from didicm_jax.data import memory
+from didicm_jax.data import memory, splits
 from didicm_jax.errors import UserError
 
 
@@ -42,6 +42,25 @@ def test_parts_of_a_split_that_stands_class_by_class_are_refused():
     with pytest.raises(UserError, match="expected train to be stored in random order"):
         memory.choose(dataset, "train[:90%]", "test")
     assert len(memory.choose(dataset, "train", "test[:50%]").train) == len(whole.train)
+
+
+@pytest.mark.parametrize(
+    ("labels", "refused"),
+    [
+        (np.repeat(np.arange(10), 10), True),
+        (np.tile(np.arange(10), 10), False),
+        (np.repeat(np.arange(2), 5), False),  # one order in 252: it may be chance
+        (np.zeros(1000, int), False),
+        (np.repeat(np.arange(2), (1, 10**6)), False),  # one in a million
+    ],
+)
+def test_an_order_that_may_be_chance_is_not_refused(labels, refused):
+    part = splits.Slice("train", len(labels), np.arange(len(labels) - 1))
+    if refused:
+        with pytest.raises(UserError, match="expected train to be stored in random order"):
+            splits.check_mixed(part, labels, "train")
+    else:
+        splits.check_mixed(part, labels, "train")
 
 
 def test_parts_of_both_follow_each_other():
