@@ -121,6 +121,36 @@ class Policy:
         self._check_channels(images)
         return normalize(images, self.mean, self.std)
 
+    def views(self, keys: chex.PRNGKey, images: chex.Array, count: int) -> chex.Array:
+        """Several views of each image, to be asked about in the place of one.
+
+        The first is the image itself. Of the others each is moved at random with `shift`, and every
+        second mirrored with `flip`, so that two views are an image and its mirror image.
+
+        Args:
+          keys: typed keys [B].
+          images: u8[B,H,W,C].
+          count: V >= 1.
+
+        Returns:
+          f32[V,B,H,W,C], normalised.
+        """
+        check(keys, images)
+        if count == 1:
+            return self.eval(images)[None]
+        numbers = jnp.arange(count, dtype=jnp.uint32)
+        column = numbers[:, None, None, None, None]
+        shown = jnp.broadcast_to(images, (count, *images.shape))
+        if self.shift:
+            draws = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(keys, numbers)
+            moved = jax.vmap(
+                lambda each: shift_crop(each, images, self.shift, gathers=self.gathers)
+            )(draws)
+            shown = jnp.where(column == 0, shown, moved)
+        if self.flip:
+            shown = jnp.where(column % 2 == 1, shown[:, :, :, ::-1], shown)
+        return self.eval(shown.reshape(-1, *images.shape[1:])).reshape(shown.shape)
+
     def _check_channels(self, images: chex.Array) -> None:
         if images.shape[-1] != len(self.mean):
             raise UserError(

@@ -34,7 +34,7 @@ _COUNT = partial(flags.DEFINE_integer, lower_bound=1)
 _WHICH = partial(flags.DEFINE_enum, enum_values=["latest", "best"])
 # Each is a list, of values for a key of `config.sampler`.
 SAMPLER_KEYS = {"sampler": "name"} | {
-    key: key for key in ("integrator", "grid", "query", "chains", "steps")
+    key: key for key in ("integrator", "grid", "query", "chains", "steps", "views")
 }
 SAMPLING = tuple(SAMPLER_KEYS)
 _SAMPLER_FLAGS = tuple(
@@ -178,11 +178,11 @@ def sampler_choices(values: flags.FlagValues) -> dict[str, list[Any]]:
     """The settings of the sampler that were given, as `sweep.variations` takes them.
 
     Raises:
-      UserError: steps or chains that are no whole numbers.
+      UserError: steps, chains or views that are no whole numbers.
     """
     given = {key: values[flag].value for flag, key in SAMPLER_KEYS.items()}
     choices: dict[str, list[Any]] = {key: words for key, words in given.items() if words}
-    for key in {"steps", "chains"} & choices.keys():
+    for key in {"steps", "chains", "views"} & choices.keys():
         choices[key] = _integers(key, choices[key])
     return choices
 

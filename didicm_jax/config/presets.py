@@ -21,6 +21,7 @@ PAPER_SAMPLER = {
     "grid": "auto",
     "tolerance": 0.0,
     "min_time": 1e-5,
+    "views": 1,
 }
 
 _IMAGENET = {

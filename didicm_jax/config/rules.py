@@ -17,7 +17,7 @@ def check(values: Mapping[str, Any]) -> None:
     Raises:
       UserError: two do not go together.
     """
-    for rule in (_model_of_method, _images, _diffusion, _sampler):
+    for rule in (_model_of_method, _images, _diffusion, _sampler, _views):
         rule(values)
 
 
@@ -84,4 +84,16 @@ def _sampler(values: Mapping[str, Any]) -> None:
             f"config.sampler.grid: expected auto or {' or '.join(grids)} with sampler.integrator="
             f"{integrator}, which asks for scores where its steps start, found {grid!r}; leave it "
             "out"
+        )
+
+
+def _views(values: Mapping[str, Any]) -> None:
+    if values["augment.shift"] > 0:
+        return
+    most = 2 if values["augment.flip"] else 1
+    if values["sampler.views"] > most:
+        raise UserError(
+            f"config.sampler.views: expected at most {most} with augment.flip="
+            f"{values['augment.flip']} and augment.shift=0, which say how an image may be shown "
+            f"again, found {values['sampler.views']}; lower it"
         )

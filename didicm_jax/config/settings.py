@@ -71,13 +71,15 @@ def may_change(key: str, *, evaluates: bool) -> bool:
     return setting is not None and setting.change in allowed
 
 
-def sampler_reads(name: str) -> tuple[str, ...]:
-    """The settings of `config.sampler`, but for its name, that the sampler `name` reads."""
+def sampler_reads(method: str, name: str) -> tuple[str, ...]:
+    """The settings of `config.sampler`, but for its name, that a method and its sampler read."""
+    values = {"method": method, "sampler.name": name}
     return tuple(
         setting.name
         for setting in SETTINGS
         if setting.section == "sampler"
-        and any(when.key == "sampler.name" and when.holds(name) for when in setting.read)
+        and setting.name != "name"
+        and setting.unread(values) is None
     )
 
 

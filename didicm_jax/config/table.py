@@ -262,6 +262,10 @@ SETTINGS = (
     Setting("sampler.chains", 10, "labels per image", Number(1, 2**24), read=_CL, change=ALWAYS),
     Setting("sampler.min_time", 1e-5, "time at which the diffusion ends", BELOW_ONE,
             read=_DIFFUSING, change=ALWAYS),
+    Setting("sampler.views", 1,
+            "views of each image, itself and others mirrored and moved as in training: a diffusion "
+            "asks about another one at each step, by turns; else posteriors are averaged",
+            Number(1, 1024), change=ALWAYS),
     Setting("sampler.time", 0.6, "time, and with it noise, at which the network is asked", SHARES,
             read=_ONE_SHOT, change=ALWAYS),
 )  # fmt: skip

@@ -89,7 +89,9 @@ class Model:
     def reads(self, name: str, setting: str) -> bool:
         """Whether the sampler `name` reads a setting of `config.sampler`, such as `query`."""
         chosen = self.samplers.get(name)
-        return chosen is not None and setting in configuration.sampler_reads(chosen["name"])
+        return chosen is not None and setting in configuration.sampler_reads(
+            self._run.config.method, chosen["name"]
+        )
 
     def ask(self, pixels: np.ndarray, sampler: Sampler | None) -> Prediction:
         """The posteriors of images as `load` gives them.

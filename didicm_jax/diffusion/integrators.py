@@ -29,10 +29,18 @@ class Level(NamedTuple):
     step: chex.Array  # length of the interval in t, times the rate where the score is asked for
     correction: chex.Array  # length of the interval before, times that rate; 0 in the first
     key: Any  # of what the step draws; None where nothing is drawn
+    view: Any = None  # which view of the images is asked about; None where there is but one
+
+    @property
+    def asked(self) -> tuple[chex.Array, ...]:
+        """What a score function is given behind labels and sigma."""
+        return () if self.view is None else (self.view,)
 
 
-def levels(schedule: Schedule, times: Times, key: chex.PRNGKey | None = None) -> Level:
-    """The levels of all steps, with a key each if one is given.
+def levels(
+    schedule: Schedule, times: Times, key: chex.PRNGKey | None = None, views: int = 1
+) -> Level:
+    """The levels of all steps, with a key each if one is given, and several views by turns.
 
     They end where the schedule does without the noise that `shifted` has put before it: the last
     interval goes on beyond the schedule, to where no score was trained.
@@ -50,6 +58,7 @@ def levels(schedule: Schedule, times: Times, key: chex.PRNGKey | None = None) ->
         step=times.width * rate,
         correction=before * rate,
         key=None if key is None else jax.random.split(key, len(times.query)),
+        view=None if views == 1 else jnp.arange(len(times.query), dtype=jnp.int32) % views,
     )
 
 

@@ -58,6 +58,7 @@ def sample_cp(
     grid: Grid | None = None,
     min_time: float = 1e-5,
     tolerance: float = 0.0,
+    views: int = 1,
     key: chex.PRNGKey | None = None,
     return_trajectory: bool = False,
 ) -> CPSample:
@@ -75,8 +76,12 @@ def sample_cp(
     For a true score the early answer is closer to the truth than p, than `denoise` of p, and than
     the end of the walk on the grid `original`.
 
+    With several views of each image (mirrored or moved, say) each step asks about another one, by
+    turns: what they say is put together by the diffusion itself.
+
     Args:
-      score_fn: called at most S times with `labels i32[B]` and `sigma f32[B]`.
+      score_fn: called at most S times with `labels i32[B]` and `sigma f32[B]`; with several views
+        also with `view i32[]`, from 0 on.
       schedule: total noise and rate.
       batch_size: B.
       num_classes: K.
@@ -91,6 +96,7 @@ def sample_cp(
       min_time: where the diffusion ends, in [0, 1).
       tolerance: how far, in total variation, a decided image may still have had to go; in [0, 1],
         0 makes all S steps.
+      views: of each image, from 1 to S.
       key: read by `query='random'` alone.
       return_trajectory: also return every intermediate p; from the step that decided an image on,
         its posterior.
@@ -116,6 +122,7 @@ def sample_cp(
         )
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance: expected 0 <= tolerance <= 1, found {tolerance}")
+    _check_views(views, steps)
     if query != "random":
         key = None
     elif key is None:
@@ -123,11 +130,11 @@ def sample_cp(
 
     def ask(probs: chex.Array, level: Level) -> chex.Array:
         labels = _QUERIES[query](probs, level.key).astype(jnp.int32)
-        log_score = score_fn(labels, jnp.full((batch_size,), level.sigma))
+        log_score = score_fn(labels, jnp.full((batch_size,), level.sigma), *level.asked)
         chex.assert_shape(log_score, (batch_size, num_classes))
         return log_score
 
-    levels = integrators.levels(schedule, times, key)
+    levels = integrators.levels(schedule, times, key, views)
     start = jnp.full((batch_size, num_classes), 1 / num_classes)
     if tolerance > 0:
         probs, path, steps_used = loops.until_still(
@@ -153,6 +160,7 @@ def sample_cl(
     chains: int = 10,
     grid: Grid = "original",
     min_time: float = 1e-5,
+    views: int = 1,
 ) -> CLSample:
     """DiDiCM-CL: diffuses N sampled labels per image; the posterior is their histogram.
 
@@ -162,7 +170,8 @@ def sample_cl(
 
     Args:
       key: one key.
-      score_fn: called S times, mapped over N, with `labels i32[B]` and `sigma f32[B]`.
+      score_fn: called S times, mapped over N, with `labels i32[B]` and `sigma f32[B]`; with several
+        views also with `view i32[]`, the same for all chains.
       schedule: total noise and rate.
       batch_size: B.
       num_classes: K.
@@ -170,6 +179,7 @@ def sample_cl(
       chains: N >= 1.
       grid: the times, `original` or `linear`; see `diffusion.grids`.
       min_time: where the diffusion ends, in [0, 1).
+      views: of each image, from 1 to S, that the steps ask about by turns.
 
     Returns:
       `CLSample`.
@@ -182,10 +192,11 @@ def sample_cl(
     times = grids.times(grid, steps, min_time)
     if chains < 1:
         raise ValueError(f"chains: expected at least 1, found {chains}")
+    _check_views(views, steps)
 
     def body(labels: chex.Array, level: Level) -> tuple[chex.Array, None]:
         sigma = jnp.full((chains, batch_size), level.sigma)
-        log_score = jax.vmap(score_fn)(labels, sigma)
+        log_score = jax.vmap(lambda *asked: score_fn(*asked, *level.asked))(labels, sigma)
         chex.assert_shape(log_score, (chains, batch_size, num_classes))
         row = euler_cl_transition(labels, log_score, level.step)
         # A step too coarse for the rates makes the label's own entry negative: it leaves surely.
@@ -194,7 +205,7 @@ def sample_cl(
         return jax.random.categorical(level.key, logits).astype(jnp.int32), None
 
     start_key, walk_key = jax.random.split(key)
-    levels = integrators.levels(schedule, times, walk_key)
+    levels = integrators.levels(schedule, times, walk_key, views)
     start = jax.random.randint(start_key, (chains, batch_size), 0, num_classes, jnp.int32)
     labels, _ = loops.scan(body, start, levels)
     labels = labels.T
@@ -229,3 +240,8 @@ def one_shot(
     log_score = score_fn(jnp.zeros((batch_size,), jnp.int32), sigma)
     chex.assert_shape(log_score, (batch_size, num_classes))
     return denoise(log_score, sigma)
+
+
+def _check_views(views: int, steps: int) -> None:
+    if not 1 <= views <= steps:
+        raise ValueError(f"views: expected 1 to {steps}, as many as steps, found {views}")

@@ -15,8 +15,9 @@ from didicm_jax.diffusion import numerics
 from didicm_jax.diffusion.chain import is_label, marginal
 from didicm_jax.diffusion.numerics import at_least_float32
 
-# (labels i32[B], sigma f32[B]) -> log concrete score [B, K] seen from those labels.
-ScoreFn = Callable[[chex.Array, chex.Array], chex.Array]
+# (labels i32[B], sigma f32[B]) -> log concrete score [B, K] seen from those labels. Where there
+# are several views of each image, a third argument, i32[], says which of them is asked about.
+ScoreFn = Callable[..., chex.Array]
 
 
 def euler_cp_step(probs: chex.Array, log_score: chex.Array, step: chex.Numeric) -> chex.Array:

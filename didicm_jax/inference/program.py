@@ -5,6 +5,7 @@ classes.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import chex
@@ -16,9 +17,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from didicm_jax.config import build
-from didicm_jax.inference import sampling
+from didicm_jax.inference import sampling, sweep
 from didicm_jax.inference.sampling import Answer, Posterior
 from didicm_jax.parallel import AXIS, shard
+
+# What makes the key of an image's views from that of its sampler, which numbers its own from 0.
+_VIEWS = 2**32 - 1
 
 
 class Program:
@@ -32,7 +36,7 @@ class Program:
         self,
         graphdef: nnx.GraphDef,
         answer: Answer,
-        normalize: Callable[[chex.Array], chex.Array],
+        look: Callable[[chex.PRNGKey, chex.Array], chex.Array],
         mesh: Mesh,
         *,
         seed: int,
@@ -42,12 +46,12 @@ class Program:
         Args:
           graphdef: structure of the network.
           answer: from `sampling.create`.
-          normalize: `images u8[B,H,W,C] -> f32[B,H,W,C]`.
+          look: `(keys key[B], images u8[B,H,W,C]) -> f32[V,B,H,W,C]`, V views of each image.
           mesh: one axis, `data`; each device takes its share of a batch.
           seed: of samplers that draw.
         """
         self.mesh = mesh
-        self._graphdef, self._answer, self._normalize = graphdef, answer, normalize
+        self._graphdef, self._answer, self._look = graphdef, answer, look
         self._seed = seed
         specs = (PartitionSpec(), PartitionSpec(AXIS))
         self._mapped = jax.jit(
@@ -100,7 +104,8 @@ class Program:
         model.eval()
         key = jax.random.key(self._seed)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
-        return self._answer(model, self._normalize(batch["image"]), keys)
+        for_views = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _VIEWS)
+        return self._answer(model, self._look(for_views, batch["image"]), keys)
 
 
 def create(
@@ -120,10 +125,11 @@ def create(
       mesh: the devices.
       trajectory: also give the way to each posterior, where the sampler has one.
     """
+    policy = build.policy(config, mesh.devices.flat[0].platform)
     return Program(
         graphdef,
         sampling.create(config, num_classes, trajectory=trajectory),
-        build.policy(config).eval,
+        partial(policy.views, count=sweep.views(config)),
         mesh,
         seed=config.seed,
     )

@@ -1,14 +1,14 @@
 """From a network and images to a posterior over the classes, whatever the method.
 
-Shapes: `B` images of `[H, W, C]`, `K` classes, `S` steps.
+Shapes: `B` images of `[H, W, C]`, `V` views of each, `K` classes, `S` steps.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from didicm_jax import diffusion
@@ -26,7 +26,7 @@ class Posterior(NamedTuple):
     steps_used: chex.Array | None = None  # i32[B], of samplers that may stop before S
 
 
-# (model in evaluation mode, images f32[B,H,W,C], keys key[B]) -> posteriors; the keys are for
+# (model in evaluation mode, images f32[V,B,H,W,C], keys key[B]) -> posteriors; the keys are for
 # samplers that draw. The model is a `models.ScoreModel` or a `models.Classifier`.
 Answer = Callable[[Any, chex.Array, chex.PRNGKey], Posterior]
 
@@ -39,6 +39,9 @@ def create(
 ) -> Answer:
     """The posterior of `config.method`, by `config.sampler` where it is a diffusion.
 
+    A diffusion asks about the views by turns; where a network is asked once about each of them, its
+    posteriors are averaged.
+
     Args:
       config: of the run.
       num_classes: K.
@@ -49,14 +52,19 @@ def create(
     if config.method == "binary_cross_entropy":
         return normalized_sigmoid
     settings = config.sampler
-    schedule = build.noise_schedule(config)
+    schedule, views = build.noise_schedule(config), sweep.views(config)
 
     def one_shot(score_fn: diffusion.ScoreFn, key: chex.PRNGKey | None, size: int) -> Posterior:
-        return Posterior(
-            diffusion.one_shot(
-                score_fn, schedule, batch_size=size, num_classes=num_classes, time=settings.time
+        def of_view(view: chex.Numeric) -> chex.Array:
+            return diffusion.one_shot(
+                lambda labels, sigma: score_fn(labels, sigma, view),
+                schedule,
+                batch_size=size,
+                num_classes=num_classes,
+                time=settings.time,
             )
-        )
+
+        return Posterior(_each(of_view, jnp.arange(views)).mean(0))
 
     def labels(score_fn: diffusion.ScoreFn, key: chex.PRNGKey | None, size: int) -> Posterior:
         sample = diffusion.sample_cl(
@@ -69,6 +77,7 @@ def create(
             chains=settings.chains,
             grid=sweep.grid(config),
             min_time=settings.min_time,
+            views=views,
         )
         return Posterior(sample.probs)
 
@@ -86,6 +95,7 @@ def create(
             grid=sweep.grid(config),
             min_time=settings.min_time,
             tolerance=settings.tolerance,
+            views=views,
             key=key,
             return_trajectory=trajectory,
         )
@@ -100,20 +110,25 @@ def create(
 
 def softmax(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
     """The posterior of a classifier trained with softmax cross-entropy."""
-    return Posterior(jax.nn.softmax(model(images)))
+    return Posterior(_each(lambda view: jax.nn.softmax(model(view)), images).mean(0))
 
 
 def normalized_sigmoid(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
     """One sigmoid per class, normalised: binary cross-entropy gives no joint distribution."""
-    # In log space: with thousands of classes every sigmoid of a blank image can underflow.
-    return Posterior(jax.nn.softmax(jax.nn.log_sigmoid(model(images))))
+
+    def probs(view: chex.Array) -> chex.Array:
+        # In log space: with thousands of classes every sigmoid of a blank image can underflow.
+        return jax.nn.softmax(jax.nn.log_sigmoid(model(view)))
+
+    return Posterior(_each(probs, images).mean(0))
 
 
 def _together(sampler: Sampler) -> Answer:
     """A sampler that draws nothing: the whole batch at once."""
 
     def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
-        return sampler(partial(model.score, model.encode(images)), None, images.shape[0])
+        features = _each(model.encode, images)
+        return sampler(_about(model, features), None, images.shape[1])
 
     return posterior
 
@@ -126,9 +141,25 @@ def _one_by_one(sampler: Sampler) -> Answer:
 
     def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
         def one(key: chex.PRNGKey, features: chex.ArrayTree) -> Posterior:
-            features = jax.tree.map(lambda x: x[None], features)
-            return jax.tree.map(lambda x: x[0], sampler(partial(model.score, features), key, 1))
+            features = jax.tree.map(lambda x: x[:, None], features)
+            return jax.tree.map(lambda x: x[0], sampler(_about(model, features), key, 1))
 
-        return jax.vmap(one)(keys, model.encode(images))
+        return jax.vmap(one, in_axes=(0, 1))(keys, _each(model.encode, images))
 
     return posterior
+
+
+def _each(function: Callable, views: chex.Array) -> Any:
+    """`[V, ...]`, what a function says of each view, one after the other."""
+    if views.shape[0] == 1:  # no loop, whose body compilers optimise apart
+        return jax.tree.map(lambda x: x[None], function(views[0]))
+    return jax.lax.map(function, views)
+
+
+def _about(model: Any, features: chex.ArrayTree) -> diffusion.ScoreFn:
+    """The score function of images that are encoded, features `[V, B, ...]`."""
+
+    def score(labels: chex.Array, sigma: chex.Array, view: chex.Numeric = 0) -> chex.Array:
+        return model.score(jax.tree.map(lambda x: x[view], features), labels, sigma)
+
+    return score

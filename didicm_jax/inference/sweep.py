@@ -13,7 +13,7 @@ from didicm_jax.config import presets
 from didicm_jax.errors import UserError
 
 # Settings of `config.sampler` that may be chosen, besides its name; the last varies fastest.
-_KEYS = ("integrator", "grid", "query", "chains", "steps")
+_KEYS = ("integrator", "grid", "query", "chains", "steps", "views")
 # Samplers that have a name of their own.
 NAMED: dict[str, dict[str, Any]] = {"paper": presets.PAPER_SAMPLER}
 
@@ -28,24 +28,26 @@ def variations(
 
     Args:
       config: of the run; what is not chosen stays as it says.
-      choices: values for `name`, `integrator`, `grid`, `query`, `chains`, `steps`, or some of them.
-        A name may also be that of `NAMED`, whose settings are those that are not chosen.
+      choices: values for `name` and the settings above, or some of them. A name may also be that
+        of `NAMED`, whose settings are those that are not chosen.
 
     Raises:
       UserError: a choice that no sampler here reads, or a value that is not valid.
     """
     if not choices:
         return [config]
-    if config.method != "didicm":
-        raise UserError(
-            f"expected a run of method didicm, found {config.method}, which has no sampler; leave "
-            "it out",
-            about=_name(next(iter(choices))),
-        )
     names = choices.get("name", [config.sampler.name])
+    if config.method != "didicm":
+        unread = [key for key in choices if key not in _reads(config.method, {})]
+        if unread:
+            raise UserError(
+                f"expected a run of method didicm, found {config.method}, which has no sampler; "
+                "leave it out",
+                about=_name(unread[0]),
+            )
     bases = [NAMED.get(name, {"name": name}) for name in names]
     for key in choices:
-        if key != "name" and not any(key in _reads(base) for base in bases):
+        if key != "name" and not any(key in _reads(config.method, base) for base in bases):
             raise UserError(
                 f"expected a sampler that reads it, found {', '.join(map(str, names))}; leave it "
                 "out or add another sampler",
@@ -53,7 +55,7 @@ def variations(
             )
     result: dict[tuple[tuple[str, object], ...], ml_collections.ConfigDict] = {}
     for base in bases:
-        reads = [key for key in _KEYS if key in choices and key in _reads(base)]
+        reads = [key for key in _KEYS if key in choices and key in _reads(config.method, base)]
         for values in itertools.product(*(choices[key] for key in reads)):
             chosen = base | dict(zip(reads, values, strict=True))
             if len(set(choices.get("grid", ()))) > 1 and not _walks(config, chosen):
@@ -67,19 +69,24 @@ def variations(
 
 def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
     """What `sampling.create` will do, for reports: the sampler and the settings that it reads."""
-    if config.method != "didicm":
-        return {"sampler": "softmax" if config.method == "cross_entropy" else "sigmoid", "steps": 1}
-    settings = {
-        key: config.sampler[key] for key in configuration.sampler_reads(config.sampler.name)
-    }
+    settings = {key: config.sampler[key] for key in _reads(config.method, config.sampler)}
+    settings["views"] = views(config)
     if "grid" in settings:
         settings["grid"] = grid(config)
-    return {"sampler": config.sampler.name, "steps": 1} | settings
+    plain = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}
+    return {"sampler": plain.get(config.method, config.sampler.name), "steps": 1} | settings
 
 
 def has_trajectory(config: ml_collections.ConfigDict) -> bool:
     """Whether the sampler of `config` diffuses probabilities, so that there is a way to show."""
     return describe(config)["sampler"] == "cp"
+
+
+def views(config: ml_collections.ConfigDict) -> int:
+    """How many views of each image are asked about: a diffusion asks about one a step."""
+    settings = config.sampler
+    steps = "steps" in _reads(config.method, settings)
+    return min(settings.views, settings.steps) if steps else settings.views
 
 
 def grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
@@ -110,6 +117,8 @@ def label(config: ml_collections.ConfigDict) -> str:
         words.append(f"at {described['time']:g}")
     if "chains" in described:
         words.append(f"{described['chains']} chains")
+    if described["views"] != 1:
+        words.append(f"{described['views']} views")
     return " ".join(words)
 
 
@@ -130,16 +139,16 @@ def changed(
     name = values.get("name", config.sampler.name)
     with result.unlocked(), result.ignore_type():  # `validate` says it better
         # What the run's sampler was told and this one does not read goes back to its default.
-        for key in set(defaults) - {"name"} - set(configuration.sampler_reads(name)):
+        for key in set(defaults) - {"name"} - set(_reads(config.method, {"name": name})):
             result.sampler[key] = defaults[key]
         result.sampler.update(values)
     configuration.validate(result)
     return result
 
 
-def _reads(values: Mapping[str, Any]) -> Sequence[str]:
-    """The settings that their sampler reads; of an unknown one none, `validate` says it better."""
-    return configuration.sampler_reads(values["name"])
+def _reads(method: str, values: Mapping[str, Any]) -> Sequence[str]:
+    """What is read of `config.sampler`; of an unknown one little, `validate` says it better."""
+    return configuration.sampler_reads(method, values.get("name", ""))
 
 
 def _walks(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> bool:

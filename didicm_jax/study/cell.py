@@ -89,7 +89,7 @@ def _samplers(
             for split, each in (("validation", held_out), ("test", test))
         }
         described = sweep.describe(chosen)
-        cost = passes.of(int(str(described["steps"])))
+        cost = passes.of(*(int(str(described.get(key, 1))) for key in ("steps", "views", "chains")))
         validation = found["validation"]
         scale = temperature.fit(validation.posterior.probs, validation.labels)
         pairs = {

@@ -29,9 +29,9 @@ class Passes(NamedTuple):
     once: float  # of the encoding, or of a whole classifier
     each_step: float  # of the conditioned part, at every step of a sampler; 0 for a classifier
 
-    def of(self, steps: int) -> float:
-        """Those of a sampler that asks for so many scores."""
-        return self.once + steps * self.each_step
+    def of(self, steps: int, views: int = 1, chains: int = 1) -> float:
+        """Those of a sampler of so many steps, which asks about each view once at least."""
+        return views * self.once + max(steps, views) * chains * self.each_step
 
 
 def cpu() -> jax.Device:

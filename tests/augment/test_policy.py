@@ -54,6 +54,33 @@ def test_off_means_normalised_images_and_hard_labels_and_no_random_numbers(keys_
     assert compiled.cost_analysis()["flops"] < 4 * IMAGES.size + 10 * B * K
 
 
+def test_views_are_the_image_and_what_training_would_show_of_it(keys_of):
+    keys, shifted = keys_of(0, B), Policy(MEAN, STD, flip=True, shift=2)
+    views = jax.jit(lambda policy, count: policy.views(keys, IMAGES, count), static_argnums=(0, 1))
+    image, mirrored = normalized(IMAGES), normalized(IMAGES[:, :, ::-1])
+    (alone,) = views(shifted, 1)
+    np.testing.assert_allclose(alone, image, rtol=1e-5, atol=1e-5)
+    for found in (views(Policy(MEAN, STD, flip=True), 2), views(shifted, 5)[:1]):
+        for view, expected in zip(found, (image, mirrored), strict=False):
+            np.testing.assert_allclose(view, expected, rtol=1e-5, atol=1e-5)
+    padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    offsets = []
+    for number, view in enumerate(views(shifted, 5)[1:], 1):
+        for row, found in enumerate(np.asarray(view)):
+            shown = found[:, ::-1] if number % 2 else found
+            fits = [
+                (y, x)
+                for y in range(5)
+                for x in range(5)
+                if np.allclose(shown, normalized(padded[row, y : y + H, x : x + W]), atol=1e-4)
+            ]
+            assert len(fits) == 1
+            offsets += fits
+    assert len(set(offsets)) == 25  # each of the moves comes up among 256
+    rows = shifted.views(keys[:3], IMAGES[:3], 5)
+    np.testing.assert_allclose(rows, views(shifted, 5)[:, :3], atol=1e-6)
+
+
 def test_the_strong_recipe_does_all_of_it(keys_of):
     """Compiles once, uses no key twice, and passes every part the right settings."""
     traced = []

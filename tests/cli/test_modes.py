@@ -58,6 +58,15 @@ def test_evaluation_with_a_list_of_samplers(main, run, tmp_path, capsys):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_classifier_is_asked_about_several_views(main, classifier, tmp_path, capsys):
+    given = ["--views=1,4", "--examples=40", f"--output={tmp_path}"]
+    assert main("--mode=evaluate", f"--workdir={classifier}", *given) == 0
+    assert "softmax 4 views" in capsys.readouterr().out
+    one, four = json.loads((tmp_path / "evaluation.json").read_text())["samplers"]
+    assert (one["views"], four["views"]) == (1, 4)
+    assert one["nll"] != four["nll"]
+
+
 def test_a_figure_that_cannot_be_drawn_costs_no_result(main, run, tmp_path, monkeypatch, capsys):
     def fails(found, names):
         raise RuntimeError("no such glyph")
@@ -200,6 +209,7 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
             "expected class 9 to be 'ten', found '9' in digits",
         ),
         (["--mode=evaluate", of_run, "--steps=two"], "--steps: expected whole numbers"),
+        (["--mode=evaluate", of_run, "--views=0"], "config.sampler.views: expected a number at"),
         (["--mode=evaluate", of_run, "--chains=3"], "--chains: expected a sampler that reads it"),
         (["--mode=evaluate", of_run, "--gif"], "--gif: expected with --mode=predict"),
         # What was typed is what is named.

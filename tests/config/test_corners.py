@@ -43,6 +43,7 @@ SIZES = {
     "evaluation.batch_size",
     "sampler.steps",
     "sampler.chains",
+    "sampler.views",
 }
 
 
@@ -251,7 +252,7 @@ def test_a_step_and_an_evaluation_at_the_corners_of_all_numbers(end, others):
     model.eval()
     answer = sampling.create(config, run.dataset.num_classes)
     keys = jax.random.split(jax.random.key(0), 16)
-    asked = jax.jit(lambda images: answer(model, run.policy.eval(images), keys).probs)
+    asked = jax.jit(lambda images: answer(model, run.policy.views(keys, images, 1), keys).probs)
     probs = asked(batch["image"])
     assert np.isfinite(probs).all()
     np.testing.assert_allclose(np.sum(probs, axis=1), 1, rtol=1e-4)

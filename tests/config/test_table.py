@@ -92,7 +92,7 @@ model.dtype model.init_from train.batch_size train.accumulate train.remat train.
 train.ema_decay train.shard_optimizer train.max_skipped train.log_every train.checkpoint_every
 optimizer.name optimizer.learning_rate optimizer.warmup optimizer.warmup_learning_rate
 optimizer.weight_decay optimizer.clip_norm report.wandb evaluation.batch_size evaluation.every
-evaluation.sets
+evaluation.sets sampler.views
 """
 
 
@@ -133,9 +133,11 @@ def test_the_grid_original_is_refused_where_it_was_silently_linear(integrator):
 
 
 def test_samplers_say_what_they_read():
-    assert configuration.sampler_reads("cl") == ("steps", "grid", "chains", "min_time")
-    assert configuration.sampler_reads("one_shot") == ("time",)
-    assert configuration.sampler_reads("ddim") == ()
+    reads = configuration.sampler_reads
+    assert reads("didicm", "cl") == ("steps", "grid", "chains", "min_time", "views")
+    assert reads("didicm", "one_shot") == ("views", "time")
+    assert reads("didicm", "ddim") == ("views",)
+    assert reads("cross_entropy", "cp") == ("views",)
 
 
 def test_augmentation_that_is_not_asked_for_is_off():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from didicm_jax import diffusion
 
 SCHEDULE = diffusion.loglinear()
+KEY = jax.random.key(0)
 
 
 def golden_score_fn(golden, group, k):
@@ -250,3 +251,37 @@ def test_bad_cl_and_one_shot_arguments_are_named(posteriors, exact_score):
         )
     with pytest.raises(ValueError, match="time: expected 0 < time <= 1, found 0"):
         diffusion.one_shot(score_fn, SCHEDULE, batch_size=8, num_classes=10, time=0)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-6], ids=["all steps", "until still"])
+def test_cp_asks_about_the_views_by_turns(posteriors, exact_score, tolerance):
+    """What the score function is told at each of seven steps, three views going round."""
+    told = []
+
+    def score_fn(labels, sigma, view):
+        jax.debug.callback(lambda *x: told.append([float(each) for each in x]), sigma[0], view)
+        return exact_score(posteriors)(labels, sigma)
+
+    diffusion.sample_cp(
+        score_fn,
+        SCHEDULE,
+        batch_size=8,
+        num_classes=10,
+        steps=7,
+        integrator="exact",
+        views=3,
+        tolerance=tolerance,
+    )
+    jax.effects_barrier()
+    by_noise = [view for _, view in sorted(told, reverse=True)]
+    assert by_noise == [0, 1, 2, 0, 1, 2, 0][: len(by_noise)]
+    assert len(by_noise) >= 2
+
+
+@pytest.mark.parametrize("views", [0, 5])
+def test_views_are_one_to_as_many_as_steps(views, posteriors, exact_score):
+    size = {"batch_size": 8, "num_classes": 10, "steps": 4, "views": views}
+    score_fn = exact_score(posteriors)
+    for sample in (diffusion.sample_cp, lambda *args, **kw: diffusion.sample_cl(KEY, *args, **kw)):
+        with pytest.raises(ValueError, match=f"views: expected 1 to 4, .*, found {views}"):
+            sample(score_fn, SCHEDULE, **size)

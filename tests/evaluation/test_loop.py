@@ -35,7 +35,7 @@ def program(answer=sampling.softmax):
     return Program(
         nnx.graphdef(Written()),
         answer,
-        lambda images: images.astype(jnp.float32),
+        lambda keys, images: images.astype(jnp.float32)[None],
         parallel.make_mesh(),
         seed=0,
     )
@@ -128,7 +128,7 @@ def test_only_what_waits_for_others_counts_as_waiting(logits, monkeypatch):
 
 def test_posteriors_that_cannot_be_scored_end_every_process(logits, monkeypatch):
     """With NaN in the share of one process alone, the others waited for it in vain."""
-    broken = program(lambda model, images, keys: Posterior(model(images) * jnp.nan))
+    broken = program(lambda model, images, keys: Posterior(model(images[0]) * jnp.nan))
     with pytest.raises(UserError, match="found NaN or infinity"):
         loop.evaluate(broken, VARIABLES, source_of(logits), batch_size=8)
     monkeypatch.setattr(parallel, "any_process", lambda flag: True)
@@ -138,7 +138,7 @@ def test_posteriors_that_cannot_be_scored_end_every_process(logits, monkeypatch)
 
 def test_a_fault_of_any_kind_is_told_to_the_others(logits, monkeypatch):
     """Of other kinds than posteriors that are not finite, the others did not hear."""
-    off = program(lambda model, images, keys: Posterior(2 * jax.nn.softmax(model(images))))
+    off = program(lambda model, images, keys: Posterior(2 * jax.nn.softmax(model(images[0]))))
     told = []
     monkeypatch.setattr(parallel, "any_process", lambda flag: told.append(flag) or flag)
     with pytest.raises(ValueError, match="that sum to 1"):
@@ -159,7 +159,7 @@ def test_process_0_alone_keeps_and_a_full_disk_ends_every_process(logits, monkey
 def test_an_evaluation_holds_no_posteriors():
     """512 posteriors over 20,000 classes are 41 MB; one batch of them is 0.3 MB."""
     classes, count = 20_000, 512
-    flat = program(lambda model, images, keys: Posterior(jnp.full((len(images), classes), 5e-5)))
+    flat = program(lambda model, images, keys: Posterior(jnp.full((len(keys), classes), 5e-5)))
     source = data.ArraySource(np.zeros((count, 1, 1, 1), np.uint8), np.zeros(count, np.int32))
     loop.evaluate(flat, VARIABLES, source, batch_size=4)  # compiled
     tracemalloc.start()
@@ -212,7 +212,7 @@ def test_some_examples_alone_are_answered_as_among_all(logits):
 
     def drawn(model, images, keys):
         noise = jax.vmap(lambda key: jax.random.normal(key, (CLASSES,)))(keys)
-        return Posterior(jax.nn.softmax(model(images) + noise))
+        return Posterior(jax.nn.softmax(model(images[0]) + noise))
 
     def probs(**options):
         chosen = program(drawn), VARIABLES, source_of(logits), lambda rows: rows.posterior.probs

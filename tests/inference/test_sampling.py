@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from didicm_jax import config as configuration
-from didicm_jax import data, parallel
+from didicm_jax import data, diffusion, parallel
 from didicm_jax.config import build
-from didicm_jax.inference import sampling, sweep
+from didicm_jax.inference import program, sampling, sweep
 from didicm_jax.inference.program import Program
 
 CLASSES = 6
@@ -48,14 +48,24 @@ def configured(**changes):
     return config
 
 
-def predict_all(logits, config, batch_size=8):
+def one_view(keys, images):
+    return images.astype(jnp.float32)[None]
+
+
+def two_views(keys, images):
+    """The classes of the second are in reverse order."""
+    images = images.astype(jnp.float32)
+    return jnp.stack([images, images[:, :, ::-1]])
+
+
+def predict_all(logits, config, batch_size=8, look=one_view):
     """Through the mapped prediction over four devices, padded like an evaluation."""
     mesh = parallel.make_mesh()
     graphdef, params, stats = nnx.split(Exact(), nnx.Param, nnx.BatchStat)
-    program = Program(
+    chosen = Program(
         graphdef,
         sampling.create(config, CLASSES),
-        lambda images: images.astype(jnp.float32),
+        look,
         mesh,
         seed=3,
     )
@@ -63,7 +73,7 @@ def predict_all(logits, config, batch_size=8):
     source = data.ArraySource(logits[:, None, :, None], np.zeros(len(logits), np.int32))
     rows = []
     for batch in data.eval_batches(source, batch_size=batch_size):
-        rows.append(np.asarray(program(variables, batch).probs)[batch["valid"]])
+        rows.append(np.asarray(chosen(variables, batch).probs)[batch["valid"]])
     return np.concatenate(rows)
 
 
@@ -87,6 +97,74 @@ def softmax(logits):
 def test_every_sampler_finds_the_posterior_of_an_exact_score(logits, changes, tolerance):
     found = predict_all(logits, configured(**changes))
     np.testing.assert_allclose(found, softmax(logits), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "cross_entropy"}, {"sampler__name": "one_shot"}],
+    ids=["classifier", "one_shot"],
+)
+def test_who_is_asked_once_about_each_view_averages(logits, changes):
+    found = predict_all(logits, configured(sampler__views=2, **changes), look=two_views)
+    expected = (softmax(logits) + softmax(logits[:, ::-1])) / 2
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"sampler__integrator": "exact"}, 1e-4),
+        ({"sampler__query": "random"}, 1e-4),
+        ({"sampler__name": "cl", "sampler__chains": 20_000, "sampler__grid": "linear"}, 0.03),
+    ],
+    ids=lambda changes: str(changes),
+)
+def test_a_diffusion_asks_about_the_views_by_turns(logits, changes, tolerance):
+    """Two steps: the first with the score of the first view, the second with the other's."""
+    config = configured(sampler__views=2, sampler__steps=2, **changes)
+    schedule = build.noise_schedule(config)
+    times = jnp.linspace(1, config.sampler.min_time, 3)
+    views = [softmax(each).astype(np.float32) for each in (logits, logits[:, ::-1])]
+    size = (len(logits), CLASSES)
+    probs = jnp.full(size, 1 / CLASSES)
+    for view, time, end in zip(views, times[:-1], times[1:], strict=True):
+        before, after = schedule.total(time), schedule.total(end)
+        keep = jnp.exp(-before)
+        log_score = jnp.log(keep * view + (1 - keep) / CLASSES)
+        if config.sampler.name == "cl":  # Euler's steps of labels, in expectation
+            rate = schedule.rate(time) * (time - end)
+            ratio = jnp.exp(log_score[:, None, :] - log_score[:, :, None])
+            own = jnp.eye(CLASSES)[None]
+            leave = rate / CLASSES * ratio * (1 - own)
+            stay = jnp.maximum(1 - leave.sum(-1), 0)
+            move = leave + own * stay[..., None]
+            probs = jnp.einsum("bj,bji->bi", probs, move / move.sum(-1, keepdims=True))
+        else:
+            levels = (jnp.full(len(logits), sigma) for sigma in (before, after))
+            probs = diffusion.exact_cp_step(probs, log_score, *levels)
+    found = predict_all(logits, config, look=two_views)
+    np.testing.assert_allclose(found, probs, atol=tolerance)
+
+
+def test_views_are_those_of_the_example_whatever_its_batch():
+    """Through the program that a run's config makes, on four devices."""
+    config = configured(method="cross_entropy", sampler__views=3, augment__shift=2)
+    images = np.random.default_rng(1).integers(0, 256, (11, 4, CLASSES, 1)).astype(np.uint8)
+    graphdef, params, stats = nnx.split(Exact(), nnx.Param, nnx.BatchStat)
+    variables = (nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+    chosen = program.create(config, graphdef, CLASSES, parallel.make_mesh())
+    source = data.ArraySource(images, np.zeros(len(images), np.int32))
+    found = []
+    for size in (4, 12):
+        batches = data.eval_batches(source, batch_size=size)
+        rows = [np.asarray(chosen(variables, each).probs)[each["valid"]] for each in batches]
+        found.append(np.concatenate(rows))
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    (each,) = data.eval_batches(source, batch_size=12)
+    once = program.create(config, graphdef, CLASSES, parallel.make_mesh())
+    config.sampler.views = 1
+    plain = program.create(config, graphdef, CLASSES, parallel.make_mesh())
+    assert not np.allclose(once(variables, each).probs, plain(variables, each).probs, atol=0.01)
 
 
 def test_sigmoids_are_normalised(logits):
@@ -124,6 +202,7 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
                 "grid": "linear",
                 "min_time": 1e-5,
                 "tolerance": 0.0,
+                "views": 1,
             },
         ),
         (
@@ -136,15 +215,26 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
                 "grid": "original",
                 "min_time": 1e-5,
                 "tolerance": 0.0,
+                "views": 1,
             },
         ),
         (
             {"sampler__name": "cl"},
-            {"sampler": "cl", "steps": 8, "chains": 10, "grid": "original", "min_time": 1e-5},
+            {
+                "sampler": "cl",
+                "steps": 8,
+                "chains": 10,
+                "grid": "original",
+                "min_time": 1e-5,
+                "views": 1,
+            },
         ),
-        ({"sampler__name": "one_shot"}, {"sampler": "one_shot", "steps": 1, "time": 0.6}),
-        ({"method": "cross_entropy"}, {"sampler": "softmax", "steps": 1}),
-        ({"method": "binary_cross_entropy"}, {"sampler": "sigmoid", "steps": 1}),
+        (
+            {"sampler__name": "one_shot"},
+            {"sampler": "one_shot", "steps": 1, "time": 0.6, "views": 1},
+        ),
+        ({"method": "cross_entropy"}, {"sampler": "softmax", "steps": 1, "views": 1}),
+        ({"method": "binary_cross_entropy"}, {"sampler": "sigmoid", "steps": 1, "views": 1}),
     ],
 )
 def test_reports_name_the_settings_that_are_read(changes, expected):

@@ -50,6 +50,22 @@ def test_the_last_that_is_named_stays_the_last():
     assert [each.sampler.steps for each in found] == [2, 8]
 
 
+def test_a_diffusion_has_no_more_views_than_steps():
+    config = configured(augment__shift=1)
+    found = sweep.variations(config, {"steps": [1, 4, 8], "views": [1, 4, 8]})
+    assert [sweep.label(each) for each in found] == [
+        *("cp exact", "cp exact", "cp exact 4 views"),
+        *("cp exact", "cp exact 4 views", "cp exact 8 views"),
+    ]
+    assert [each.sampler.steps for each in found] == [1, 4, 4, 8, 8, 8]
+
+
+def test_views_are_for_classifiers_too():
+    config = configured(method="cross_entropy", model__name="resnet18", augment__flip=True)
+    found = sweep.variations(config, {"views": [1, 2]})
+    assert [sweep.label(each) for each in found] == ["softmax", "softmax 2 views"]
+
+
 def test_what_is_not_chosen_stays_as_the_run_says():
     config = configured(sampler__integrator="heun", sampler__min_time=1e-3)
     (found,) = sweep.variations(config, {"steps": [3]})
@@ -65,7 +81,12 @@ def test_what_is_not_chosen_stays_as_the_run_says():
 def test_another_sampler_forgets_what_it_does_not_read():
     config = configured(sampler__tolerance=0.1, sampler__grid="linear")
     (found,) = sweep.variations(config, {"name": ["one_shot"]})
-    assert sweep.describe(found) == {"sampler": "one_shot", "steps": 1, "time": 0.6}
+    assert sweep.describe(found) == {
+        "sampler": "one_shot",
+        "steps": 1,
+        "time": 0.6,
+        "views": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -82,6 +103,12 @@ def test_another_sampler_forgets_what_it_does_not_read():
             "config.sampler.grid: expected auto or linear with sampler.integrator=exact",
         ),
         ({"method": "cross_entropy"}, {"steps": [2]}, "^steps: expected a run of method didicm"),
+        (
+            {"method": "cross_entropy", "model__name": "resnet18"},
+            {"views": [2]},
+            "^config.sampler.views: expected at most 1 with augment.flip=False .*; lower it",
+        ),
+        ({"augment__flip": True}, {"views": [2, 3]}, "views: expected at most 2 .*, found 3"),
     ],
 )
 def test_mistakes_are_one_line(changes, choices, message):
@@ -102,6 +129,7 @@ def test_the_paper_s_sampler_has_a_name():
         "grid": "original",
         "tolerance": 0.0,
         "min_time": 1e-5,
+        "views": 1,
     }
     few = sweep.variations(config, {"name": ["paper"], "steps": [2, 4]})
     assert [(each.sampler.integrator, each.sampler.steps) for each in few] == [

@@ -54,6 +54,13 @@ def test_steps_repeat_what_sees_the_label_alone():
     assert late.of(8) == late.once + 8 * late.each_step > head.of(8)
 
 
+def test_views_are_encoded_each_and_chains_ask_each():
+    found = operations.Passes(once=100.0, each_step=10.0)
+    assert found.of(8, views=4) == 4 * 100 + 8 * 10
+    assert found.of(1, views=4) == 4 * 110  # one shot about each
+    assert found.of(2, chains=16) == 100 + 2 * 16 * 10
+
+
 @pytest.fixture
 def config():
     config = digits_config.get_config()
