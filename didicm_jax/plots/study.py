@@ -1,4 +1,4 @@
-"""Figures of a study: heat maps of gains, accuracy against compute."""
+"""Figures of a study: gains as heat maps and lines, metrics over an axis and against compute."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -135,6 +135,52 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
         axes.set_ylabel(panel.what, fontsize=9)
     figure.supxlabel(order, fontsize=9)
     style.legend(figure, *grid[0, 0].get_legend_handles_labels(), above=True)
+    return figure
+
+
+class At(NamedTuple):
+    """A method's metric at one value of an axis."""
+
+    x: float
+    y: float
+    error: float  # standard error, 0 where there is none
+
+
+class Curves(NamedTuple):
+    """One metric of all methods over an axis."""
+
+    title: str
+    metric: str
+    lines: Mapping[str, Sequence[At]]  # by method
+
+
+def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
+    """Metrics over an axis, beside each other, each on a scale of its own.
+
+    Args:
+      panels: row by row.
+      columns: metrics.
+      axis: its name and unit; it is logarithmic where its values are above 0 and span a decade.
+    """
+    rows = len(panels) // columns
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    looks = dict(zip(names, style.colors(), strict=False))
+    figure, all_axes = style.new(0.6 + 2.6 * columns, 1.1 + 2.4 * rows, rows, columns)
+    values = [point.x for panel in panels for line in panel.lines.values() for point in line]
+    handles: dict[str, Any] = {}
+    for axes, panel in zip(np.ravel(all_axes), panels, strict=True):
+        for name, line in panel.lines.items():
+            color, marker = looks[name]
+            x, y, error = np.transpose(sorted(line))
+            handles[name] = axes.errorbar(
+                x, y, error, color=color, marker=marker, ms=4, lw=1, capsize=2, label=name
+            )
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_ylabel(panel.metric, fontsize=9)
+        if 0 < 10 * min(values) <= max(values):
+            style.logarithmic(axes, axes.xaxis)
+    figure.supxlabel(axis, fontsize=9)
+    style.legend(figure, [handles[name] for name in names], names, above=True)
     return figure
 
 

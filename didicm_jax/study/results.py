@@ -10,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from didicm_jax import files, plots
+from didicm_jax.config import durations
 from didicm_jax.plots import study as figures
 from didicm_jax.study import methods
 from didicm_jax.study.folder import Record
@@ -61,7 +62,8 @@ def write(records: Sequence[Record], folder: Path, following: Collection[str] = 
     for path, text in zip(written[1:], (_markdown(rows), _samplers(rows)), strict=True):
         files.write_whole(path, operator.methodcaller("write", text.encode()))
     drawn = {f"gain_{metric.key}": _heat_map(rows, metric) for metric in SHOWN}
-    drawn |= {"difficulty": _difficulty(rows), "compute": figures.compute(_points(rows))}
+    drawn |= {"difficulty": _difficulty(rows), "curves": _curves(rows)}
+    drawn |= {"compute": figures.compute(_points(rows))}
     for name, figure in drawn.items():
         if figure is not None:
             written.append(folder / f"{name}.png")
@@ -223,6 +225,41 @@ def _difficulty(rows: Sequence[Row]) -> Any:
     labels = [f"{v}\n{100 * ease[p]:.0f} %" for v, p in zip(values, places, strict=True)]
     what = f"{names}; top-1 of the best matched classifier".lstrip("; ")
     return figures.difficulty(panels, len(BASELINES), labels, what)
+
+
+def _curves(rows: Sequence[Row]) -> Any:
+    """Each metric over the last coordinate, one row of panels for each of the others.
+
+    None where that is no number or duration, or has not three values.
+    """
+    if not rows[0].place:
+        return None
+    axis = rows[0].place[-1][0]
+    at = {row.place[-1][1]: _number(row.place[-1][1]) for row in rows}
+    units = {unit for _, unit in at.values()}
+    unit = units.pop()
+    if len(at) < 3 or units or unit is None:
+        return None
+    panels = []
+    for other in dict.fromkeys(row.place[:-1] for row in rows):
+        for metric in ALL:
+            lines: dict[str, list[figures.At]] = {}
+            for row in rows:
+                if row.place[:-1] == other:
+                    values = [metric.scale * value for value in row.over_seeds(metric.key)]
+                    error = statistics.stdev(values) / len(values) ** 0.5 if values[1:] else 0.0
+                    point = figures.At(at[row.place[-1][1]][0], statistics.fmean(values), error)
+                    lines.setdefault(row.name, []).append(point)
+            where = ", ".join(f"{name}={value}" for name, value in other)
+            panels.append(figures.Curves(where, metric.title, lines))
+    return figures.curves(panels, len(ALL), f"{axis} ({unit})" if unit else axis)
+
+
+def _number(value: Any) -> tuple[float, str | None]:
+    """A coordinate as a number and its unit, "" for a bare one and None for what is neither."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value), ""
+    return (isinstance(value, str) and durations.parse(value)) or (0.0, None)
 
 
 def _labels(places: Sequence[Place], default: str) -> tuple[str, list[str]]:

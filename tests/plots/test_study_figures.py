@@ -24,3 +24,21 @@ def test_gains_stand_side_by_side_on_one_scale(tmp_path):
     np.testing.assert_allclose([s[:, 1] for s in segments], [[0.75, 1.25], [1.5, 2.5]])
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["paper", "head"]
+
+
+def test_metrics_over_an_axis_are_what_was_given(tmp_path):
+    lines = {
+        "late": [figures.At(1e5, 47.0, 0.5), figures.At(4e4, 43.0, 0.0)],
+        "head": [figures.At(4e5, 1.0, 0.0)],
+    }
+    panels = [figures.Curves("a", "top-1 %", lines), figures.Curves("a", "NLL", {})]
+    panels += [figures.Curves("b", metric, lines) for metric in ("top-1 %", "NLL")]
+    figure = figures.curves(panels, 2, "duration (examples)")
+    first, empty, *_ = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["a", "a", "b", "b"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["top-1 %", "NLL"] * 2
+    assert figure.get_supxlabel() == "duration (examples)"
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    np.testing.assert_array_equal(first.containers[0][0].get_xydata(), [[4e4, 43], [1e5, 47]])
+    assert not empty.containers
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["late", "head"]

@@ -251,6 +251,22 @@ def test_differences_are_paired_and_samplers_chosen_without_the_test_split(tmp_p
     assert table((tmp_path / "results.md").read_text(), 0)["**head**"]["sampler"] == "sampler 0, 1"
 
 
+@pytest.mark.parametrize(
+    ("axis", "values", "drawn"),
+    [
+        ("duration", ["1e3 examples", "4000 examples", "200 examples"], True),
+        ("label_noise", [0.0, 0.2, 0.4], True),
+        ("label_noise", [0.0, 0.2], False),
+        ("duration", ["10 steps", "1 epoch", "3 epochs"], False),
+        ("parameterization", ["ratio", "bounded", "posterior"], False),
+    ],
+)
+def test_curves_are_over_the_last_axis_if_it_is_one_of_numbers(tmp_path, axis, values, drawn):
+    found = [record(m, 0, 0.4, 0.8, **{axis: v}) for v in values for m in ("softmax", "late")]
+    written = {path.name for path in results.write(found, tmp_path)}
+    assert ("curves.png" in written) == drawn
+
+
 def test_every_sampler_stands_in_a_table(tmp_path):
     results.write([record("paper", 0, 0.5, 0.7), record("softmax", 0, 0.4, 0.8)], tmp_path)
     lines = (tmp_path / "samplers.md").read_text().splitlines()
