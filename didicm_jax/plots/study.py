@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, NullLocator, StrMethodFormatter
 
 from didicm_jax.plots import style
 
@@ -157,16 +157,19 @@ class Curves(NamedTuple):
 def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
     """Metrics over an axis, beside each other, each on a scale of its own.
 
+    A scale is logarithmic where its values are above 0 and far apart.
+
     Args:
       panels: row by row.
       columns: metrics.
-      axis: its name and unit; it is logarithmic where its values are above 0 and span a decade.
+      axis: its name and unit.
     """
     rows = len(panels) // columns
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     looks = dict(zip(names, style.colors(), strict=False))
     figure, all_axes = style.new(0.6 + 2.6 * columns, 1.1 + 2.4 * rows, rows, columns)
-    values = [point.x for panel in panels for line in panel.lines.values() for point in line]
+    lines = [line for panel in panels for line in panel.lines.values()]
+    values = sorted({point.x for line in lines for point in line})
     handles: dict[str, Any] = {}
     for axes, panel in zip(np.ravel(all_axes), panels, strict=True):
         for name, line in panel.lines.items():
@@ -177,8 +180,13 @@ def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
             )
         axes.set_title(panel.title, fontsize=10)
         axes.set_ylabel(panel.metric, fontsize=9)
-        if 0 < 10 * min(values) <= max(values):
+        seen = [point.y for line in panel.lines.values() for point in line]
+        if seen and 0 < 2 * min(seen) <= max(seen):
+            style.logarithmic(axes, axes.yaxis)
+        if 0 < 10 * values[0] <= values[-1]:
             style.logarithmic(axes, axes.xaxis)
+        axes.set_xticks(values if len(values) <= 7 else values[:: len(values) // 4])
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.supxlabel(axis, fontsize=9)
     style.legend(figure, [handles[name] for name in names], names, above=True)
     return figure

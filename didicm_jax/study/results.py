@@ -35,6 +35,7 @@ from didicm_jax.study.rows import (
 # In the CSV file, for both splits.
 _METRICS = ("top1", "top5", "nll", "ece", "ece_equal_mass", "brier", "entropy")
 _SCALED = ("nll_scaled", "ece_scaled")
+_CURVES = ALL[:-1]  # the ECE that a temperature leaves is hardly more than its own noise
 _NORMAL = 1.96  # standard errors on each side of an interval of 95 %
 
 
@@ -242,7 +243,7 @@ def _curves(rows: Sequence[Row]) -> Any:
         return None
     panels = []
     for other in dict.fromkeys(row.place[:-1] for row in rows):
-        for metric in ALL:
+        for metric in _CURVES:
             lines: dict[str, list[figures.At]] = {}
             for row in rows:
                 if row.place[:-1] == other:
@@ -252,7 +253,7 @@ def _curves(rows: Sequence[Row]) -> Any:
                     lines.setdefault(row.name, []).append(point)
             where = ", ".join(f"{name}={value}" for name, value in other)
             panels.append(figures.Curves(where, metric.title, lines))
-    return figures.curves(panels, len(ALL), f"{axis} ({unit})" if unit else axis)
+    return figures.curves(panels, len(_CURVES), f"{axis} ({unit})" if unit else axis)
 
 
 def _number(value: Any) -> tuple[float, str | None]:

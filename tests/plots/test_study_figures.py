@@ -41,4 +41,5 @@ def test_metrics_over_an_axis_are_what_was_given(tmp_path):
     assert {axes.get_xscale() for axes in figure.axes} == {"log"}
     np.testing.assert_array_equal(first.containers[0][0].get_xydata(), [[4e4, 43], [1e5, 47]])
     assert not empty.containers
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["40k", "100k", "400k"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["late", "head"]
