@@ -11,6 +11,8 @@ import pytest
 from didicm_jax import config as configuration
 from didicm_jax.config import presets
 from didicm_jax.errors import UserError
+from didicm_jax.run import bundle
+from didicm_jax.study import methods
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -20,6 +22,14 @@ OPTIONS = {
     "digits": [{}],
     "fashion_mnist": [{}],
     "cifar": [{"classes": ("10", "100"), "recipe": ("usual", "replication")}],
+    "recommended": [
+        {
+            "name": ("cifar10", "birds"),
+            "images": ("few", "many"),
+            "method": ("didicm", "classifier"),
+            "resolution": ("32", "8", "224"),
+        }
+    ],
     "imagenet": [
         {
             "recipe": ("strong", "weak"),
@@ -89,6 +99,29 @@ def test_the_two_cifars_differ_in_their_images_alone():
     ten, hundred = get_config(), get_config("classes=100")
     assert configuration.differences(ten, hundred).keys() == {"data.name", "data.mean", "data.std"}
     assert (ten.data.name, hundred.data.name) == ("cifar10", "cifar100")
+
+
+def test_few_images_are_recommended_the_form_that_was_measured():
+    """The cells of the replication on 8 pixels, but for width, length, sampler and bookkeeping."""
+    cifar = importlib.import_module("cifar").get_config("recipe=replication")
+    cifar.data.resolution, cifar.model.stem, cifar.augment.shift = 8, "fine", 1
+    for method, name in (("didicm", "paper_smoothed"), ("classifier", "smoothed")):
+        measured = methods.apply(cifar, name)
+        ours = presets.recommended(f"images=few,method={method},resolution=8")
+        found = configuration.differences(ours, measured).keys()
+        assert {key for key in found if key.split(".")[0] not in ("data", "evaluation")} == {
+            *("model.width", "sampler.views", "train.duration", "train.log_every"),
+            *("train.checkpoint_every",),
+        } | ({"sampler.integrator"} if method == "didicm" else set())
+
+
+def test_many_images_are_recommended_the_recipe_of_the_package_s_network():
+    bundled = bundle.find("cifar10").config
+    ours = presets.recommended("images=many")
+    found = configuration.differences(ours, bundled).keys()
+    assert {key for key in found if key.split(".")[0] not in ("data", "evaluation")} == {
+        *("model.width", "model.group_elements", "train.log_every", "train.checkpoint_every"),
+    }
 
 
 def test_recipes_are_in_the_package_and_not_only_in_configs():
