@@ -188,7 +188,7 @@ def recommended(options: str = "") -> ml_collections.ConfigDict:
         config.train.batch_size, config.train.ema_decay = 128, 0.998
         # The diffusion learns more slowly than the classifier, which soon overfits.
         config.train.duration = "40 epochs" if classifies else "200 epochs"
-        config.optimizer.warmup, config.optimizer.weight_decay = "200 steps", 0.05
+        config.optimizer.warmup, config.optimizer.weight_decay = "10 epochs", 0.05
         if not classifies:
             config.model.init = "torch"
             config.diffusion.min_time, config.diffusion.stratified = 1e-5, False
