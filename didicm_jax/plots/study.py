@@ -103,8 +103,7 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
       order: what the labels show.
     """
     rows = len(panels) // columns
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    looks = dict(zip(names, style.colors(), strict=False))
+    looks = _looks([panel.lines for panel in panels])
     width = max(_NARROWEST, 1.0 + columns * (1.6 + 0.5 * len(places)))
     figure, all_axes = style.new(width, 1.1 + 2.4 * rows, rows, columns)
     grid = np.reshape(all_axes, (rows, columns))
@@ -113,7 +112,7 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
         for number, (name, (color, marker)) in enumerate(looks.items()):
             line = sorted(panel.lines.get(name, ()))
             # Beside each other, or errors would hide one another.
-            shift = 0.4 * ((number + 0.5) / len(names) - 0.5)
+            shift = 0.4 * ((number + 0.5) / len(looks) - 0.5)
             axes.errorbar(
                 [gain.number + shift for gain in line],
                 [gain.value for gain in line],
@@ -165,8 +164,7 @@ def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
       axis: its name and unit.
     """
     rows = len(panels) // columns
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    looks = dict(zip(names, style.colors(), strict=False))
+    looks = _looks([panel.lines for panel in panels])
     figure, all_axes = style.new(0.6 + 2.6 * columns, 1.1 + 2.4 * rows, rows, columns)
     lines = [line for panel in panels for line in panel.lines.values()]
     values = sorted({point.x for line in lines for point in line})
@@ -188,7 +186,7 @@ def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
         axes.set_xticks(values if len(values) <= 7 else values[:: len(values) // 4])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.supxlabel(axis, fontsize=9)
-    style.legend(figure, [handles[name] for name in names], names, above=True)
+    style.legend(figure, [handles[name] for name in looks], list(looks), above=True)
     return figure
 
 
@@ -211,8 +209,7 @@ def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
     figure, all_axes = style.new(0.8 + 3.4 * columns, 0.9 + 2.5 * rows, rows, columns)
     handles: dict[str, Any] = {}
     every = np.ravel(all_axes)
-    names = list(dict.fromkeys(name for methods in places.values() for name in methods))
-    looks = dict(zip(names, style.colors(), strict=False))
+    looks = _looks(list(places.values()))
     for axes, (place, methods) in zip(every, places.items(), strict=False):
         for name, points in methods.items():
             color, marker = looks[name]
@@ -241,3 +238,9 @@ def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
         axes.set_xlabel("passes of the plain network (operations)")
     style.legend(figure, list(handles.values()), list(handles))
     return figure
+
+
+def _looks(panels: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each method, the same in all panels."""
+    names = dict.fromkeys(name for methods in panels for name in methods)
+    return dict(zip(names, style.colors(), strict=False))

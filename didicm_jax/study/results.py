@@ -73,10 +73,14 @@ def write(records: Sequence[Record], folder: Path, following: Collection[str] = 
 
 
 def _with_error(values: Sequence[float], digits: int) -> str:
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
+    mean, error = _mean(values)
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if len(values) > 1 else "")
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """Over seeds, and its standard error, 0 where there is but one."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.fmean(values), error
 
 
 def _interval(difference: Difference | None, digits: int) -> str:
@@ -248,11 +252,9 @@ def _curves(rows: Sequence[Row]) -> Any:
             for row in rows:
                 if row.place[:-1] == other:
                     values = [metric.scale * value for value in row.over_seeds(metric.key)]
-                    error = statistics.stdev(values) / len(values) ** 0.5 if values[1:] else 0.0
-                    point = figures.At(at[row.place[-1][1]][0], statistics.fmean(values), error)
+                    point = figures.At(at[row.place[-1][1]][0], *_mean(values))
                     lines.setdefault(row.name, []).append(point)
-            where = ", ".join(f"{name}={value}" for name, value in other)
-            panels.append(figures.Curves(where, metric.title, lines))
+            panels.append(figures.Curves(_title(other), metric.title, lines))
     return figures.curves(panels, len(_CURVES), f"{axis} ({unit})" if unit else axis)
 
 
@@ -261,6 +263,10 @@ def _number(value: Any) -> tuple[float, str | None]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value), ""
     return (isinstance(value, str) and durations.parse(value)) or (0.0, None)
+
+
+def _title(place: Place) -> str:
+    return ", ".join(f"{axis}={value}" for axis, value in place)
 
 
 def _labels(places: Sequence[Place], default: str) -> tuple[str, list[str]]:
@@ -272,8 +278,7 @@ def _points(rows: Sequence[Row]) -> Mapping[str, Mapping[str, list[figures.Point
     """Every sampler of every method at every place."""
     found: dict[str, dict[str, list[figures.Point]]] = {}
     for row in rows:
-        place = ", ".join(f"{key}={value}" for key, value in row.place)
-        found.setdefault(place, {})[row.method] = [
+        found.setdefault(_title(row.place), {})[row.method] = [
             _point([find_sampler(record, key) for record in row.cells.values()])
             for key in sampler_keys(row.cells)
         ]
@@ -281,7 +286,6 @@ def _points(rows: Sequence[Row]) -> Mapping[str, Mapping[str, list[figures.Point
 
 
 def _point(seeds: Sequence[Record]) -> figures.Point:
-    top1 = [100 * each["test"]["top1"] for each in seeds]
-    error = statistics.stdev(top1) / len(top1) ** 0.5 if len(top1) > 1 else 0.0
+    top1, error = _mean([100 * each["test"]["top1"] for each in seeds])
     joined = seeds[0]["sampler"] == "cp" and seeds[0]["integrator"] == "euler"
-    return figures.Point(seeds[0]["plain_passes"], statistics.fmean(top1), error, joined)
+    return figures.Point(seeds[0]["plain_passes"], top1, error, joined)
