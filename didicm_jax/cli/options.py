@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
+from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ _TEXT, _LIST, _SWITCH = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_boo
 _COUNT = partial(flags.DEFINE_integer, lower_bound=1)
 _WHICH = partial(flags.DEFINE_enum, enum_values=["latest", "best"])
 # Each is a list, of values for a key of `config.sampler`.
-SAMPLER_KEYS = {"sampler": "name"} | {
-    key: key for key in ("integrator", "grid", "query", "chains", "steps", "views")
-}
+SAMPLER_KEYS = {"sampler": "name"} | {key: key for key in configuration.SAMPLER_CHOICES}
 SAMPLING = tuple(SAMPLER_KEYS)
 _SAMPLER_FLAGS = tuple(
     _Flag(

@@ -234,6 +234,10 @@ SETTINGS = (
     Setting("evaluation.every", "10 epochs",
             "time between two evaluations; the last step is followed by one too", Duration(),
             change=ALWAYS),
+    Setting("evaluation.best", "top1",
+            "which checkpoint is best: that of the highest top-1 or of the least NLL, which with "
+            "few images comes long before the end",
+            Choice(("top1", "nll"))),
     Setting("evaluation.sets", (),
             "several sets to evaluate on while training, such as ('held_out=train[95%:]', 'noise="
             "test with gaussian_noise:3 every 20 epochs'); the first decides what is best, and "
