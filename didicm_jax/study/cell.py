@@ -1,7 +1,6 @@
 """One cell of a study: a normal run, and its posteriors on held-out and on test examples."""
 
 import copy
-import json
 import math
 import time
 from pathlib import Path
@@ -52,7 +51,6 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
     if loop.train(run, claimed).metrics is None:
         return False
     record = {
-        "config": json.loads(cell.config.to_json()),
         "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
         "training": {
             "steps": run.durations.total,

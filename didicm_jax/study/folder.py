@@ -5,6 +5,7 @@ another machine, a cell that is done counts as done and stands in the tables.
 """
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -67,8 +68,9 @@ class StudyFolder:
         return files.read_json(path) | {"values": cell.values} if path.exists() else None
 
     def write_record(self, cell: Cell, record: Record) -> None:
-        """Makes it done."""
-        files.write_json(self.place(cell) / _RESULT, {"values": cell.values} | record)
+        """Makes it done, with its values and its config."""
+        known = {"values": cell.values, "config": _portable(cell.config)}
+        files.write_json(self.place(cell) / _RESULT, known | record)
 
     def check(self, config: ml_collections.ConfigDict, held_out: int) -> None:
         """Refuses to go on with cells that have another recipe; writes nothing.
@@ -106,7 +108,7 @@ class StudyFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.path / _FORMER_RECIPE, self.path / _RECIPE)
-        recipe = {"config": json.loads(config.to_json()), "held_out": held_out}
+        recipe = {"config": _portable(config), "held_out": held_out}
         files.write_json(self.path / _RECIPE, recipe)
 
     @contextlib.contextmanager
@@ -128,6 +130,13 @@ class StudyFolder:
                     "for its end or use another folder"
                 )
             yield
+
+
+def _portable(config: ml_collections.ConfigDict) -> Any:
+    """As JSON, without where this machine has its data: what is stored goes to other machines."""
+    config = copy.deepcopy(config)
+    config.data.data_dir = configuration.default().data.data_dir
+    return json.loads(config.to_json())
 
 
 def _changed(
