@@ -183,6 +183,7 @@ def recommended(options: str = "") -> ml_collections.ConfigDict:
     if few:
         config.augment.label_smoothing = 0.1
         config.sampler.views = 2
+        config.evaluation.best, config.evaluation.every = "nll", "5 epochs"
         config.train.batch_size, config.train.ema_decay = 128, 0.998
         # The diffusion learns more slowly than the classifier, which soon overfits.
         config.train.duration = "40 epochs" if classifies else "200 epochs"
