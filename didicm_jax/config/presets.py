@@ -22,6 +22,7 @@ PAPER_SAMPLER = {
     "tolerance": 0.0,
     "min_time": 1e-5,
     "views": 1,
+    "temperature": 1.0,
 }
 
 # Mean and deviation of ImageNet's images, per channel.

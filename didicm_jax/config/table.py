@@ -270,6 +270,9 @@ SETTINGS = (
             "views of each image, itself and others mirrored and moved as in training: a diffusion "
             "asks about another one at each step, by turns; else posteriors are averaged",
             Number(1, 1024), change=ALWAYS),
+    Setting("sampler.temperature", 1.0,
+            "posteriors are raised to 1 over it and normalised: above 1 they are less confident",
+            Number(1e-3, 1e3), change=ALWAYS),
     Setting("sampler.time", 0.6, "time, and with it noise, at which the network is asked", SHARES,
             read=_ONE_SHOT, change=ALWAYS),
 )  # fmt: skip

@@ -119,6 +119,8 @@ def label(config: ml_collections.ConfigDict) -> str:
         words.append(f"{described['chains']} chains")
     if described["views"] != 1:
         words.append(f"{described['views']} views")
+    if described["temperature"] != 1:
+        words.append(f"temperature {described['temperature']:g}")
     return " ".join(words)
 
 
