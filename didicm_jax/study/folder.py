@@ -23,6 +23,8 @@ Record = dict[str, Any]  # what a cell found: its `cell.json`
 
 _RECIPE, _FORMER_RECIPE = "study.json", "grid.json"
 _RESULT = "cell.json"
+# What the best checkpoint of a cell is chosen by. A record of the last one alone may have any.
+_JUDGE = "evaluation.best"
 
 
 class StudyFolder:
@@ -92,6 +94,7 @@ class StudyFolder:
                     "choose another folder"
                 )
             changed = _changed(config, configuration.from_json(stored["config"]))
+            changed.pop(_JUDGE, None)
             if stored["held_out"] != held_out:
                 changed["held_out"] = (held_out, stored["held_out"])
             _refuse(changed, f"the study that {self.path} holds")
@@ -101,6 +104,9 @@ class StudyFolder:
                 changed = _changed(cell.config, begun)
                 if cell.equal_compute:  # known when its operations have been counted
                     changed.pop("train.duration", None)
+                record = self.record(cell)
+                if record is not None and "stopped" not in record:
+                    changed.pop(_JUDGE, None)
                 _refuse(changed, f"the run that {self.place(cell)} holds")
 
     def claim(self, config: ml_collections.ConfigDict, held_out: int) -> None:

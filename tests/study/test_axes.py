@@ -125,6 +125,21 @@ def test_records_alone_are_a_study_that_is_done(tmp_path, digits, capsys):
     assert "min_time is 1e-05, was 0.001" in capsys.readouterr().err
 
 
+def test_the_judge_of_checkpoints_may_change_where_none_was_judged(tmp_path, digits):
+    before = study(tmp_path, digits, "seed=0")
+    before.claim(digits, 5)
+    (cell,) = before.cells
+    before.place(cell).mkdir(parents=True)
+    before.write_record(cell, small_record())
+    digits.evaluation.best = "nll"
+    after = study(tmp_path, digits, "seed=0")
+    after.check(digits, 5)
+    judged = small_record() | {"stopped": {"step": 1, "samplers": []}}
+    before.write_record(cell, judged)
+    with pytest.raises(UserError, match=r"evaluation\.best is 'nll', was 'top1'"):
+        after.check(digits, 5)
+
+
 def test_records_leave_out_where_the_data_are(tmp_path):
     """They go on where the same data are in another folder."""
     config = cifar_config.get_config()
