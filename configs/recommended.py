@@ -14,8 +14,9 @@ a classifier, trained by the denoising cross-entropy. `method=classifier` is wha
 against, on the same trunk: with few images it is stopped after a fifth of the epochs, before it
 overfits, and averages two views too.
 
-The last 5 % of the training images are held out, for the choice of the best checkpoint:
-`--mode=evaluate --dataset=NAME --data_dir=DATA --split=test` judges. What was measured is CIFAR-10
+The last 5 % of the training images are held out, for the choice of the best checkpoint, by its NLL
+where images are few: `--mode=evaluate --checkpoint=best --dataset=NAME --data_dir=DATA
+--split=test` judges it. What was measured is CIFAR-10
 at an eighth of the width (few) and three eighths (many): for other data this is where to start.
 """
 

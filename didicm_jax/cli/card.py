@@ -188,9 +188,10 @@ def _results(trained: bundle.Bundle, facts: Facts) -> str:
     )
     notes = []
     if facts.checkpoint == "best":
+        judged = "NLL" if trained.config.evaluation.best == "nll" else "top-1"
         notes.append(
-            "The checkpoint was chosen by its top-1 among those of its training, so where these "
-            "are the images that it was chosen on, the figures flatter it a little."
+            f"The checkpoint was chosen by its {judged} among those of its training, so where "
+            "these are the images that it was chosen on, the figures flatter it a little."
         )
     if facts.dtype != "float32":
         notes.append(f"The figures are those of float32, before the kernels became {facts.dtype}.")

@@ -14,7 +14,15 @@ from didicm_jax import evaluation, files, pages, parallel, plots
 from didicm_jax.cli import evaluation_page, pictures
 from didicm_jax.cli.command_line import counted
 from didicm_jax.errors import UserError
-from didicm_jax.evaluation import classes, corruptions, loop, notable, real_labels, record
+from didicm_jax.evaluation import (
+    classes,
+    corruptions,
+    loop,
+    notable,
+    real_labels,
+    record,
+    temperature,
+)
 from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
 from didicm_jax.inference import sweep
@@ -121,12 +129,15 @@ def _report(
     """Writes and prints all but the page, which needs the network once more."""
     last = scored[-1].evaluation
     records = [record.of_sampler(each.config, each.evaluation.scores, real) for each in scored]
+    plain = scored[-1].config.sampler.temperature == 1  # so that what is found can be asked for
+    scaled = temperature.best(kept.probs, last.scores.labels) if plain else None
     whole = record.of(
         records,
         last,
         step=subject.network.step,
         dataset=subject.dataset_name,
         class_names=subject.class_names,
+        scaled=scaled,
         corruptions=None if corrupted is None else corrupted.record,
     )
     corruption_table = None
@@ -135,6 +146,8 @@ def _report(
         print(f"\n{_printed(corruption_table)}{_relative(corrupted.record)}\n")
     sampler_table = _sampler_table(scored, records)
     print(_printed(sampler_table))
+    if scaled is not None:
+        print(_temperature_line(scaled, records[-1]))
     print(_class_tables(whole["classes"]))
     output.mkdir(parents=True, exist_ok=True)
     written = ["evaluation.json"]
@@ -160,6 +173,14 @@ def _say(line: str) -> None:
 
 def _printed(table: pages.Table) -> str:
     return tabulate(table.rows, table.header, disable_numparse=True)
+
+
+def _temperature_line(scaled: dict[str, float], plain: dict[str, Any]) -> str:
+    return (
+        f"\nWith --temperature={scaled['temperature']:.4g}, the best on these images, NLL "
+        f"{plain['nll']:.4f} -> {scaled['nll']:.4f}, ECE {plain['ece']:.4f} -> {scaled['ece']:.4f} "
+        "(choose it on images that are held out)"
+    )
 
 
 def _sampler_table(scored: Sequence[Scored], records: Sequence[dict[str, Any]]) -> pages.Table:

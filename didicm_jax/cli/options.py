@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
+from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ _TEXT, _LIST, _SWITCH = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_boo
 _COUNT = partial(flags.DEFINE_integer, lower_bound=1)
 _WHICH = partial(flags.DEFINE_enum, enum_values=["latest", "best"])
 # Each is a list, of values for a key of `config.sampler`.
-SAMPLER_KEYS = {"sampler": "name"} | {
-    key: key for key in ("integrator", "grid", "query", "chains", "steps", "views")
-}
+SAMPLER_KEYS = {"sampler": "name"} | {key: key for key in configuration.SAMPLER_CHOICES}
 SAMPLING = tuple(SAMPLER_KEYS)
 _SAMPLER_FLAGS = tuple(
     _Flag(
@@ -178,12 +177,14 @@ def sampler_choices(values: flags.FlagValues) -> dict[str, list[Any]]:
     """The settings of the sampler that were given, as `sweep.variations` takes them.
 
     Raises:
-      UserError: steps, chains or views that are no whole numbers.
+      UserError: steps, chains or views that are no whole numbers, or temperatures that are none.
     """
     given = {key: values[flag].value for flag, key in SAMPLER_KEYS.items()}
     choices: dict[str, list[Any]] = {key: words for key, words in given.items() if words}
     for key in {"steps", "chains", "views"} & choices.keys():
         choices[key] = _integers(key, choices[key])
+    if "temperature" in choices:
+        choices["temperature"] = _numbers("temperature", choices["temperature"])
     return choices
 
 
@@ -231,6 +232,15 @@ def other_data(values: flags.FlagValues) -> "OtherData":
     from didicm_jax.evaluation.subject import OtherData  # which imports jax
 
     return OtherData(values.dataset, values.data_dir, values.split, values.examples)
+
+
+def _numbers(flag: str, words: list[str]) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise UserError(
+            f"--{flag}: expected numbers such as 1,1.5, found {','.join(words)}; change it"
+        ) from error
 
 
 def _integers(flag: str, words: list[str]) -> list[int]:

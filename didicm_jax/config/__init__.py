@@ -4,6 +4,7 @@ from didicm_jax.config.durations import steps
 from didicm_jax.config.reference import listing
 from didicm_jax.config.sets import EvaluationSet, evaluation_sets
 from didicm_jax.config.settings import (
+    SAMPLER_CHOICES,
     default,
     differences,
     flatten,
@@ -14,6 +15,7 @@ from didicm_jax.config.settings import (
 )
 
 __all__ = [
+    "SAMPLER_CHOICES",
     "EvaluationSet",
     "default",
     "differences",

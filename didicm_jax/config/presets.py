@@ -22,6 +22,7 @@ PAPER_SAMPLER = {
     "tolerance": 0.0,
     "min_time": 1e-5,
     "views": 1,
+    "temperature": 1.0,
 }
 
 # Mean and deviation of ImageNet's images, per channel.
@@ -168,13 +169,11 @@ def recommended(options: str = "") -> ml_collections.ConfigDict:
     resolution, few = given["resolution"] or 224, given["images"] == "few"
     classifies = given["method"] == "classifier"
     config = settings.default()
-    config.data.name, config.data.resolution = given["name"], resolution
+    config.data.name = given["name"]
     config.data.mean, config.data.std = _COLOURS
-    # Whole images, moved by an eighth of a side; what is best is chosen on the last of them.
-    config.data.crop_scale = config.data.crop_ratio = (1.0, 1.0)
-    config.data.eval_crop = 1.0
+    whole_images(config, resolution)
+    # What is best is chosen on the last of them.
     config.data.train_split, config.data.eval_split = "train[:95%]", "train[95%:]"
-    config.augment.flip, config.augment.shift = True, resolution // 8
     # Four pixels a side at least are left at the end, as in the paper's networks.
     config.model.stem = "fine" if resolution < 32 else "small" if resolution < 64 else "didirn"
     config.model.name = "resnet18" if classifies else "didirn18"
@@ -185,6 +184,7 @@ def recommended(options: str = "") -> ml_collections.ConfigDict:
     if few:
         config.augment.label_smoothing = 0.1
         config.sampler.views = 2
+        config.evaluation.best, config.evaluation.every = "nll", "5 epochs"
         config.train.batch_size, config.train.ema_decay = 128, 0.998
         # The diffusion learns more slowly than the classifier, which soon overfits.
         config.train.duration = "40 epochs" if classifies else "200 epochs"
@@ -202,6 +202,14 @@ def recommended(options: str = "") -> ml_collections.ConfigDict:
             config.model.conditioned_stages, config.model.parameterization = 0, "posterior"
             config.diffusion.loss, config.diffusion.draws_per_image = "cross_entropy", 4
     return config
+
+
+def whole_images(config: ml_collections.ConfigDict, resolution: int) -> None:
+    """Images are seen whole, mirrored and moved by up to an eighth of a side in training."""
+    config.data.resolution = resolution
+    config.data.crop_scale = config.data.crop_ratio = (1.0, 1.0)
+    config.data.eval_crop = 1.0
+    config.augment.flip, config.augment.shift = True, resolution // 8
 
 
 def _photos(

@@ -15,6 +15,9 @@ from didicm_jax.errors import UserError
 
 Values = dict[str, Any]  # by dotted key
 
+# Settings of `config.sampler`, besides its name, that a trained network is tried with.
+SAMPLER_CHOICES = ("integrator", "grid", "query", "chains", "steps", "views", "temperature")
+
 
 def default() -> ml_collections.ConfigDict:
     """A config with every key at its default."""

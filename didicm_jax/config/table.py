@@ -234,6 +234,10 @@ SETTINGS = (
     Setting("evaluation.every", "10 epochs",
             "time between two evaluations; the last step is followed by one too", Duration(),
             change=ALWAYS),
+    Setting("evaluation.best", "top1",
+            "which checkpoint is best: that of the highest top-1 or of the least NLL, which with "
+            "few images comes long before the end",
+            Choice(("top1", "nll"))),
     Setting("evaluation.sets", (),
             "several sets to evaluate on while training, such as ('held_out=train[95%:]', 'noise="
             "test with gaussian_noise:3 every 20 epochs'); the first decides what is best, and "
@@ -266,6 +270,9 @@ SETTINGS = (
             "views of each image, itself and others mirrored and moved as in training: a diffusion "
             "asks about another one at each step, by turns; else posteriors are averaged",
             Number(1, 1024), change=ALWAYS),
+    Setting("sampler.temperature", 1.0,
+            "posteriors are raised to 1 over it and normalised: above 1 they are less confident",
+            Number(1e-3, 1e3), change=ALWAYS),
     Setting("sampler.time", 0.6, "time, and with it noise, at which the network is asked", SHARES,
             read=_ONE_SHOT, change=ALWAYS),
 )  # fmt: skip

@@ -49,6 +49,13 @@ class Predictions:
                     self._rows[name] = values[:0].copy()
                 self._files[name].write(np.ascontiguousarray(values).data)
 
+    @property
+    def probs(self) -> np.ndarray:
+        """Those added so far, f32[N,K], read from the disk where they are looked at."""
+        file, like = self._files["probs"], self._rows["probs"]
+        file.flush()
+        return np.memmap(file, like.dtype, "r", shape=(self._total, *like.shape[1:]))
+
     def write(self, path: Path, **arrays: np.ndarray) -> None:
         """Writes an NPZ file: `probs` f32[N,K], `trajectory` f32[N,S+1,K] and `steps_used` i32[N]
         where there are any, and the other `arrays`."""

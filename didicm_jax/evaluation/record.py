@@ -59,12 +59,14 @@ def of(
     step: int,
     dataset: str,
     class_names: tuple[str, ...],
+    scaled: dict[str, float] | None = None,
     corruptions: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole record: the last of `samplers`, from `of_sampler`, and what is said of it alone.
 
     That is all of `samplers`, `step` of the checkpoint, `dataset`, `replaced_images`, `classes` (
-    best, worst and most confused), and `corruptions` of `corruptions.evaluate`, if any.
+    best, worst and most confused), and, if any, `best_temperature` of `temperature.best` and
+    `corruptions` of `corruptions.evaluate`.
     """
     record = samplers[-1] | {
         "step": step,
@@ -73,7 +75,8 @@ def of(
         "samplers": list(samplers),
         "classes": classes.summary(last.scores, class_names, top=_LISTED),
     }
-    return record if corruptions is None else record | {"corruptions": corruptions}
+    further = {"best_temperature": scaled, "corruptions": corruptions}
+    return record | {key: value for key, value in further.items() if value is not None}
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:

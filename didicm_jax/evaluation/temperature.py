@@ -6,7 +6,7 @@ Shapes: N examples, K classes.
 import numpy as np
 from scipy import optimize, special
 
-from didicm_jax.evaluation.metrics import NLL_FLOOR, chunks
+from didicm_jax.evaluation.metrics import NLL_FLOOR, Outcomes, chunks, outcomes, summarize
 
 _RANGE = (0.02, 50.0)
 _TINY = np.finfo(np.float32).tiny  # a probability of 0 has a logarithm
@@ -35,3 +35,11 @@ def apply(probs: np.ndarray, temperature: float) -> np.ndarray:
     """Posteriors `p^(1/temperature)`, normalised, f64[N,K]; the most probable class stays."""
     logs = np.log(np.maximum(probs.astype(np.float64), _TINY))
     return special.softmax(logs / temperature, axis=-1)
+
+
+def best(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The `temperature` of `fit`, from the same arguments, and the `nll` and the `ece` at it."""
+    scale = fit(probs, labels)
+    parts = [outcomes(apply(probs[rows], scale), labels[rows]) for rows in chunks(probs)]
+    found = summarize(Outcomes(*map(np.concatenate, zip(*parts, strict=True))))
+    return {"temperature": scale, "nll": found["nll"], "ece": found["ece"]}

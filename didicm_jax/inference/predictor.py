@@ -102,7 +102,7 @@ class Predictor:
 
         Args:
           path: the workdir.
-          checkpoint: `latest`, or `best`, the one with the highest evaluated top-1.
+          checkpoint: `latest`, or `best`, by `config.evaluation.best`.
           sampler: settings of `config.sampler` to change, such as `{"steps": 2}`.
           buckets: the batch sizes to compile for; the largest says how much memory a call takes.
           trajectory: also return the way to each posterior, S + 1 times as many numbers.

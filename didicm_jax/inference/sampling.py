@@ -40,13 +40,39 @@ def create(
     """The posterior of `config.method`, by `config.sampler` where it is a diffusion.
 
     A diffusion asks about the views by turns; where a network is asked once about each of them, its
-    posteriors are averaged.
+    posteriors are averaged. What comes out is scaled by the temperature of `config.sampler`.
 
     Args:
       config: of the run.
       num_classes: K.
       trajectory: also give the way to each posterior, where the sampler has one.
     """
+    answer = _unscaled(config, num_classes, trajectory=trajectory)
+    temperature = config.sampler.temperature
+    if temperature == 1:
+        return answer
+
+    def posterior(model: Any, images: chex.Array, keys: chex.PRNGKey) -> Posterior:
+        found = answer(model, images, keys)
+        way = found.trajectory
+        return found._replace(
+            probs=at_temperature(found.probs, temperature),
+            trajectory=None if way is None else at_temperature(way, temperature),
+        )
+
+    return posterior
+
+
+def at_temperature(probs: chex.Array, temperature: float) -> chex.Array:
+    """Posteriors `p^(1/temperature)`, normalised, `[..., K]`; the order of the classes stays.
+
+    Source: temperature scaling (Guo et al. 2017, arXiv 1706.04599).
+    """
+    logs = jnp.log(jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))  # of 0 too
+    return jax.nn.softmax(logs / temperature)
+
+
+def _unscaled(config: ml_collections.ConfigDict, num_classes: int, *, trajectory: bool) -> Answer:
     if config.method == "cross_entropy":
         return softmax
     if config.method == "binary_cross_entropy":

@@ -12,8 +12,6 @@ from didicm_jax import diffusion
 from didicm_jax.config import presets
 from didicm_jax.errors import UserError
 
-# Settings of `config.sampler` that may be chosen, besides its name; the last varies fastest.
-_KEYS = ("integrator", "grid", "query", "chains", "steps", "views")
 # Samplers that have a name of their own.
 NAMED: dict[str, dict[str, Any]] = {"paper": presets.PAPER_SAMPLER}
 
@@ -28,7 +26,8 @@ def variations(
 
     Args:
       config: of the run; what is not chosen stays as it says.
-      choices: values for `name` and the settings above, or some of them. A name may also be that
+      choices: values for `name` and `configuration.SAMPLER_CHOICES`, whose last varies fastest, or
+        for some of them. A name may also be that
         of `NAMED`, whose settings are those that are not chosen.
 
     Raises:
@@ -55,7 +54,8 @@ def variations(
             )
     result: dict[tuple[tuple[str, object], ...], ml_collections.ConfigDict] = {}
     for base in bases:
-        reads = [key for key in _KEYS if key in choices and key in _reads(config.method, base)]
+        read = _reads(config.method, base)
+        reads = [key for key in configuration.SAMPLER_CHOICES if key in choices and key in read]
         for values in itertools.product(*(choices[key] for key in reads)):
             chosen = base | dict(zip(reads, values, strict=True))
             if len(set(choices.get("grid", ()))) > 1 and not _walks(config, chosen):
@@ -119,6 +119,8 @@ def label(config: ml_collections.ConfigDict) -> str:
         words.append(f"{described['chains']} chains")
     if described["views"] != 1:
         words.append(f"{described['views']} views")
+    if described["temperature"] != 1:
+        words.append(f"temperature {described['temperature']:g}")
     return " ".join(words)
 
 

@@ -35,7 +35,7 @@ class Checkpoints(SavedCheckpoints):
         self._stale = False  # the manager has failed, and is to be opened anew
         super().__init__(workdir, say=say)
 
-    def save(self, step: int, state: chex.ArrayTree, *, top1: float | None = None) -> None:
+    def save(self, step: int, state: chex.ArrayTree, *, evaluated: float | None = None) -> None:
         """Starts saving `state`; returns before it is written.
 
         A step that is saved already is left as it is, unless it was saved before its evaluation. A
@@ -44,7 +44,7 @@ class Checkpoints(SavedCheckpoints):
         Args:
           step: its name.
           state: arrays, copied before this returns, so the next step may donate them.
-          top1: its evaluated accuracy, to choose the best by.
+          evaluated: what it is worth by its evaluation, to choose the best by; more is better.
         """
         self.check(wait=True)
         # What process 0 sees decides for all: a branch of one alone would leave the others waiting.
@@ -55,14 +55,14 @@ class Checkpoints(SavedCheckpoints):
         if self._stale:
             self._reopen()
         if parallel.any_process(parallel.is_main() and step in self._manager.all_steps()):
-            if top1 is not None:
-                self._add_metric(step, top1)
+            if evaluated is not None:
+                self._add_worth(step, evaluated)
             return
         fault: Exception | None = None
         try:
             self._saving = step
             arguments = ocp.args.PyTreeSave(state)
-            self._manager.save(step, args=arguments, metrics=worth.metrics(top1))
+            self._manager.save(step, args=arguments, metrics=worth.metrics(evaluated))
         except Exception as error:
             fault = error
         self._agree(step, fault)
@@ -177,12 +177,12 @@ class Checkpoints(SavedCheckpoints):
         self._failed(step, fault or OSError("another process could not write its part"))
         return False
 
-    def _add_metric(self, step: int, top1: float) -> None:
+    def _add_worth(self, step: int, evaluated: float) -> None:
         """Gives a checkpoint that was saved before its evaluation what it is worth."""
         checkpoint, fault = self._folder / str(step), None
         if parallel.is_main() and worth.read(checkpoint, self._say) is None:
             try:
-                worth.write(checkpoint, top1)
+                worth.write(checkpoint, evaluated)
             except OSError as error:
                 fault = error
         if self._agree(step, fault):  # which waits until it is written

@@ -41,12 +41,12 @@ class SavedCheckpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step of the checkpoint with the highest evaluated top-1, if one was evaluated."""
+        """The step of the best checkpoint, by `config.evaluation.best`, if one was evaluated."""
         self._manager.wait_until_finished()  # until then a checkpoint has no metrics
         # By the files: the manager's own account needs all of them to be whole.
         steps = self._manager.all_steps()
         found = {step: worth.read(self._folder / str(step), self._say) for step in steps}
-        evaluated = [(top1, step) for step, top1 in found.items() if top1 is not None]
+        evaluated = [(value, step) for step, value in found.items() if value is not None]
         return max(evaluated)[1] if evaluated else None
 
     def close(self) -> None:

@@ -1,39 +1,47 @@
-"""What a checkpoint is worth: its evaluated accuracy, which orbax chooses the best by.
+"""What a checkpoint is worth by its evaluation, which orbax chooses the best by: more is better.
 
 It is kept in the checkpoint, beside the arrays, and written again when an evaluation comes later.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from didicm_jax import files
 
-# Of one that was saved without an evaluation: less than any accuracy.
-_NOT_EVALUATED = -1.0
+_NOT_EVALUATED = -math.inf  # the rank of one that was saved without an evaluation
 
 
-def metrics(top1: float | None) -> dict[str, float]:
+def of(metrics: Mapping[str, float], best: str) -> float:
+    """The worth that an evaluation found, by `config.evaluation.best`."""
+    return -metrics["nll"] if best == "nll" else metrics["top1"]
+
+
+def metrics(worth: float | None) -> dict[str, float | None]:
     """What orbax is to keep; None stands for no evaluation."""
-    return {"top1": _NOT_EVALUATED if top1 is None else top1}
+    return {"worth": worth}
 
 
-def rank(metrics: Mapping[str, float]) -> float:
+def rank(metrics: Mapping[str, Any]) -> float:
     """By what the best is chosen."""
-    return metrics["top1"]
+    if "worth" not in metrics:  # of a former version, which knew accuracy alone, and -1 for none
+        return metrics["top1"] if metrics["top1"] >= 0 else _NOT_EVALUATED
+    return _NOT_EVALUATED if metrics["worth"] is None else metrics["worth"]
 
 
 def read(checkpoint: Path, say: Callable[[str], None]) -> float | None:
-    """The accuracy that a checkpoint holds, None if none; `say` is told if it is damaged."""
-    top1 = _read(checkpoint)
-    if top1 is None:
+    """What a checkpoint says it is worth, None if nothing; `say` is told if it is damaged."""
+    worth = _read(checkpoint)
+    if worth is None:
         say(f"{_place(checkpoint)} is damaged: the checkpoint counts as not evaluated")
-    return None if top1 == _NOT_EVALUATED else top1
+    return None if worth == _NOT_EVALUATED else worth
 
 
-def write(checkpoint: Path, top1: float | None) -> None:
+def write(checkpoint: Path, worth: float | None) -> None:
     """Gives a checkpoint another worth."""
-    files.write_json(_place(checkpoint), metrics(top1))
+    files.write_json(_place(checkpoint), metrics(worth))
 
 
 def mend(checkpoints: Path, say: Callable[[str], None]) -> None:

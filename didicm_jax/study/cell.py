@@ -1,7 +1,6 @@
 """One cell of a study: a normal run, and its posteriors on held-out and on test examples."""
 
 import copy
-import json
 import math
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from didicm_jax import evaluation
 from didicm_jax.evaluation import Outcomes, report, scores, temperature
-from didicm_jax.evaluation.subject import OtherData, open_subject, other_dataset
+from didicm_jax.evaluation.subject import OtherData, Subject, open_subject, other_dataset
 from didicm_jax.inference import sweep
 from didicm_jax.run import Places, RunFolder
 from didicm_jax.study import methods
@@ -52,7 +51,6 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
     if loop.train(run, claimed).metrics is None:
         return False
     record = {
-        "config": json.loads(cell.config.to_json()),
         "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
         "training": {
             "steps": run.durations.total,
@@ -62,8 +60,15 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
             **_stability(folder),
             "seconds_of_last_start": time.monotonic() - started,
         },
-        "samplers": _samplers(cell, claimed, _passes(run), _passes(plain).of(1)),
     }
+    costs = _passes(run), _passes(plain).of(1)
+    last = open_subject(claimed, "latest")
+    record["samplers"] = _samplers(cell, claimed, last, *costs)
+    if run.sets[0].every < run.durations.total:
+        best = open_subject(claimed, "best")
+        same = best.network.step == last.network.step
+        samplers = record["samplers"] if same else _samplers(cell, claimed, best, *costs)
+        record["stopped"] = {"step": best.network.step, "samplers": samplers}
     study.write_record(cell, record)
     return True
 
@@ -71,12 +76,12 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
 def _samplers(
     cell: Cell,
     folder: RunFolder,
+    held_out: Subject,
     passes: operations.Passes,
     plain_pass: float,
 ) -> list[dict[str, Any]]:
     """Each sampler's metrics on the held-out and the test examples, and what it costs."""
     config = folder.config
-    held_out = open_subject(folder, "latest")
     asked = OtherData(split=cell.test_split)
     test = held_out._replace(source=other_dataset(config, folder.description, asked).test)
     records = []

@@ -5,6 +5,7 @@ another machine, a cell that is done counts as done and stands in the tables.
 """
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ Record = dict[str, Any]  # what a cell found: its `cell.json`
 
 _RECIPE, _FORMER_RECIPE = "study.json", "grid.json"
 _RESULT = "cell.json"
+# What the best checkpoint of a cell is chosen by. A record of the last one alone may have any.
+_JUDGE = "evaluation.best"
 
 
 class StudyFolder:
@@ -67,8 +70,9 @@ class StudyFolder:
         return files.read_json(path) | {"values": cell.values} if path.exists() else None
 
     def write_record(self, cell: Cell, record: Record) -> None:
-        """Makes it done."""
-        files.write_json(self.place(cell) / _RESULT, {"values": cell.values} | record)
+        """Makes it done, with its values and its config."""
+        known = {"values": cell.values, "config": _portable(cell.config)}
+        files.write_json(self.place(cell) / _RESULT, known | record)
 
     def check(self, config: ml_collections.ConfigDict, held_out: int) -> None:
         """Refuses to go on with cells that have another recipe; writes nothing.
@@ -90,6 +94,7 @@ class StudyFolder:
                     "choose another folder"
                 )
             changed = _changed(config, configuration.from_json(stored["config"]))
+            changed.pop(_JUDGE, None)
             if stored["held_out"] != held_out:
                 changed["held_out"] = (held_out, stored["held_out"])
             _refuse(changed, f"the study that {self.path} holds")
@@ -99,6 +104,9 @@ class StudyFolder:
                 changed = _changed(cell.config, begun)
                 if cell.equal_compute:  # known when its operations have been counted
                     changed.pop("train.duration", None)
+                record = self.record(cell)
+                if record is not None and "stopped" not in record:
+                    changed.pop(_JUDGE, None)
                 _refuse(changed, f"the run that {self.place(cell)} holds")
 
     def claim(self, config: ml_collections.ConfigDict, held_out: int) -> None:
@@ -106,7 +114,7 @@ class StudyFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.path / _FORMER_RECIPE, self.path / _RECIPE)
-        recipe = {"config": json.loads(config.to_json()), "held_out": held_out}
+        recipe = {"config": _portable(config), "held_out": held_out}
         files.write_json(self.path / _RECIPE, recipe)
 
     @contextlib.contextmanager
@@ -128,6 +136,13 @@ class StudyFolder:
                     "for its end or use another folder"
                 )
             yield
+
+
+def _portable(config: ml_collections.ConfigDict) -> Any:
+    """As JSON, without where this machine has its data: what is stored goes to other machines."""
+    config = copy.deepcopy(config)
+    config.data.data_dir = configuration.default().data.data_dir
+    return json.loads(config.to_json())
 
 
 def _changed(

@@ -16,9 +16,11 @@ from didicm_jax.study import methods
 from didicm_jax.study.folder import Record
 from didicm_jax.study.rows import (
     ALL,
-    BASELINES,
     MATCHED,
     SHOWN,
+    STOPPED,
+    UNMATCHED,
+    Baseline,
     Difference,
     Metric,
     Place,
@@ -62,9 +64,10 @@ def write(records: Sequence[Record], folder: Path, following: Collection[str] = 
     files.write_csv(written[0], _csv(records))
     for path, text in zip(written[1:], (_markdown(rows), _samplers(rows)), strict=True):
         files.write_whole(path, operator.methodcaller("write", text.encode()))
-    drawn = {f"gain_{metric.key}": _heat_map(rows, metric) for metric in SHOWN}
-    drawn |= {"difficulty": _difficulty(rows), "curves": _curves(rows)}
-    drawn |= {"compute": figures.compute(_points(rows))}
+    last = [row for row in rows if not row.stopped]
+    drawn = {f"gain_{metric.key}": _heat_map(last, metric) for metric in SHOWN}
+    drawn |= {"difficulty": _difficulty(rows), "curves": _curves(last)}
+    drawn |= {"compute": figures.compute(_points(last))}
     for name, figure in drawn.items():
         if figure is not None:
             written.append(folder / f"{name}.png")
@@ -91,7 +94,14 @@ def _interval(difference: Difference | None, digits: int) -> str:
     return f"{value:+.{digits}f}{end}"
 
 
+def _baselines(rows: Sequence[Row]) -> tuple[Baseline, ...]:
+    """What methods are compared with."""
+    stopped = any(row.stopped for row in rows)
+    return (UNMATCHED, MATCHED, STOPPED) if stopped else (UNMATCHED, MATCHED)
+
+
 def _markdown(rows: Sequence[Row]) -> str:
+    baselines = _baselines(rows)
     names = [name for name, _ in rows[0].place]
     selected = select(rows)
     means, gaps = [], []
@@ -105,11 +115,11 @@ def _markdown(rows: Sequence[Row]) -> str:
         means.append([*place, name, sampler, *costs, *_values(row.chosen), len(row.chosen)])
         gaps.append([*place, name])
         for metric in ALL:
-            for baseline in BASELINES:
+            for baseline in baselines:
                 found = difference_of(row, best_of(rows, row.place, metric, baseline), metric)
                 gaps[-1].append(_interval(found, metric.digits))
     titles = [metric.title for metric in ALL]
-    headers = [f"{title}, {word}" for title in titles for word in ("paper's", "matched")]
+    headers = [f"{title}, {baseline.word}" for title in titles for baseline in baselines]
     return (
         _table(means, [*names, "method", "sampler", "passes", "training", *titles, "seeds"])
         + "\nMeans ± standard error over seeds, on the test split. Passes: operations for a "
@@ -117,7 +127,13 @@ def _markdown(rows: Sequence[Row]) -> str:
         "the classifier. Scaled: by the temperature of the least NLL on the held-out examples. "
         "Chosen: of all samplers of a method that reports one, the one of the least NLL on the "
         "held-out examples. Bold: of the methods that may choose, the one that the held-out "
-        "examples choose.\n\n"
+        "examples choose."
+        + (
+            " Stopped: by the checkpoint, and the sampler, that the held-out examples choose."
+            if STOPPED in baselines
+            else ""
+        )
+        + "\n\n"
         + _table(gaps, [*names, "method", *headers])
         + "\nDifferences with intervals of 95 %, paired by seed and test example, against the "
         f"classifier that is best in the metric among the paper's baselines "
@@ -131,7 +147,7 @@ def _samplers(rows: Sequence[Row]) -> str:
     names = [name for name, _ in rows[0].place]
     body = []
     for row in rows:
-        if row.free:
+        if row.free or row.stopped:
             continue
         for key in sampler_keys(row.cells):
             found = {seed: find_sampler(record, key) for seed, record in row.cells.items()}
@@ -159,16 +175,26 @@ def _csv(records: Sequence[Record]) -> list[list[Any]]:
         *("gigaflops", "step_in_plain_steps", "steps", "images"),
         *("skipped_steps", "exploding_share", "largest_grad_norm"),
     ]
-    header = [*names, "sampler", "sampler_steps", "megaflops", "plain_passes", "temperature"]
+    header = [
+        *names,
+        "checkpoint",
+        "sampler",
+        "sampler_steps",
+        "megaflops",
+        "plain_passes",
+        "temperature",
+    ]
     header += [f"training_{key}" for key in costs] + ["parameters"]
     header += [
         f"{split}_{key}" for split in ("validation", "test") for key in (*_METRICS, *_SCALED)
     ]
     result = [header]
     for record in records:
-        for each in record["samplers"]:
+        last = [(record["training"]["steps"], each) for each in record["samplers"]]
+        stopped = record.get("stopped", {"step": 0, "samplers": []})
+        for step, each in [*last, *((stopped["step"], each) for each in stopped["samplers"])]:
             line = [record["values"][name] for name in names]
-            line += [each["label"], each["steps"]]
+            line += [step, each["label"], each["steps"]]
             line += [each[key] for key in ("megaflops", "plain_passes", "temperature")]
             line += [record["training"][key] for key in costs] + [record["parameters"]]
             for split in ("validation", "test"):
@@ -215,21 +241,21 @@ def _difficulty(rows: Sequence[Row]) -> Any:
     compared = [row for row in rows if row.method not in classifiers and row.place in ease]
     if not compared or not any(row.method in methods.UNMATCHED for row in rows):
         return None
-    panels = []
+    panels, baselines = [], _baselines(rows)
     for metric in SHOWN:
-        for baseline in BASELINES:
+        for baseline in baselines:
             lines: dict[str, list[figures.Gain]] = {}
-            for row in compared:
+            for row in (row for row in compared if row.stopped == baseline.stopped):
                 gain = gain_of(row, best_of(rows, row.place, metric, baseline), metric)
                 if gain is not None:
                     error = _NORMAL * (gain.error or 0)
                     point = figures.Gain(places.index(row.place), gain.value, error)
-                    lines.setdefault(row.name, []).append(point)
-            panels.append(figures.Panel(f"over {baseline}", lines, metric.gain))
+                    lines.setdefault(row.label, []).append(point)
+            panels.append(figures.Panel(f"over {baseline.title}", lines, metric.gain))
     names, values = _labels(places, "")
     labels = [f"{v}\n{100 * ease[p]:.0f} %" for v, p in zip(values, places, strict=True)]
     what = f"{names}; top-1 of the best matched classifier".lstrip("; ")
-    return figures.difficulty(panels, len(BASELINES), labels, what)
+    return figures.difficulty(panels, len(baselines), labels, what)
 
 
 def _curves(rows: Sequence[Row]) -> Any:

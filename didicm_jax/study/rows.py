@@ -36,9 +36,20 @@ ALL = (
     Metric("nll_scaled", "NLL, scaled", 1, 3, "reduction of the scaled NLL (%)", True),
     Metric("ece_scaled", "ECE, scaled", 1, 3, "reduction of the scaled ECE (%)", True),
 )
-MATCHED = "the matched classifier"
-# What the methods are compared with, and the classifiers of which the best is meant.
-BASELINES = {"the paper's baseline": methods.UNMATCHED, MATCHED: methods.MATCHED}
+
+
+class Baseline(NamedTuple):
+    """Classifiers of which the best is what methods are compared with."""
+
+    title: str
+    word: str  # of its columns
+    methods: tuple[str, ...]
+    stopped: bool  # at the checkpoint that the held-out examples choose
+
+
+UNMATCHED = Baseline("the paper's baseline", "paper's", methods.UNMATCHED, stopped=False)
+MATCHED = Baseline("the matched classifier", "matched", methods.MATCHED, stopped=False)
+STOPPED = Baseline("the same, both stopped", "stopped", methods.MATCHED, stopped=True)
 
 
 class Row(NamedTuple):
@@ -46,13 +57,19 @@ class Row(NamedTuple):
 
     place: Place
     method: str
+    stopped: bool  # at the checkpoint that is the best on the held-out examples, not the last
     free: bool  # chosen on the held-out examples among all samplers of a method that reports one
     chosen: dict[int, Record]
     cells: dict[int, Record]
 
     @property
     def name(self) -> str:
-        """For tables and legends."""
+        """For tables."""
+        return f"{self.method}, stopped" if self.stopped else self.label
+
+    @property
+    def label(self) -> str:
+        """For legends, whichever its checkpoint."""
         return f"{self.method}, chosen" if self.free else self.method
 
     def over_seeds(self, key: str) -> list[float]:
@@ -70,31 +87,38 @@ class Difference(NamedTuple):
 def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
     """The rows of the tables, in their order.
 
+    What is stopped may choose its sampler too: nothing of it is as it was published.
+
     Args:
       records: of the cells that are done.
       following: axes that are no places of their own.
     """
-    groups: dict[tuple[Place, str], dict[int, Record]] = defaultdict(dict)
+    groups: dict[tuple[Place, str, bool], dict[int, Record]] = defaultdict(dict)
     for record in records:
         values = record["values"]
         found = axes.coordinates(values)
         place = tuple((axis, value) for axis, value in found.items() if axis not in following)
-        groups[place, values.get(axes.METHOD, "")][values.get(axes.SEED, 0)] = record
+        method, seed = values.get(axes.METHOD, ""), values.get(axes.SEED, 0)
+        groups[place, method, False][seed] = record
+        if "stopped" in record:
+            groups[place, method, True][seed] = record | record["stopped"]
     rows = []
-    for (place, method), cells in groups.items():
+    for (place, method, stopped), cells in groups.items():
         limit = methods.find(method).passes if method else None
         reported = sampler_keys(cells)[0] if limit is None else _choose(cells, limit)
         best = _choose(cells, math.inf)
-        for free, key in ((False, reported), (True, best)):
-            if not free or (limit is None and len(sampler_keys(cells)) > 1):
-                chosen = {seed: find_sampler(record, key) for seed, record in cells.items()}
-                rows.append(Row(place, method, free, chosen, cells))
+        kinds = [(False, reported)]
+        if limit is None and len(sampler_keys(cells)) > 1:
+            kinds = [(True, best)] if stopped else [*kinds, (True, best)]
+        for free, key in kinds:
+            chosen = {seed: find_sampler(record, key) for seed, record in cells.items()}
+            rows.append(Row(place, method, stopped, free, chosen, cells))
     order = {place: i for i, place in enumerate(dict.fromkeys(row.place for row in rows))}
     names = ["", *methods.METHODS]
 
-    def rank(row: Row) -> tuple[int, int, str, bool]:
+    def rank(row: Row) -> tuple[int, int, str, bool, bool]:
         name = row.method.removesuffix(methods.EQUAL_COMPUTE)
-        return order[row.place], names.index(name), row.method, row.free
+        return order[row.place], names.index(name), row.method, row.stopped, row.free
 
     return sorted(rows, key=rank)
 
@@ -131,7 +155,7 @@ def select(rows: Sequence[Row]) -> dict[Place, Row]:
     """Of the methods that may choose, the one with the least NLL on the held-out examples."""
     found: dict[Place, Row] = {}
     for row in rows:
-        if row.method and methods.find(row.method).passes is not None:
+        if row.method and not row.stopped and methods.find(row.method).passes is not None:
             held = found.setdefault(row.place, row)
             found[row.place] = min(held, row, key=_held_out_nll)
     return found
@@ -141,9 +165,13 @@ def _held_out_nll(row: Row) -> float:
     return statistics.fmean(record["validation"]["nll"] for record in row.chosen.values())
 
 
-def best_of(rows: Sequence[Row], place: Place, metric: Metric, baseline: str) -> Row | None:
+def best_of(rows: Sequence[Row], place: Place, metric: Metric, baseline: Baseline) -> Row | None:
     """Of a baseline's classifiers the one with the best mean on the test split: the hardest."""
-    found = [row for row in rows if row.place == place and row.method in BASELINES[baseline]]
+    found = [
+        row
+        for row in rows
+        if row.place == place and row.method in baseline.methods and row.stopped == baseline.stopped
+    ]
     sign = 1 if metric.relative else -1
     return min(
         found,
@@ -155,7 +183,7 @@ def best_of(rows: Sequence[Row], place: Place, metric: Metric, baseline: str) ->
 def difference_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
     """In the unit of the table, over the seeds that both have; None where there is none."""
     seeds = sorted(row.chosen.keys() & baseline.chosen.keys()) if baseline else []
-    if not baseline or not seeds or (row.method == baseline.method):
+    if not baseline or not seeds or row.name == baseline.name:
         return None
     pairs = [(row.chosen[seed], baseline.chosen[seed]) for seed in seeds]
     values = [ours["test"][metric.key] - theirs["test"][metric.key] for ours, theirs in pairs]

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from didicm_jax import parallel
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.inference.program import Program
-from didicm_jax.run import journal
+from didicm_jax.run import journal, worth
 from didicm_jax.training.plan import Plan
 from didicm_jax.training.sets import Opened
 from didicm_jax.training.state import TrainState
@@ -33,7 +33,7 @@ class Evaluations:
           plan: of the run.
           predict: its program of the evaluations.
           reporter: told of each evaluation, and knows which there are.
-          save: called with a step, its state and its accuracy on the set that decides what is best.
+          save: called with a step, its state and its worth on the set that decides what is best.
           asked_to_stop: whether any process is to stop.
           waiting: a context for what waits for other processes.
         """
@@ -54,7 +54,8 @@ class Evaluations:
             if found is None:
                 return None
             if each.name == self.judge:
-                self._save(step, current, found.metrics["top1"])
+                best = self._plan.config.evaluation.best
+                self._save(step, current, worth.of(found.metrics, best))
             # The record last: where it is missing, the next start evaluates again.
             self._reporter.evaluation(step, found.metrics, each.name)
             results[each.name] = found

@@ -191,13 +191,13 @@ class _Training:
         reporter: journal.Reporter,
         step: int,
         current: TrainState,
-        top1: float | None = None,
+        evaluated: float | None = None,
     ) -> None:
         # No peer may be missing, and no record of a saved step be lost.
         with self.watch.waiting():
             parallel.barrier()
         reporter.flush()
-        self.checkpoints.save(step, current, top1=top1)
+        self.checkpoints.save(step, current, evaluated=evaluated)
 
     def _asked_to_stop(self) -> bool:
         return parallel.any_process(self.stop.made)

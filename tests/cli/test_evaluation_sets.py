@@ -17,7 +17,8 @@ from didicm_jax.run import RunFolder
 from tests.cli.test_main import DIGITS, SMALL, comparable, records
 
 SETS = "('all', 'held=train[95%:] every 5 steps', 'pale=test with contrast:5 every 12 steps')"
-WATCHED = [DIGITS, *SMALL, f"--config.evaluation.sets={SETS}"]
+JUDGED = [*SMALL, "--config.evaluation.best=nll"]
+WATCHED = [DIGITS, *JUDGED, f"--config.evaluation.sets={SETS}"]
 DUE = {"all": [8, 12], "held": [5, 10, 12], "pale": [12]}
 
 
@@ -106,11 +107,11 @@ def test_the_first_decides_which_checkpoint_is_best(watched):
     """Of step 10 there is an evaluation of another set, which is worth nothing."""
     found = evaluations(watched)["all"]
     worth = {
-        int(path.name): json.loads((path / "metrics" / "metrics").read_text())["top1"]
+        int(path.name): json.loads((path / "metrics" / "metrics").read_text())["worth"]
         for path in (watched / "checkpoints").iterdir()
     }
-    assert worth.keys() >= {10, 12, max(found, key=lambda step: (found[step]["top1"], step))}
-    assert worth == {step: found[step]["top1"] if step in found else -1 for step in worth}
+    assert worth.keys() >= {10, 12, min(found, key=lambda step: (found[step]["nll"], -step))}
+    assert worth == {step: -found[step]["nll"] if step in found else None for step in worth}
 
 
 def test_tensorboard_holds_them_by_name(watched):
@@ -160,7 +161,7 @@ def test_a_finished_run_can_be_shown_another_set_but_not_another_judge(
     main, watched, tmp_path, capsys
 ):
     workdir = shutil.copytree(watched, tmp_path / "run")
-    command = [DIGITS, *SMALL, f"--workdir={workdir}"]
+    command = [DIGITS, *JUDGED, f"--workdir={workdir}"]
     assert main(*command, "--config.evaluation.sets=('held=train[95%:]', 'all=test')") == 2
     assert capsys.readouterr().err.endswith(
         "found another config (the split of the first of evaluation.sets is 'train[95%:]', was "
@@ -178,6 +179,6 @@ def test_a_finished_run_can_be_shown_another_set_but_not_another_judge(
 def test_a_mistake_leaves_nothing_behind(main, tmp_path, capsys):
     workdir = tmp_path / "run"
     sets = "--config.evaluation.sets=('all', 'b with fgo:1')"
-    assert main(DIGITS, *SMALL, f"--workdir={workdir}", sets) == 2
+    assert main(DIGITS, *JUDGED, f"--workdir={workdir}", sets) == 2
     assert capsys.readouterr().err.startswith("error: config.evaluation.sets, b: expected names of")
     assert not workdir.exists()

@@ -33,7 +33,7 @@ def test_evaluation_with_a_list_of_samplers(main, run, tmp_path, capsys):
         ("cp", 2),
     ]
     # The last is what training evaluated with: one record, whoever writes it.
-    assert result.keys() == before.keys()
+    assert result.keys() == before.keys() | {"best_temperature"}  # for which all is kept here
     assert before["samplers"] == result["samplers"][-1:]
     assert (result | {"samplers": before["samplers"]}).items() >= before.items()
     for record in result["samplers"]:
@@ -65,6 +65,23 @@ def test_a_classifier_is_asked_about_several_views(main, classifier, tmp_path, c
     one, four = json.loads((tmp_path / "evaluation.json").read_text())["samplers"]
     assert (one["views"], four["views"]) == (1, 4)
     assert one["nll"] != four["nll"]
+
+
+def test_the_temperature_that_an_evaluation_advises_brings_what_it_says(
+    main, classifier, tmp_path, capsys
+):
+    given = ["--mode=evaluate", f"--workdir={classifier}", f"--output={tmp_path}"]
+    assert main(*given, "--examples=100") == 0
+    advised = re.search(r"^With (--temperature=\S+), the best", capsys.readouterr().out, re.M)[1]
+    before = json.loads((tmp_path / "evaluation.json").read_text())
+    assert main(*given, "--examples=100", advised) == 0
+    after = json.loads((tmp_path / "evaluation.json").read_text())
+    assert after["nll"] == pytest.approx(before["best_temperature"]["nll"], abs=1e-4)
+    assert after["nll"] < before["nll"]
+    assert "best_temperature" not in after
+    assert "With --temperature" not in capsys.readouterr().out
+    assert main(*given, "--temperature=hot") == 2
+    assert "--temperature: expected numbers such as 1,1.5" in capsys.readouterr().err
 
 
 def test_a_figure_that_cannot_be_drawn_costs_no_result(main, run, tmp_path, monkeypatch, capsys):

@@ -197,6 +197,7 @@ def test_predictions_are_written_as_they_come(tmp_path):
         for part in parts:
             kept.add(part)
         assert not list(tmp_path.iterdir())
+        np.testing.assert_array_equal(kept.probs, scores.join(parts).probs)
         kept.write(path, labels=np.arange(9, dtype=np.int32), ids=np.array(["a", "bc"]))
     with np.load(path) as found:
         assert set(found.files) == {"probs", "trajectory", "steps_used", "labels", "ids"}

@@ -32,6 +32,15 @@ def test_no_temperature_changes_nothing_and_none_the_answer():
     np.testing.assert_allclose(hot.sum(1), 1)
 
 
+def test_the_best_is_reported_with_what_it_brings():
+    probs, labels, honest = drawn(3.0)
+    found = temperature.best(probs, labels)
+    assert found["temperature"] == temperature.fit(probs, labels)
+    expected = -np.log(np.take_along_axis(honest, labels[:, None], 1)).mean()
+    assert found["nll"] == pytest.approx(expected, abs=1e-3)
+    assert found["ece"] < 0.02
+
+
 def test_certain_and_wrong_stays_finite():
     probs = np.asarray([[1.0, 0.0], [1.0, 0.0]], np.float32)
     assert np.isfinite(temperature.fit(probs, np.asarray([0, 1])))

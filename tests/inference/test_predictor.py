@@ -54,7 +54,7 @@ def make_run(folder, **changes):
     saved = Checkpoints(folder)
     for step, top1 in ((1, 0.9), (2, 0.1)):
         state = filled(run.abstract_state(), step)
-        saved.save(step, state, top1=top1)
+        saved.save(step, state, evaluated=top1)
     saved.finish()
     saved.close()
     return run, state

@@ -9,6 +9,7 @@ from flax import nnx
 from didicm_jax import config as configuration
 from didicm_jax import data, diffusion, parallel
 from didicm_jax.config import build
+from didicm_jax.evaluation import temperature
 from didicm_jax.inference import program, sampling, sweep
 from didicm_jax.inference.program import Program
 
@@ -97,6 +98,25 @@ def softmax(logits):
 def test_every_sampler_finds_the_posterior_of_an_exact_score(logits, changes, tolerance):
     found = predict_all(logits, configured(**changes))
     np.testing.assert_allclose(found, softmax(logits), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "cross_entropy"}, {"sampler__name": "one_shot"}, {"sampler__steps": 4}],
+    ids=["classifier", "one_shot", "cp"],
+)
+@pytest.mark.parametrize("degrees", [0.25, 4.0])
+def test_the_temperature_scales_what_comes_out(logits, changes, degrees):
+    plain = predict_all(logits, configured(**changes))
+    found = predict_all(logits, configured(sampler__temperature=degrees, **changes))
+    np.testing.assert_allclose(found, temperature.apply(plain, degrees), atol=1e-5)
+
+
+def test_what_is_impossible_stays_so_at_a_low_temperature_and_finite_at_a_high_one():
+    probs = jnp.array([[0.0, 0.25, 0.75]])
+    cold, hot = (np.asarray(sampling.at_temperature(probs, each)) for each in (1e-3, 1e3))
+    np.testing.assert_array_equal(cold, [[0, 0, 1]])
+    np.testing.assert_allclose(hot, np.full((1, 3), 1 / 3), atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +223,7 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
                 "min_time": 1e-5,
                 "tolerance": 0.0,
                 "views": 1,
+                "temperature": 1.0,
             },
         ),
         (
@@ -216,6 +237,7 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
                 "min_time": 1e-5,
                 "tolerance": 0.0,
                 "views": 1,
+                "temperature": 1.0,
             },
         ),
         (
@@ -227,14 +249,21 @@ def test_draws_belong_to_the_example_not_to_the_batch(logits, changes):
                 "grid": "original",
                 "min_time": 1e-5,
                 "views": 1,
+                "temperature": 1.0,
             },
         ),
         (
             {"sampler__name": "one_shot"},
-            {"sampler": "one_shot", "steps": 1, "time": 0.6, "views": 1},
+            {"sampler": "one_shot", "steps": 1, "time": 0.6, "views": 1, "temperature": 1.0},
         ),
-        ({"method": "cross_entropy"}, {"sampler": "softmax", "steps": 1, "views": 1}),
-        ({"method": "binary_cross_entropy"}, {"sampler": "sigmoid", "steps": 1, "views": 1}),
+        (
+            {"method": "cross_entropy"},
+            {"sampler": "softmax", "steps": 1, "views": 1, "temperature": 1.0},
+        ),
+        (
+            {"method": "binary_cross_entropy"},
+            {"sampler": "sigmoid", "steps": 1, "views": 1, "temperature": 1.0},
+        ),
     ],
 )
 def test_reports_name_the_settings_that_are_read(changes, expected):

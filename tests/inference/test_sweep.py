@@ -66,6 +66,14 @@ def test_views_are_for_classifiers_too():
     assert [sweep.label(each) for each in found] == ["softmax", "softmax 2 views"]
 
 
+def test_temperatures_are_for_all_and_named():
+    config = configured(sampler__steps=2)
+    found = sweep.variations(config, {"steps": [2], "temperature": [1.0, 1.75]})
+    assert [sweep.label(each) for each in found] == ["cp exact", "cp exact temperature 1.75"]
+    with pytest.raises(UserError, match=r"config.sampler.temperature: expected a number .*, found"):
+        sweep.variations(config, {"temperature": [0.0]})
+
+
 def test_what_is_not_chosen_stays_as_the_run_says():
     config = configured(sampler__integrator="heun", sampler__min_time=1e-3)
     (found,) = sweep.variations(config, {"steps": [3]})
@@ -86,6 +94,7 @@ def test_another_sampler_forgets_what_it_does_not_read():
         "steps": 1,
         "time": 0.6,
         "views": 1,
+        "temperature": 1.0,
     }
 
 
@@ -130,6 +139,7 @@ def test_the_paper_s_sampler_has_a_name():
         "tolerance": 0.0,
         "min_time": 1e-5,
         "views": 1,
+        "temperature": 1.0,
     }
     few = sweep.variations(config, {"name": ["paper"], "steps": [2, 4]})
     assert [(each.sampler.integrator, each.sampler.steps) for each in few] == [

@@ -67,7 +67,7 @@ def test_a_checkpoint_counts_when_it_is_whole_and_a_damaged_one_is_set_aside(run
     said = []
     with opened(run) as checkpoints:
         for step, top1 in ((1, 0.9), (2, None), (3, 0.2), (4, None)):
-            checkpoints.save(step, values(step), top1=top1)
+            checkpoints.save(step, values(step), evaluated=top1)
         checkpoints.finish()
         assert (checkpoints.latest(), checkpoints.best()) == (4, 1)
     kept = {path.name for path in run.checkpoints.iterdir()}

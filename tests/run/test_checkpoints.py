@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
-from didicm_jax.run import integrity
+from didicm_jax.run import integrity, worth
 from didicm_jax.run.checkpoints import Checkpoints
 from didicm_jax.run.saved import SavedCheckpoints
 
@@ -38,11 +38,24 @@ def test_the_latest_two_and_the_best_are_kept_over_restarts(tmp_path):
     for steps in ((1, 2, 3), (4, 5), (6, 7)):
         with opened(tmp_path) as checkpoints:
             for step in steps:
-                checkpoints.save(step, {"x": jnp.full(3, step)}, top1=scores[step])
+                checkpoints.save(step, {"x": jnp.full(3, step)}, evaluated=scores[step])
     with opened(tmp_path) as checkpoints:
         assert (checkpoints.latest(), checkpoints.best()) == (7, 3)
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     assert kept == [3, 6, 7]
+
+
+def test_the_best_by_the_likelihood_is_kept(tmp_path):
+    """Worse than any accuracy, and still more than what was not evaluated."""
+    found = {1: 4.0, 2: 2.5, 3: 3.0, 4: None, 5: None}
+    with opened(tmp_path) as checkpoints:
+        for step, nll in found.items():
+            value = None if nll is None else worth.of({"top1": step / 10, "nll": nll}, "nll")
+            checkpoints.save(step, {"x": jnp.zeros(2)}, evaluated=value)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.best() == 2
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
+    assert worth.of({"top1": 0.3, "nll": 2.0}, "top1") == 0.3
 
 
 def test_without_an_evaluation_nothing_is_best(tmp_path):
@@ -184,8 +197,8 @@ def test_of_a_part_only_its_own_arrays_are_read(tmp_path, mesh):
                 checkpoints.restore_part(1, like(other, mesh))
 
 
-def test_a_checkpoint_of_orbax_standard_handler_is_read(tmp_path, mesh):
-    """As it was written before parts of one could be read."""
+def test_checkpoints_of_former_versions_are_read(tmp_path, mesh):
+    """Written by orbax's standard handler, without parts; -1 stood for no evaluation."""
     state = {"weights": {"a": jnp.arange(3.0)}, "step": jnp.int32(7)}
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics["top1"], save_root_metadata=False
@@ -193,14 +206,16 @@ def test_a_checkpoint_of_orbax_standard_handler_is_read(tmp_path, mesh):
     manager = ocp.CheckpointManager(
         tmp_path / "checkpoints", item_handlers=ocp.StandardCheckpointHandler(), options=options
     )
-    manager.save(1, args=ocp.args.StandardSave(state), metrics={"top1": 0.5})
+    manager.save(1, args=ocp.args.StandardSave(state), metrics={"top1": 0.0})
+    manager.save(2, args=ocp.args.StandardSave(state), metrics={"top1": -1.0})
     manager.close()
-    integrity.seal(tmp_path / "checkpoints" / "1")
+    for step in ("1", "2"):
+        integrity.seal(tmp_path / "checkpoints" / step)
     with opened(tmp_path) as checkpoints:
         assert checkpoints.best() == 1
         step, whole = checkpoints.restore_latest(like(state, mesh))
         part = checkpoints.restore_part(1, like({"weights": state["weights"]}, mesh))
-    assert (step, whole["step"]) == (1, 7)
+    assert (step, whole["step"]) == (2, 7)
     for found in (whole, part):
         np.testing.assert_array_equal(found["weights"]["a"], [0, 1, 2])
 
@@ -221,8 +236,8 @@ def test_a_part_of_a_damaged_checkpoint_is_refused(tmp_path, mesh):
 def test_reading_writes_nothing_and_needs_no_metrics(tmp_path, mesh):
     said = []
     with opened(tmp_path) as checkpoints:
-        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
-        checkpoints.save(2, {"x": jnp.ones(3)}, top1=0.7)
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
+        checkpoints.save(2, {"x": jnp.ones(3)}, evaluated=0.7)
     cut(tmp_path / "checkpoints" / "2" / "metrics" / "metrics")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     reading = SavedCheckpoints(tmp_path, say=said.append)
@@ -301,10 +316,10 @@ def test_an_accuracy_that_a_full_disk_refuses_does_not_end_the_run(tmp_path, mon
         checkpoints.save(1, {"x": jnp.zeros(3)})
         with monkeypatch.context() as patched:
             patched.setattr(files, "write_json", full)
-            checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+            checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
         with pytest.raises(UserError, match="No space left on device"):
             checkpoints.finish()
-        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
         checkpoints.finish()
         assert checkpoints.best() == 1
     assert len(said) == 1
@@ -313,18 +328,18 @@ def test_an_accuracy_that_a_full_disk_refuses_does_not_end_the_run(tmp_path, mon
 
 def test_an_evaluation_that_comes_later_makes_a_checkpoint_the_best(tmp_path):
     with opened(tmp_path) as checkpoints:
-        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
         checkpoints.save(2, {"x": jnp.zeros(3)})
         assert checkpoints.best() == 1
-        checkpoints.save(2, {"x": jnp.zeros(3)}, top1=0.7)
+        checkpoints.save(2, {"x": jnp.zeros(3)}, evaluated=0.7)
         assert checkpoints.best() == 2
 
 
 def test_damaged_metrics_cost_only_the_metrics(tmp_path, mesh):
     said = []
     with opened(tmp_path) as checkpoints:
-        checkpoints.save(1, {"x": jnp.zeros(3)}, top1=0.5)
-        checkpoints.save(2, {"x": jnp.ones(3)}, top1=0.7)
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
+        checkpoints.save(2, {"x": jnp.ones(3)}, evaluated=0.7)
     cut(tmp_path / "checkpoints" / "2" / "metrics" / "metrics")
     with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
         assert checkpoints.restore_latest(like({"x": jnp.zeros(3)}, mesh))[0] == 2

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import cifar as cifar_config
 import digits as digits_config
 import pytest
 
@@ -108,7 +109,7 @@ def test_records_alone_are_a_study_that_is_done(tmp_path, digits, capsys):
     before.claim(digits, 5)
     for cell in before.cells:
         before.place(cell).mkdir(parents=True)
-        before.write_record(cell, small_record(cell))
+        before.write_record(cell, small_record())
     kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert kept == {"study.json", "cell.json"}
     arguments = ["study.py", f"--workdir={tmp_path}", "--config=configs/digits.py", "--jobs=1"]
@@ -124,7 +125,38 @@ def test_records_alone_are_a_study_that_is_done(tmp_path, digits, capsys):
     assert "min_time is 1e-05, was 0.001" in capsys.readouterr().err
 
 
-def small_record(cell):
+def test_the_judge_of_checkpoints_may_change_where_none_was_judged(tmp_path, digits):
+    before = study(tmp_path, digits, "seed=0")
+    before.claim(digits, 5)
+    (cell,) = before.cells
+    before.place(cell).mkdir(parents=True)
+    before.write_record(cell, small_record())
+    digits.evaluation.best = "nll"
+    after = study(tmp_path, digits, "seed=0")
+    after.check(digits, 5)
+    judged = small_record() | {"stopped": {"step": 1, "samplers": []}}
+    before.write_record(cell, judged)
+    with pytest.raises(UserError, match=r"evaluation\.best is 'nll', was 'top1'"):
+        after.check(digits, 5)
+
+
+def test_records_leave_out_where_the_data_are(tmp_path):
+    """They go on where the same data are in another folder."""
+    config = cifar_config.get_config()
+    config.data.data_dir = "/where/it/was/prepared"
+    before = study(tmp_path, config, "method=softmax")
+    before.claim(config, 5)
+    (cell,) = before.cells
+    before.place(cell).mkdir(parents=True)
+    before.write_record(cell, small_record())
+    config.data.data_dir = "/elsewhere"
+    after = study(tmp_path, config, "method=softmax")
+    after.check(config, 5)
+    assert after.record(after.cells[0])["config"]["data"]["name"] == "cifar10"
+    assert not any("/where" in path.read_text() for path in tmp_path.rglob("*.json"))
+
+
+def small_record():
     """As a cell writes it, with the least that is in it."""
     metrics = dict.fromkeys(("top1", "top5", "nll", "ece", "ece_equal_mass", "brier"), 0.5)
     metrics |= dict.fromkeys(("entropy", "nll_scaled", "ece_scaled"), 0.5)
@@ -132,8 +164,7 @@ def small_record(cell):
     sampler |= {"megaflops": 1.0, "plain_passes": 1.0, "validation": metrics, "test": metrics}
     training = dict.fromkeys(("gigaflops", "step_in_plain_steps", "steps", "images"), 1)
     training |= {"skipped_steps": 0, "exploding_share": 0.0, "largest_grad_norm": 1.0}
-    stored = json.loads(cell.config.to_json())
-    return {"config": stored, "parameters": 1, "training": training, "samplers": [sampler]}
+    return {"parameters": 1, "training": training, "samplers": [sampler]}
 
 
 _HOLDER = """

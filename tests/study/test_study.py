@@ -27,6 +27,8 @@ SMALL = [
     "--config.train.duration=3 steps",
     "--config.optimizer.warmup=1 step",
     "--config.evaluation.batch_size=100",
+    "--config.evaluation.every=1 step",
+    "--config.evaluation.best=nll",
 ]
 
 
@@ -73,6 +75,16 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path, capsys):
         for sampler in cell["samplers"]:
             assert sampler["test"]["num_examples"] == 360
             assert sampler["validation"]["num_examples"] == 72
+    for name, cell in cells.items():
+        # The checkpoint of the least NLL on what is held out.
+        lines = (folder / "cells" / name / "metrics.jsonl").read_text().splitlines()
+        seen = {each["step"]: each["eval/nll"] for each in map(json.loads, lines)
+                if "eval/nll" in each}  # fmt: skip
+        assert seen.keys() == {1, 2, 3}
+        assert cell["stopped"]["step"] == min(seen, key=seen.get)
+        assert len(cell["stopped"]["samplers"]) == len(cell["samplers"])
+        first = cell["stopped"]["samplers"][0]
+        assert first["validation"]["nll"] == pytest.approx(min(seen.values()))
     softmax = cells["method=softmax,train.batch_size=16"]
     assert softmax["samplers"][0]["plain_passes"] == 1
     head = cells["method=head,train.batch_size=16"]
@@ -80,7 +92,10 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path, capsys):
     assert len(head["samplers"]) == len(methods.METHODS["head"].samplers)
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 1 + len(head["samplers"])
+    assert len(rows) == 2 * (1 + len(head["samplers"]))
+    assert {row["checkpoint"] for row in rows} >= {
+        str(step) for cell in cells.values() for step in (3, cell["stopped"]["step"])
+    }
     assert float(rows[0]["test_top1"]) in {
         sampler["test"]["top1"] for cell in cells.values() for sampler in cell["samplers"]
     }
@@ -265,6 +280,30 @@ def test_curves_are_over_the_last_axis_if_it_is_one_of_numbers(tmp_path, axis, v
     found = [record(m, 0, 0.4, 0.8, **{axis: v}) for v in values for m in ("softmax", "late")]
     written = {path.name for path in results.write(found, tmp_path)}
     assert ("curves.png" in written) == drawn
+
+
+def test_what_is_stopped_is_held_against_what_is_stopped(tmp_path):
+    records = [record("softmax", 0, 0.40, 0.9), record("paper", 0, 0.45, 0.8)]
+    earlier = [record("softmax", 0, 0.44, 0.6), record("paper", 0, 0.43, 0.75)]
+    for last, best in zip(records, earlier, strict=True):
+        last["stopped"] = {"step": 2, "samplers": best["samplers"]}
+    results.write([*records, record("unmatched", 0, 0.3, 1.0)], tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    means, gaps = table(text, 0), table(text, 2)
+    assert list(means) == [
+        *("softmax", "softmax, stopped", "unmatched"),
+        *("paper", "paper, chosen", "paper, stopped"),
+    ]
+    # The second sampler, at the earlier checkpoint.
+    assert means["paper, stopped"]["sampler"] == "sampler 1, 1"
+    assert means["paper, stopped"]["NLL"] == "0.650"
+    assert gaps["paper"]["NLL, matched"].startswith("-0.100")
+    assert gaps["paper"]["NLL, stopped"].startswith("+0.200")
+    assert gaps["paper, stopped"]["NLL, stopped"].startswith("+0.050")
+    assert gaps["softmax"]["top-1 %, stopped"].startswith("-4.00")
+    assert gaps["softmax, stopped"]["top-1 %, stopped"] == ""
+    results.write([record("softmax", 0, 0.40, 0.9)], tmp_path)
+    assert "stopped" not in (tmp_path / "results.md").read_text().lower()
 
 
 def test_every_sampler_stands_in_a_table(tmp_path):
