@@ -27,7 +27,9 @@ def fit(probs: np.ndarray, labels: np.ndarray) -> float:
             at_label.append(np.take_along_axis(scaled, labels[rows][:, None], axis=1)[:, 0])
         return -float(np.log(np.maximum(np.concatenate(at_label), NLL_FLOOR)).mean())
 
-    found = optimize.minimize_scalar(nll, bounds=np.log(_RANGE), method="bounded")
+    # To a thousandth: each look costs a pass over all posteriors, and the NLL is flat there.
+    options = {"xatol": 1e-3}
+    found = optimize.minimize_scalar(nll, bounds=np.log(_RANGE), method="bounded", options=options)
     return float(np.exp(found.x))
 
 

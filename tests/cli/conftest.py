@@ -7,7 +7,7 @@ from PIL import Image
 from didicm_jax import data
 from didicm_jax.cli import main as entry_point
 from tests import shallow
-from tests.cli.test_main import DIGITS, SMALL
+from tests.cli.running import DIGITS, SMALL
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from didicm_jax.data import corruptions
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation.subject import OtherData, open_subject
 from didicm_jax.run import RunFolder
-from tests.cli.test_main import DIGITS, SMALL, comparable, records
+from tests.cli.running import DIGITS, SMALL, comparable, records
 
 SETS = "('all', 'held=train[95%:] every 5 steps', 'pale=test with contrast:5 every 12 steps')"
 JUDGED = [*SMALL, "--config.evaluation.best=nll"]

@@ -15,7 +15,7 @@ from didicm_jax.cli.card import Facts, write
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.run import Description, bundle
 from tests.cli.looking import one_line, table
-from tests.cli.test_main import DIGITS, SMALL
+from tests.cli.running import DIGITS, SMALL
 
 
 @pytest.fixture(scope="module")

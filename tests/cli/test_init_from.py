@@ -11,7 +11,7 @@ from didicm_jax.inference import network
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.run import Places, RunFolder, bundle
 from didicm_jax.training import plan
-from tests.cli.test_main import DIGITS, SMALL, interrupt_at
+from tests.cli.running import DIGITS, SMALL, interrupt_at
 
 
 def test_it_starts_as_the_source_predicts_and_goes_on_without_it(

@@ -12,7 +12,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.evaluation import real_labels
 from didicm_jax.plots import evaluation as figures
 from tests.cli.looking import is_picture, one_line, table
-from tests.cli.test_main import DIGITS
+from tests.cli.running import DIGITS
 from tests.reading import Page
 
 FIGURES = ["classes.png", "reliability.png", "selective.png", "steps.png"]
