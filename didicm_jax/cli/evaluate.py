@@ -137,7 +137,7 @@ def _report(
         step=subject.network.step,
         dataset=subject.dataset_name,
         class_names=subject.class_names,
-        scaled=scaled,
+        best_temperature=scaled,
         corruptions=None if corrupted is None else corrupted.record,
     )
     corruption_table = None

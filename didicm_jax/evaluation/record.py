@@ -59,7 +59,7 @@ def of(
     step: int,
     dataset: str,
     class_names: tuple[str, ...],
-    scaled: dict[str, float] | None = None,
+    best_temperature: dict[str, float] | None = None,
     corruptions: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole record: the last of `samplers`, from `of_sampler`, and what is said of it alone.
@@ -75,7 +75,7 @@ def of(
         "samplers": list(samplers),
         "classes": classes.summary(last.scores, class_names, top=_LISTED),
     }
-    further = {"best_temperature": scaled, "corruptions": corruptions}
+    further = {"best_temperature": best_temperature, "corruptions": corruptions}
     return record | {key: value for key, value in further.items() if value is not None}
 
 

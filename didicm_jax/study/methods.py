@@ -200,7 +200,7 @@ def apply(config: ml_collections.ConfigDict, name: str) -> ml_collections.Config
         if method.plain:
             cleared += ["parameterization", "init", "group_elements"]
             result.diffusion, result.sampler = defaults.diffusion, defaults.sampler
-            for key in configuration.sampler_reads(result.method, ""):  # classifiers read some too
+            for key in configuration.sampler_reads(method.settings["method"], ""):
                 result.sampler[key] = config.sampler[key]
         for key in cleared:
             result.model[key] = defaults.model[key]  # of the conditioned parts: all

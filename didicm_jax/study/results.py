@@ -175,15 +175,8 @@ def _csv(records: Sequence[Record]) -> list[list[Any]]:
         *("gigaflops", "step_in_plain_steps", "steps", "images"),
         *("skipped_steps", "exploding_share", "largest_grad_norm"),
     ]
-    header = [
-        *names,
-        "checkpoint",
-        "sampler",
-        "sampler_steps",
-        "megaflops",
-        "plain_passes",
-        "temperature",
-    ]
+    header = [*names, "checkpoint", "sampler", "sampler_steps"]
+    header += ["megaflops", "plain_passes", "temperature"]
     header += [f"training_{key}" for key in costs] + ["parameters"]
     header += [
         f"{split}_{key}" for split in ("validation", "test") for key in (*_METRICS, *_SCALED)
