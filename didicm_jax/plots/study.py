@@ -126,6 +126,7 @@ def difficulty(panels: Sequence[Panel], columns: int, places: Sequence[str], ord
             )
         axes.set_title(panel.title, fontsize=10)
         axes.set_xticks(range(len(places)), places, fontsize=8)
+        axes.set_xlim(-0.5, len(places) - 0.5)  # also where no method reaches all of them
     for row in grid:
         low, high = zip(*(axes.get_ylim() for axes in row), strict=True)
         for axes in row:

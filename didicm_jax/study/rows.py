@@ -49,7 +49,7 @@ class Baseline(NamedTuple):
 
 UNMATCHED = Baseline("the paper's baseline", "paper's", methods.UNMATCHED, stopped=False)
 MATCHED = Baseline("the matched classifier", "matched", methods.MATCHED, stopped=False)
-STOPPED = Baseline("the same, both stopped", "stopped", methods.MATCHED, stopped=True)
+STOPPED = Baseline("the matched, both stopped", "stopped", methods.MATCHED, stopped=True)
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ from didicm_jax.plots import study as figures
 
 def test_gains_stand_side_by_side_on_one_scale(tmp_path):
     near = {"paper": [figures.Gain(1, 2.0, 0.5), figures.Gain(0, 1.0, 0.25)]}
-    far = {"paper": [figures.Gain(0, -9.0, 1.0)], "head": [figures.Gain(1, 3.0, 0.0)]}
+    far = {"paper": [figures.Gain(1, -9.0, 1.0)], "head": [figures.Gain(1, 3.0, 0.0)]}
     panels = [figures.Panel("over A", near, "points"), figures.Panel("over B", far, "points")]
     figure = figures.difficulty(panels, 2, ["easy", "hard"], "size")
     left, right = figure.axes
@@ -15,6 +15,7 @@ def test_gains_stand_side_by_side_on_one_scale(tmp_path):
     assert left.get_ylim() == right.get_ylim()
     assert left.get_ylim()[0] < -10
     assert left.get_ylim()[1] > 3
+    assert left.get_xlim() == right.get_xlim() == (-0.5, 1.5)  # of all places, seen or not
     assert [label.get_text() for label in left.get_xticklabels()] == ["easy", "hard"]
     paper = left.containers[0]
     # From the easiest place on, near the place that it belongs to, with its interval.
