@@ -177,7 +177,7 @@ def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
             handles[name] = axes.errorbar(
                 x, y, error, color=color, marker=marker, ms=4, lw=1, capsize=2, label=name
             )
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(textwrap.fill(panel.title, 28), fontsize=10)
         axes.set_ylabel(panel.metric, fontsize=9)
         seen = [point.y for line in panel.lines.values() for point in line]
         if seen and 0 < 2 * min(seen) <= max(seen):

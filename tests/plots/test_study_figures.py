@@ -33,10 +33,12 @@ def test_metrics_over_an_axis_are_what_was_given(tmp_path):
         "head": [figures.At(4e5, 1.0, 0.0)],
     }
     panels = [figures.Curves("a", "top-1 %", lines), figures.Curves("a", "NLL", {})]
-    panels += [figures.Curves("b", metric, lines) for metric in ("top-1 %", "NLL")]
+    long = "data_ratio=0.05, data.label_noise=0.2"
+    panels += [figures.Curves(long, metric, lines) for metric in ("top-1 %", "NLL")]
     figure = figures.curves(panels, 2, "duration (examples)")
     first, empty, *_ = figure.axes
-    assert [axes.get_title() for axes in figure.axes] == ["a", "a", "b", "b"]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["a", "a", *["data_ratio=0.05,\ndata.label_noise=0.2"] * 2]
     assert [axes.get_ylabel() for axes in figure.axes] == ["top-1 %", "NLL"] * 2
     assert figure.get_supxlabel() == "duration (examples)"
     assert {axes.get_xscale() for axes in figure.axes} == {"log"}
