@@ -53,7 +53,9 @@ def test_it_is_evaluated_and_reported(main, copied, run, folder_of_bucket):
     output = files.place(folder_of_bucket)
     words = ["--mode=evaluate", f"--workdir={copied}", f"--output={output}"]
     assert main(*words) == 0
-    assert (output / "evaluation.json").read_bytes() == (run / "evaluation.json").read_bytes()
+    evaluated = json.loads((output / "evaluation.json").read_text())
+    assert evaluated.pop("best_temperature")["temperature"] > 0
+    assert evaluated == json.loads((run / "evaluation.json").read_text())
     found = {str(path.relative_to(output)) for path in files.tree(output)}
     assert {"evaluation.html", "predictions.npz", "classes.csv", "reliability.png"} <= found
     assert main("--mode=report", f"--workdir={copied},{run}", f"--output={output}") == 0
