@@ -261,8 +261,10 @@ def test_a_full_disk_is_survived_and_told(start, tmp_path):
 
 
 def test_a_last_save_that_fails_is_an_error_on_every_process(start, tmp_path):
+    """There is no other: one under way, when its folder goes, is waited for ten minutes."""
     workdir = tmp_path / "run"
-    processes = start(workdir, DIGITS, *VIT, processes=2)
+    once = "--config.train.checkpoint_every=20 steps"
+    processes = start(workdir, DIGITS, *VIT, once, processes=2)
     wait_for(processes[0], "^step 12/")
     shutil.move(workdir, tmp_path / "elsewhere")
     for process in processes:
