@@ -235,18 +235,17 @@ def other_data(values: flags.FlagValues) -> "OtherData":
 
 
 def _numbers(flag: str, words: list[str]) -> list[float]:
-    try:
-        return [float(word) for word in words]
-    except ValueError as error:
-        raise UserError(
-            f"--{flag}: expected numbers such as 1,1.5, found {','.join(words)}; change it"
-        ) from error
+    return _each(float, flag, words, "numbers such as 1,1.5")
 
 
 def _integers(flag: str, words: list[str]) -> list[int]:
+    return _each(int, flag, words, "whole numbers such as 1,2,4")
+
+
+def _each(kind: Callable[[str], Any], flag: str, words: list[str], expected: str) -> list[Any]:
     try:
-        return [int(word) for word in words]
+        return [kind(word) for word in words]
     except ValueError as error:
         raise UserError(
-            f"--{flag}: expected whole numbers such as 1,2,4, found {','.join(words)}; change it"
+            f"--{flag}: expected {expected}, found {','.join(words)}; change it"
         ) from error

@@ -3,15 +3,18 @@
 import copy
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from didicm_jax import evaluation
 from didicm_jax.evaluation import Outcomes, report, scores, temperature
 from didicm_jax.evaluation.subject import OtherData, Subject, open_subject, other_dataset
+from didicm_jax.inference import network as networks
 from didicm_jax.inference import sweep
 from didicm_jax.run import Places, RunFolder
 from didicm_jax.study import methods
@@ -62,36 +65,36 @@ def _run(cell: Cell, study: StudyFolder) -> bool:
         },
     }
     costs = _passes(run), _passes(plain).of(1)
-    last = open_subject(claimed, "latest")
-    record["samplers"] = _samplers(cell, claimed, last, *costs)
+    held_out = open_subject(claimed, "latest")
+    other = other_dataset(claimed.config, claimed.description, OtherData(split=cell.test_split))
+    on = {"validation": held_out, "test": held_out._replace(source=other.test)}
+    record["samplers"] = _samplers(cell, claimed.config, on, *costs)
     if run.sets[0].every < run.durations.total:
-        best = open_subject(claimed, "best")
-        same = best.network.step == last.network.step
-        samplers = record["samplers"] if same else _samplers(cell, claimed, best, *costs)
-        record["stopped"] = {"step": best.network.step, "samplers": samplers}
+        best, samplers = networks.load(claimed, "best", held_out.mesh), record["samplers"]
+        if best.step != held_out.network.step:
+            on = {split: each._replace(network=best) for split, each in on.items()}
+            samplers = _samplers(cell, claimed.config, on, *costs)
+        record["stopped"] = {"step": best.step, "samplers": samplers}
     study.write_record(cell, record)
     return True
 
 
 def _samplers(
     cell: Cell,
-    folder: RunFolder,
-    held_out: Subject,
+    config: ml_collections.ConfigDict,
+    on: Mapping[str, Subject],  # by split: the same network
     passes: operations.Passes,
     plain_pass: float,
 ) -> list[dict[str, Any]]:
     """Each sampler's metrics on the held-out and the test examples, and what it costs."""
-    config = folder.config
-    asked = OtherData(split=cell.test_split)
-    test = held_out._replace(source=other_dataset(config, folder.description, asked).test)
     records = []
     method = cell.values.get(METHOD)
     settings = methods.find(method).samplers if method else ()
     for chosen in [sweep.changed(config, each) for each in settings] or [config]:
-        answer = held_out.program(chosen)
+        answer = on["validation"].program(chosen)
         found = {
             split: scores.join(each.batches(answer, lambda rows: rows))
-            for split, each in (("validation", held_out), ("test", test))
+            for split, each in on.items()
         }
         described = sweep.describe(chosen)
         cost = passes.of(*(int(str(described.get(key, 1))) for key in ("steps", "views", "chains")))

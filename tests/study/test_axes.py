@@ -105,11 +105,7 @@ def test_records_alone_are_a_study_that_is_done(tmp_path, digits, capsys):
     from didicm_jax.cli import study as command
 
     text = "resolution=8;method=softmax,paper"
-    before = study(tmp_path, digits, text)
-    before.claim(digits, 5)
-    for cell in before.cells:
-        before.place(cell).mkdir(parents=True)
-        before.write_record(cell, small_record())
+    before = done(tmp_path, digits, text)
     kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert kept == {"study.json", "cell.json"}
     arguments = ["study.py", f"--workdir={tmp_path}", "--config=configs/digits.py", "--jobs=1"]
@@ -125,17 +121,23 @@ def test_records_alone_are_a_study_that_is_done(tmp_path, digits, capsys):
     assert "min_time is 1e-05, was 0.001" in capsys.readouterr().err
 
 
+def done(path, config, text):
+    """A study of records alone."""
+    made = study(path, config, text)
+    made.claim(config, 5)
+    for cell in made.cells:
+        made.place(cell).mkdir(parents=True)
+        made.write_record(cell, small_record())
+    return made
+
+
 def test_the_judge_of_checkpoints_may_change_where_none_was_judged(tmp_path, digits):
-    before = study(tmp_path, digits, "seed=0")
-    before.claim(digits, 5)
-    (cell,) = before.cells
-    before.place(cell).mkdir(parents=True)
-    before.write_record(cell, small_record())
+    before = done(tmp_path, digits, "seed=0")
     digits.evaluation.best = "nll"
     after = study(tmp_path, digits, "seed=0")
     after.check(digits, 5)
     judged = small_record() | {"stopped": {"step": 1, "samplers": []}}
-    before.write_record(cell, judged)
+    before.write_record(before.cells[0], judged)
     with pytest.raises(UserError, match=r"evaluation\.best is 'nll', was 'top1'"):
         after.check(digits, 5)
 
@@ -144,11 +146,7 @@ def test_records_leave_out_where_the_data_are(tmp_path):
     """They go on where the same data are in another folder."""
     config = cifar_config.get_config()
     config.data.data_dir = "/where/it/was/prepared"
-    before = study(tmp_path, config, "method=softmax")
-    before.claim(config, 5)
-    (cell,) = before.cells
-    before.place(cell).mkdir(parents=True)
-    before.write_record(cell, small_record())
+    done(tmp_path, config, "method=softmax")
     config.data.data_dir = "/elsewhere"
     after = study(tmp_path, config, "method=softmax")
     after.check(config, 5)
