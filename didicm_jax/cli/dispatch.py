@@ -42,7 +42,7 @@ def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
         names,
         severities,
         baseline,
-        Path(values.real_labels) if values.real_labels else None,
+        files.local(values.real_labels, "real_labels") if values.real_labels else None,
         values.trajectories,
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
