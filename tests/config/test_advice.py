@@ -65,7 +65,7 @@ ADVICE = {
     ("training/sets.py", "evaluation.sets"): ((START, AGAIN), {}, ("a", "b=train every 1 step")),
     ("training/plan.py", "train.batch_size"): ((START,), {}, 128),
     ("training/plan.py", "train.accumulate"): ((START, AGAIN), {}, 2),
-    ("training/plan.py", "optimizer.warmup"): ((START,), {}, "1 step"),
+    ("training/plan.py", "optimizer.warmup"): ((START,), {}, "0 steps"),
 }
 # Seen while a run is under way: what they advise of another run, they say so.
 UNDER_WAY = {"augment/mix.py", "training/diagnosis.py", "training/plan.py"}
