@@ -101,7 +101,7 @@ def _part(sources: dict[str, Source], split: str, key: str) -> Source:
     if split in sources:
         return sources[split]
     try:
-        parts = slices_of(split, {name: len(source) for name, source in sources.items()})
+        parts = slices_of(split, {name: [len(source)] for name, source in sources.items()})
     except ValueError as error:
         raise UserError(
             f"config.data.{key}: expected a part of {' or '.join(sources)}, such as train[:90%], "

@@ -136,6 +136,11 @@ def _source(
     folder = epath.Path(builder.data_dir)
     read = functools.partial(read_label, records, label_key=label_key)
     labels = find_labels(folder, builder.name, split, parts, len(records), read, options.threads)
+    if len(labels) != len(records):  # Each image would get the label of another.
+        raise UserError(
+            f"expected one label for each of the {len(records):,} records of {builder.name}"
+            f" {split}, found {len(labels):,}: copy or prepare the set again"
+        )
     return RecordSource(
         records,
         labels,
@@ -151,17 +156,17 @@ def _records(builder: Any, split: str) -> tuple[list[Slice], Records]:
 
     tfds's own parsing would cost 150 µs an image under the GIL.
     """
-    totals = {name: info.num_examples for name, info in builder.info.splits.items()}
+    shards = {name: info.shard_lengths for name, info in builder.info.splits.items()}
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         # Of a set that is not prepared there are none: opening it says so.
-        parts = slices_of(split, totals) if totals else []
+        parts = slices_of(split, shards) if shards else []
         records: Sequence[bytes] = builder.as_data_source(split, deserialize_method=raw)
     except NotImplementedError as error:
         raise _not_prepared(builder) from error
     except (ValueError, AssertionError, KeyError) as error:
         raise UserError(
-            f"expected a split {split!r} of {builder.name}, found {', '.join(totals)}"
+            f"expected a split {split!r} of {builder.name}, found {', '.join(shards)}"
             f" ({first_line(error)}): correct config.data.train_split or config.data.eval_split"
         ) from error
     try:

@@ -12,6 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from didicm_jax import data
+from didicm_jax.data import prepare as preparing
+from didicm_jax.data import tfds as tfds_module
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
@@ -60,6 +62,40 @@ def test_names_versions_and_splits_as_tfds_writes_them(tree):
         np.concatenate([dataset.train.labels, dataset.test.labels]), whole.train.labels
     )
     assert dataset.class_names == ("boat", "crane")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_parts_that_are_counted_in_files_have_the_labels_of_their_records(
+    photos, tmp_path, monkeypatch, stored
+):
+    """The labels were those of a set in one file, where `1shard` is all of it."""
+    monkeypatch.setattr(preparing, "_SHARD_BYTES", 30_000)
+    listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
+    folder = prepare(listing, tmp_path / "data").folder
+    if not stored:
+        for file in folder.glob("*.labels.npy"):
+            file.unlink()
+    builder = tfds.builder("birds", data_dir=tmp_path / "data")
+    assert builder.info.splits["train"].num_shards > 3
+    for split in ("train[:1shard]", "train[1shard:]+validation", "train[-2shard:]"):
+        expected = list(builder.as_data_source(split))
+        source = load("birds", tmp_path / "data", train_split=split).train
+        assert source.labels.tolist() == [each["label"] for each in expected], split
+        names = [source.name(row) for row in range(len(source))]
+        assert names == [each["file_name"].decode() for each in expected], split
+
+
+def test_labels_that_are_not_as_many_as_the_records_are_named(tree, monkeypatch):
+    real = tfds_module._records
+
+    def records(builder, split):
+        parts, whole = real(builder, split)
+        return parts, [whole[n] for n in range(len(whole) - 1)]
+
+    monkeypatch.setattr(tfds_module, "_records", records)
+    message = r"^expected one label for each of the 28 records of birds train, found 29: [^\n]*$"
+    with pytest.raises(UserError, match=message):
+        load("birds", tree)
 
 
 def test_data_ratio_and_train_examples(tree):
