@@ -56,17 +56,20 @@ def check_mixed(part: Slice, labels: np.ndarray, what: str) -> None:
       what: the split, for the error.
 
     Raises:
-      UserError: the labels stand in order, and not by a chance of more than one in a billion.
+      UserError: those of each class stand together, in whatever order the classes are, and not by
+        a chance of more than one in a billion.
     """
     if len(part.rows) == part.total:
         return
     counts = np.unique(labels, return_counts=True)[1]
-    # Of the N! / (n_1! n_2! ...) orders of such labels one is that of their classes.
+    # Of the N! / (n_1! n_2! ...) orders of such labels K! have each of the K classes in one piece.
     log_orders = math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in counts)
-    if log_orders > math.log(1e9) and np.all(labels[1:] >= labels[:-1]):
+    log_odds = log_orders - math.lgamma(len(counts) + 1)
+    changes = np.count_nonzero(labels[1:] != labels[:-1])
+    if log_odds > math.log(1e9) and changes == len(counts) - 1:
         raise UserError(
             f"expected {what} to be stored in random order, for a part of it stands for the whole, "
-            "found it in the order of its classes: prepare it again with launch/prepare.py, which "
+            "found its classes one after the other: prepare it again with launch/prepare.py, which "
             "spreads the classes evenly, or set config.data.train_split and config.data.eval_split "
             "to whole splits"
         )

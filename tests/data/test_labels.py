@@ -117,7 +117,7 @@ def test_parts_of_splits_that_are_stored_class_by_class_are_refused(tmp_path, mo
     monkeypatch.setattr(prepared, "stored_order", list)
     folder = prepare(listing, tmp_path / "sorted").folder
     with pytest.raises(
-        UserError, match=r"birds train to be stored in random order, .* classes: pre"
+        UserError, match=r"birds train to be stored in random order, .* other: prepare"
     ):
         load("sorted")
     # Also where the labels have to be read from the records of the part alone.

@@ -48,6 +48,12 @@ def test_parts_of_a_split_that_stands_class_by_class_are_refused():
     ("labels", "refused"),
     [
         (np.repeat(np.arange(10), 10), True),
+        (np.repeat(np.arange(10)[::-1], 10), True),
+        (np.repeat([3, 0, 2, 1], 50), True),
+        (np.r_[np.repeat([3, 0, 2, 1], 50), 3], False),
+        # 9.5e9 orders and 1.1e9, six of which have each class in one piece.
+        (np.repeat([2, 0, 1], 8), True),
+        (np.repeat([2, 0, 1], (7, 7, 8)), False),
         (np.tile(np.arange(10), 10), False),
         (np.repeat(np.arange(2), 5), False),  # one order in 252: it may be chance
         (np.zeros(1000, int), False),
