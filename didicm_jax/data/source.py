@@ -209,6 +209,8 @@ def frozen_permutation(size: int, *seeds: int) -> np.ndarray:
 class Dataset:
     """A training and a test source over the same classes, K = `len(class_names)`.
 
+    They are one and the same where nothing to train on was opened.
+
     Raises:
       UserError: an empty source, or a label outside 0..K-1.
     """
@@ -220,7 +222,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Checks the labels once, so that nothing downstream has to."""
-        for split, source in (("training", self.train), ("test", self.test)):
+        for split, source in (("test", self.test), ("training", self.train)):
             if not len(source):
                 raise UserError(
                     f"expected at least one {split} image, found none: check config.data.data_dir"

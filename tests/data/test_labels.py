@@ -104,8 +104,8 @@ def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
     real = tfds_module._records
     for wrong in (b"\xff", b""):  # damaged, and an example of nothing
 
-        def records(builder, split, wrong=wrong):
-            parts, whole = real(builder, split)
+        def records(builder, split, key, wrong=wrong):
+            parts, whole = real(builder, split, key)
             return parts, [whole[0], wrong, *(whole[n] for n in range(2, len(whole)))]
 
         monkeypatch.setattr(tfds_module, "_records", records)

@@ -69,6 +69,12 @@ def test_an_order_that_may_be_chance_is_not_refused(labels, refused):
         splits.check_mixed(part, labels, "train")
 
 
+def test_a_set_in_memory_without_a_part_to_train_on_is_that_for_evaluation():
+    found = data.load("digits", train_split=None, eval_split="train[:7]")
+    assert found.train is found.test
+    assert found.test.labels.tolist() == data.load("digits").train.labels[:7].tolist()
+
+
 def test_parts_of_both_follow_each_other():
     whole = data.load("digits")
     found = data.load("digits", train_split="train+test")

@@ -88,8 +88,8 @@ def test_parts_that_are_counted_in_files_have_the_labels_of_their_records(
 def test_labels_that_are_not_as_many_as_the_records_are_named(tree, monkeypatch):
     real = tfds_module._records
 
-    def records(builder, split):
-        parts, whole = real(builder, split)
+    def records(builder, split, key):
+        parts, whole = real(builder, split, key)
         return parts, [whole[n] for n in range(len(whole) - 1)]
 
     monkeypatch.setattr(tfds_module, "_records", records)
@@ -184,7 +184,27 @@ def test_a_set_without_evaluation_images_is_named(tree, tmp_path):
     folder = rewrite_info(tree, tmp_path, lambda info: info["splits"].pop())
     with pytest.raises(UserError, match=r"validation or test in birds, found train: set config"):
         load("birds", folder)
+    with pytest.raises(UserError, match=r"found train: set config.data.eval_split to one of them"):
+        load("birds", folder, train_split=None)
     assert len(load("birds", folder, eval_split="train[90%:]").test) == 3
+
+
+def test_nothing_to_train_on_is_opened_where_nothing_is_trained(tree, tmp_path):
+    """Sets such as ImageNetV2 have one split of images to evaluate on, and no other."""
+    folder = rewrite_info(tree, tmp_path, lambda info: info["splits"].pop(0))
+    for file in folder.rglob("birds-train.*"):
+        file.unlink()
+    whole = load("birds", tree)
+    for split in ("", "validation", "validation[:4]"):
+        found = load("birds", folder, train_split=None, eval_split=split)
+        assert found.train is found.test
+        rows = np.arange(4 if "4" in split else 10)
+        assert found.test.digest(rows) == whole.test.digest(rows)
+        assert found.class_names == whole.class_names
+    with pytest.raises(UserError, match=r"found validation .*correct config.data.train_split$"):
+        load("birds", folder)
+    with pytest.raises(UserError, match=r"found validation .*correct config.data.eval_split$"):
+        load("birds", folder, train_split=None, eval_split="test")
 
 
 def test_missing_shards_are_named_at_once(tree, tmp_path):
