@@ -93,8 +93,8 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
     )
     list_source = list_folder if values.dataset == "folder" else list_imagenet
     result = prepare(
-        list_source(source.expanduser(), name=name),
-        data_dir.expanduser(),
+        list_source(source, name=name),
+        data_dir,
         **numbers,
     )
     counts = ", ".join(f"{count:,} {split}" for split, count in result.counts.items())

@@ -162,7 +162,13 @@ SMALL = {"model.name": "didivit_ti4", "model.width": 0.3333, "model.depth": 1}
     [
         {"train.batch_size": 30},
         {"train.batch_size": 64, "train.accumulate": 3},
-        {"train.batch_size": 4, "model.name": "didirn18", "model.width": 0.125, "model.depth": 12, "model.stem": "fine"},
+        {
+            "train.batch_size": 4,
+            "model.name": "didirn18",
+            "model.width": 0.125,
+            "model.depth": 12,
+            "model.stem": "fine",
+        },
         {"train.batch_size": 12, "augment.mixup": 0.2},
         {"train.batch_size": 10, "augment.cutmix": 0.2},
     ],
