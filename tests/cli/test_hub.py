@@ -68,7 +68,7 @@ def test_the_card_says_what_the_run_knows(made, run):
     low, high = evaluated["intervals"]["top1"]
     figures = f"{100 * evaluated['top1']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
     assert figures in text
-    assert "On 360 images of `somebody/digits`" in text
+    assert "On 360 images of `somebody/digits`, part `test`, with" in text
     assert "--mode=evaluate --pretrained=tiny\n" in text  # digits are in no folder
     assert "chosen by its top-1" not in text
 
@@ -211,6 +211,24 @@ def test_the_card_says_which_images_its_figures_are_of(made, run):
     ]
 
 
+def test_the_command_of_a_card_finds_the_images_again(main, convert, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir = shutil.copytree(run, "run", ignore=shutil.ignore_patterns("compilation_cache"))
+    given = ["--split=train", "--examples=60"]
+    assert main("--mode=evaluate", f"--workdir={workdir}", *given) == 0
+    assert convert(f"--workdir={workdir}", "--hub=net") == 0
+    (words,) = commands(card(tmp_path / "net")[1])
+    assert main(*words) == 0
+    ours, theirs = (
+        np.load(folder / "predictions.npz")["ids"].tolist()
+        for folder in (tmp_path / "run", tmp_path / "evaluation")
+    )
+    assert ours == theirs
+    assert len(ours) == 60
+    metadata, _ = card(tmp_path / "net")
+    assert metadata["model-index"][0]["results"][0]["dataset"]["split"] == "train"
+
+
 def test_the_card_of_a_former_versions_record(made, run):
     """Which knows neither the part of the data nor the name of the sampler."""
     record = json.loads((run / "evaluation.json").read_text())
@@ -245,7 +263,7 @@ def test_the_card_of_photos_of_many_classes(made, run):
     text = write(dataclasses.replace(trained, config=config, description=described), facts)
     assert "18, 19, and 980 more (`config.json`)." in text
     assert "part `train`, 0.25 of its images" in text
-    assert "--pretrained=photos --dataset=other --data_dir=DATA\n" in text
+    assert "--pretrained=photos --dataset=other --data_dir=DATA --split=test\n" in text
     assert 'from_pretrained("photos")  # comes with the package' in text
     assert "chosen by its top-1" in text
     assert "type: other\n      name: other" in text  # figures of another data set
