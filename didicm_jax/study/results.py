@@ -38,7 +38,6 @@ from didicm_jax.study.rows import (
 _METRICS = ("top1", "top5", "nll", "ece", "ece_equal_mass", "brier", "entropy")
 _SCALED = ("nll_scaled", "ece_scaled")
 _CURVES = ALL[:-1]  # the ECE that a temperature leaves is hardly more than its own noise
-_NORMAL = 1.96  # standard errors on each side of an interval of 95 %
 
 
 def line(record: Record) -> str:
@@ -89,9 +88,8 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 def _interval(difference: Difference | None, digits: int) -> str:
     if difference is None:
         return ""
-    value, error = difference
-    end = "" if error is None else f" ± {_NORMAL * error:.{digits}f}"
-    return f"{value:+.{digits}f}{end}"
+    end = "" if difference.half is None else f" ± {difference.half:.{digits}f}"
+    return f"{difference.value:+.{digits}f}{end}"
 
 
 def _baselines(rows: Sequence[Row]) -> tuple[Baseline, ...]:
@@ -139,7 +137,7 @@ def _markdown(rows: Sequence[Row]) -> str:
         f"classifier that is best in the metric among the paper's baselines "
         f"({', '.join(methods.UNMATCHED)}) and among the matched ones "
         f"({', '.join(methods.MATCHED)}). An interval covers the choice of the test examples "
-        "(jackknife) and, where there are several, that of the seeds.\n"
+        "(jackknife) and, where there are several, that of the seeds (Student's).\n"
     )
 
 
@@ -241,8 +239,7 @@ def _difficulty(rows: Sequence[Row]) -> Any:
             for row in (row for row in compared if row.stopped == baseline.stopped):
                 gain = gain_of(row, best_of(rows, row.place, metric, baseline), metric)
                 if gain is not None:
-                    error = _NORMAL * (gain.error or 0)
-                    point = figures.Gain(places.index(row.place), gain.value, error)
+                    point = figures.Gain(places.index(row.place), gain.value, gain.half or 0)
                     lines.setdefault(row.label, []).append(point)
             panels.append(figures.Panel(f"over {baseline.title}", lines, metric.gain))
     names, values = _labels(places, "")

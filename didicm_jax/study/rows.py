@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from didicm_jax import evaluation
 from didicm_jax.study import axes, methods
@@ -81,7 +82,14 @@ class Difference(NamedTuple):
     """Of a method and a baseline, paired by seed and by test example."""
 
     value: float
-    error: float | None  # standard error; None where one seed of an old record is all there is
+    half: float | None  # of its interval of 95 %; None where one seed of an old record is all
+
+
+class _Variance(NamedTuple):
+    """Of a mean difference, as few seeds or parts of the test examples tell it."""
+
+    value: float
+    freedom: int
 
 
 def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
@@ -187,14 +195,25 @@ def difference_of(row: Row, baseline: Row | None, metric: Metric) -> Difference 
         return None
     pairs = [(row.chosen[seed], baseline.chosen[seed]) for seed in seeds]
     values = [ours["test"][metric.key] - theirs["test"][metric.key] for ours, theirs in pairs]
-    variances = [statistics.variance(values) / len(values)] if len(values) > 1 else []
+    variances = []
+    if len(values) > 1:
+        variances.append(_Variance(statistics.variance(values) / len(values), len(values) - 1))
     kept = [[np.array(each.get("left_out", {}).get(metric.key, ())) for each in p] for p in pairs]
     if all(len(ours) == len(theirs) > 1 for ours, theirs in kept):
         # All seeds are judged on the same test examples.
         gaps = np.mean([ours - theirs for ours, theirs in kept], axis=0)
-        variances.append(evaluation.jackknife_error(gaps) ** 2)
-    error = metric.scale * math.sqrt(sum(variances)) if variances else None
-    return Difference(metric.scale * statistics.fmean(values), error)
+        variances.append(_Variance(evaluation.jackknife_error(gaps) ** 2, len(gaps) - 1))
+    half = metric.scale * _half_width(variances) if variances else None
+    return Difference(metric.scale * statistics.fmean(values), half)
+
+
+def _half_width(variances: Sequence[_Variance]) -> float:
+    """Of an interval of 95 %: Student's, by the degrees of freedom of Welch and Satterthwaite."""
+    total = sum(each.value for each in variances)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / sum(each.value**2 / each.freedom for each in variances)
+    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
 
 
 def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
@@ -203,5 +222,5 @@ def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None
     if found is None or baseline is None or not metric.relative:
         return found
     factor = -100 / (metric.scale * statistics.fmean(baseline.over_seeds(metric.key)))
-    error = None if found.error is None else abs(factor) * found.error
-    return Difference(factor * found.value, error)
+    half = None if found.half is None else abs(factor) * found.half
+    return Difference(factor * found.value, half)

@@ -9,6 +9,7 @@ from pathlib import Path
 import digits as digits_config
 import numpy as np
 import pytest
+from scipy import stats
 
 from didicm_jax import config as configuration
 from didicm_jax import evaluation
@@ -250,8 +251,8 @@ def test_differences_are_paired_and_samplers_chosen_without_the_test_split(tmp_p
     assert means["paper"]["sampler"] == "sampler 0, 1"
     assert means["paper, chosen"]["sampler"] == "sampler 1, 1"
     # Against smoothed, the better classifier in top-1: +12 and +13 points, so 0.5 of error, and
-    # on the examples they vary alike; 1.96 errors are the interval.
-    assert gaps["**head**"]["top-1 %, matched"] == "+12.50 ± 0.98"
+    # on the examples they vary alike; Student's quantile for two seeds is 12.706.
+    assert gaps["**head**"]["top-1 %, matched"] == "+12.50 ± 6.35"
     # Against softmax, the better one in NLL.
     assert gaps["**head**"]["NLL, matched"] == "-0.200 ± 0.000"
     assert gaps["smoothed"]["top-1 %, matched"] == ""
@@ -338,8 +339,25 @@ def test_one_seed_has_the_error_of_its_test_examples(tmp_path):
     value, half = map(float, shown.split(" ± "))
     assert value == 5.0
     # The variance of a difference of paired shares: ((b + c)/n - ((b - c)/n)^2) / n.
-    exact = 100 * 1.96 * np.sqrt((0.25 - 0.05**2) / 400)
+    exact = 100 * stats.t.ppf(0.975, 24) * np.sqrt((0.25 - 0.05**2) / 400)
     assert abs(half / exact - 1) < 0.35  # 25 parts tell it to a seventh
+
+
+def test_an_interval_over_seeds_and_examples_is_that_of_welch(tmp_path):
+    """Two variances of few degrees of freedom are added, as those of his two samples are."""
+    gaps, parts = [0.01, 0.03, 0.08], np.array([0.1, 0.104, 0.098, 0.1])
+    found = []
+    for seed, gap in enumerate(gaps):
+        ours, theirs = record("paper", seed, 0.4 + gap, 1.0), record("softmax", seed, 0.4, 1.0)
+        theirs["samplers"][0]["left_out"]["top1"] = [0.0] * 4
+        for sampler in ours["samplers"]:
+            sampler["left_out"]["top1"] = list(parts)
+        found += [ours, theirs]
+    results.write(found, tmp_path)
+    shown = table((tmp_path / "results.md").read_text(), 2)["paper"]["top-1 %, matched"]
+    # A jackknife's values, times one less than their number, are as a sample.
+    welch = stats.ttest_ind(gaps, 3 * parts, equal_var=False).confidence_interval()
+    assert shown == f"+4.00 ± {100 * (welch.high - welch.low) / 2:.2f}"
 
 
 def test_records_of_earlier_versions_have_the_error_of_their_seeds(tmp_path):
@@ -348,7 +366,7 @@ def test_records_of_earlier_versions_have_the_error_of_their_seeds(tmp_path):
            for m, t in pairs for s in (0, 1)]  # fmt: skip
     results.write(old, tmp_path)
     gaps = table((tmp_path / "results.md").read_text(), 2)
-    assert gaps["paper"]["top-1 %, matched"] == "+10.50 ± 0.98"
+    assert gaps["paper"]["top-1 %, matched"] == "+10.50 ± 6.35"
     results.write(old[::2], tmp_path)
     gaps = table((tmp_path / "results.md").read_text(), 2)
     assert gaps["paper"]["top-1 %, matched"] == "+10.00"
