@@ -4,14 +4,14 @@
     python launch/main.py --config=configs/cifar.py:classes=10 --workdir=runs/cifar10 \\
         --config.data.data_dir=DATA
 
-TREE holds `train/CLASS/*.png` and `val/CLASS/*.png`. The options after the colon, each with its
+TREE holds `train/CLASS/*.png` and `test/CLASS/*.png`. The options after the colon, each with its
 default:
 
     classes=10|100  recipe=usual|replication
 
 `recipe=replication` is what the cells of a study have in common that repeats the paper's on few
-cores: an eighth of the width, 500,000 images seen (docs/study/cifar10/README.md). The result of
-neither has been measured yet.
+cores: an eighth of the width, 500,000 images seen (docs/study/cifar10/README.md). The usual recipe
+has not been measured yet.
 """
 
 import ml_collections

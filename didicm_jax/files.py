@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import IO, Any, cast
@@ -43,7 +44,7 @@ def local(path: str | os.PathLike, about: str, *, expected: str = "a folder on a
         raise UserError(
             f"expected {expected}, found {path}; copy it to a disk, or mount the store", about=about
         )
-    return Path(path)
+    return Path(os.path.expanduser(path))  # a shell leaves the ~ of --flag=~/folder
 
 
 def resolved(path: Path) -> Path:
@@ -106,7 +107,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         write(content)
         bucket.put(path, content.getvalue())
         return
-    partial = path.with_name(path.name + ".partial")
+    # Two processes may write the same file: each has its own name for it until it is whole.
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             write(file)

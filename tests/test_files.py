@@ -2,6 +2,8 @@
 
 import csv
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -41,6 +43,24 @@ def test_what_holds_no_json_object_is_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    """Each file that a reader meets is whole, whoever of two processes wrote it."""
+    path = tmp_path / "a.json"
+    write = (
+        "import sys\nfrom pathlib import Path\nfrom didicm_jax import files\n"
+        "for _ in range(150): files.write_json(Path(sys.argv[1]), {'x': [sys.argv[2]] * 20000})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", write, str(path), k]) for k in ("1", "22")]
+    met = set()
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            met.add(tuple(set(files.read_json(path)["x"])))
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert met <= {("1",), ("22",)}
+    assert len(met) > 0
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_a_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, monkeypatch):
     """Else a host that dies leaves an empty file under the name of a good one."""
     path, done = tmp_path / "x.json", []
@@ -57,7 +77,10 @@ def test_a_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
     files.write_json(path, {"a": 1})
-    assert done == [("sync", "x.json.partial"), ("replace", "x.json"), ("sync", tmp_path.name)]
+    (kind, partial), *others = done
+    assert kind == "sync"
+    assert partial.startswith("x.json.")
+    assert others == [("replace", "x.json"), ("sync", tmp_path.name)]
 
 
 def test_tables_come_back_as_they_were(tmp_path):

@@ -196,7 +196,7 @@ def _neighbour(
 
     Beyond the edge the last pixel is repeated.
     """
-    at = jnp.floor(place - 0.5) + (tap - 1).astype(jnp.float32)
+    at = jnp.floor(place - 0.5) + jnp.asarray(tap - 1, jnp.float32)
     weight = _weight(jnp.abs(place - 0.5 - at), cubic)
     # Clipped as floats: far outside, the number would not fit an integer.
     return jnp.clip(at, 0, size - 1).astype(jnp.int32), weight

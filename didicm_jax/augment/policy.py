@@ -125,7 +125,7 @@ class Policy:
         """Several views of each image, to be asked about in the place of one.
 
         The first is the image itself. Of the others each is moved at random with `shift`, and every
-        second mirrored with `flip`, so that two views are an image and its mirror image.
+        second mirrored with `flip`: where nothing moves, two are an image and its mirror image.
 
         Args:
           keys: typed keys [B].

@@ -19,8 +19,6 @@ launch/main.py --pretrained=FOLDER; the sixth makes a run of one, which stands a
 such a folder, the name of a network that comes with the package, or hf://user/name.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from didicm_jax.cli import entry, from_torch, hub, options
@@ -118,7 +116,7 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
     from didicm_jax.run import RunFolder
 
     if values.hub:
-        files.check_new(Path(values.hub), about="hub")
+        files.check_new(files.local(values.hub, "hub"), about="hub")
     folder = RunFolder.open(values.workdir)
     configs = sweep.variations(folder.config, options.sampler_choices(values))
     if len(configs) > 1:
@@ -129,7 +127,7 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
     mesh = make_mesh(jax.local_devices()[:1])
     run = network.load(folder.changed(configs[0], evaluates=True), values.checkpoint, mesh)
     if values.export:
-        path = Path(values.export)
+        path = files.local(values.export, "export")
         data = export.serialize(run)
         files.write_whole(path, lambda file: file.write(data))
         sidecar = path.with_name(path.name + ".json")
@@ -142,7 +140,7 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
     if values.safetensors:
         from safetensors.numpy import save
 
-        path = Path(values.safetensors)
+        path = files.local(values.safetensors, "safetensors")
         model = nnx.merge(run.graphdef, *run.variables)
         tensors = interop.to_torch_state_dict(model)
         data = save(tensors, metadata={"format": "pt"})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
+from didicm_jax import config as configuration
 from didicm_jax import files, parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
 from didicm_jax.cli.command_line import flagged, with_flags, writable
@@ -42,7 +43,7 @@ def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
         names,
         severities,
         baseline,
-        Path(values.real_labels) if values.real_labels else None,
+        files.local(values.real_labels, "real_labels") if values.real_labels else None,
         values.trajectories,
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
@@ -54,7 +55,7 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
     output = _output(values, "comparison")
     other = _baseline(values)
-    ours, theirs = (_chosen(values, each) for each in (folder, other))
+    ours, theirs = _chosen(values, folder, other), _chosen(values, other, folder)
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
@@ -81,15 +82,18 @@ def _predict(values: flags.FlagValues, folder: Trained) -> None:
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
 
-def _chosen(values: flags.FlagValues, folder: Trained) -> Trained:
+def _chosen(values: flags.FlagValues, folder: Trained, other: Trained | None = None) -> Trained:
     """The network with the one sampler that the flags name.
+
+    Beside a diffusion a classifier takes of the flags what it reads: views and temperature.
 
     Raises:
       UserError: they name several.
     """
     choices = options.sampler_choices(values)
-    if folder.config.method != "didicm" and values.mode == "compare":
-        return folder  # the flags are for the other of the two
+    if other is not None and other.config.method == "didicm" != folder.config.method:
+        read = configuration.sampler_reads(folder.config.method, "")
+        choices = {key: given for key, given in choices.items() if key in read}
     configs = sweep.variations(folder.config, choices)
     if len(configs) > 1:
         raise UserError(

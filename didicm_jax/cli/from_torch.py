@@ -1,7 +1,6 @@
 """`launch/convert.py --torch`: a run of weights of PyTorch."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
@@ -29,7 +28,7 @@ def make_run(values: flags.FlagValues, config: ml_collections.ConfigDict | None)
 
     folder = files.local(values.workdir, "run folder")
     files.check_new(folder, about="run folder")
-    weights = torch_files.read(Path(values.torch))
+    weights = torch_files.read(files.local(values.torch, "torch"))
     if values.weights == "raw" and weights.raw is None:
         raise UserError(
             "--weights: expected raw weights in the file, found the average alone; "
@@ -155,7 +154,7 @@ def _of_weights(
 
 def _read_names(path: str) -> tuple[str, ...]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = files.local(path, "class_names").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--class_names: expected a text file with a name a line, found {error}; check it"

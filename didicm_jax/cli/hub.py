@@ -1,6 +1,5 @@
 """`launch/convert.py --hub` and `--pretrained`: a run to a bundle, and a bundle to a run."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
@@ -65,7 +64,7 @@ def write(
     from didicm_jax.cli import card
     from didicm_jax.run import bundle
 
-    path = Path(values.hub).resolve()
+    path = files.local(values.hub, "hub").resolve()
     facts = card.Facts(
         folder=path,
         dtype=values.dtype,

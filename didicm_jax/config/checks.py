@@ -136,10 +136,12 @@ class Duration:
     """A number and a unit."""
 
     words: str = "a duration"
+    zero: bool = False  # whether it may be 0
 
     def fault(self, value: Any) -> str:
         """What was expected."""
-        return "" if durations.parse(value) else durations.EXPECTED
+        expected = durations.EXPECTED_OR_NONE if self.zero else durations.EXPECTED
+        return "" if durations.parse(value, zero=self.zero) else expected
 
 
 @dataclass(frozen=True)

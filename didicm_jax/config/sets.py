@@ -43,6 +43,12 @@ def names_its_split(text: str) -> bool:
     return found is not None and bool(found.split or found.dataset)
 
 
+def names_its_interval(text: str) -> bool:
+    """Whether a set of `config.evaluation.sets` does without `config.evaluation.every`."""
+    found = _parse(text)
+    return found is not None and bool(found.every)
+
+
 def fault(texts: Sequence[Any]) -> str:
     """What `config.evaluation.sets` was expected to hold, or "" where it passes."""
     names: set[str] = set()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from didicm_jax.config import sets
+from didicm_jax.config import durations, sets
 from didicm_jax.config.checks import Check
 
 
@@ -113,6 +113,24 @@ def photos() -> When:
         return not data.shows_whole(name)
 
     return When("data.name", holds, "photos: data.name is neither digits nor idx")
+
+
+def lasting(key: str) -> When:
+    """Where the other setting, a duration, is not 0."""
+
+    def holds(text: str) -> bool:
+        return durations.parse(text) is not None
+
+    return When(key, holds, f"{key} above 0 steps")
+
+
+def own_interval() -> When:
+    """Where an evaluation set leaves it to `evaluation.every` how often it is its turn."""
+    return When(
+        "evaluation.sets",
+        lambda texts: not texts or not all(map(sets.names_its_interval, texts)),
+        "evaluation.sets empty, or one of them without every",
+    )
 
 
 def own_split() -> When:

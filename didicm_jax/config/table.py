@@ -23,8 +23,10 @@ from didicm_jax.config.setting import (
     Setting,
     above_zero,
     among,
+    lasting,
     model_option,
     other_than,
+    own_interval,
     own_split,
     photos,
 )
@@ -153,7 +155,9 @@ SETTINGS = (
     Setting("model.group_elements", 16,
             "values that a group of a GroupNorm has at least, channels x pixels of the map; two "
             "of them normalise to their sign",
-            Number(1, 2**20), read=(model_option("group_elements"),), before=1),
+            Number(1, 2**20),
+            read=(model_option("group_elements"), above_zero("model.conditioned_stages")),
+            before=1),
     Setting("model.depth", 12, "blocks", Number(1, 1000), read=(model_option("depth"),)),
     Setting("model.pool", "average",
             "what the classes are read from: the mean of the tokens, or a token of their own",
@@ -194,7 +198,8 @@ SETTINGS = (
     Setting("train.batch_size", 64, "images in a step, over all devices", BATCHES),
     Setting("train.accumulate", 1,
             "micro-batches per step and device; D devices with A of them give what D A devices "
-            "give, but for rounding",
+            "give, but for rounding: without sync_batch_norm and, if images are mixed, with a "
+            "multiple of 16 images in each",
             BATCHES, change=ALWAYS),
     Setting("train.remat", "none",
             "what is computed again for the backward pass, to save memory: nothing, whole blocks, "
@@ -223,8 +228,10 @@ SETTINGS = (
             Choice(("lamb", "adamw", "sgd"))),
     Setting("optimizer.learning_rate", 2e-3, "rate at the end of the warm-up",
             Number(0, 10, open_low=True)),
-    Setting("optimizer.warmup", "5 epochs", "length of the linear warm-up", Duration()),
-    Setting("optimizer.warmup_learning_rate", 1e-5, "rate at step 0", Number(0, 10)),
+    Setting("optimizer.warmup", "5 epochs", "length of the linear warm-up; 0 steps: none",
+            Duration(zero=True)),
+    Setting("optimizer.warmup_learning_rate", 1e-5, "rate at step 0", Number(0, 10),
+            read=(lasting("optimizer.warmup"),)),
     Setting("optimizer.weight_decay", 0.01, "decay of weights, not of biases and norms",
             Number(0, 10)),
     Setting("optimizer.clip_norm", 1.0, "largest norm of the global gradient; 0: not clipped",
@@ -233,7 +240,7 @@ SETTINGS = (
             BATCHES, change=ALWAYS),
     Setting("evaluation.every", "10 epochs",
             "time between two evaluations; the last step is followed by one too", Duration(),
-            change=ALWAYS),
+            read=(own_interval(),), change=ALWAYS),
     Setting("evaluation.best", "top1",
             "which checkpoint is best: that of the highest top-1 or of the least NLL, which with "
             "few images comes long before the end",

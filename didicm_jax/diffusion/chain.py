@@ -140,7 +140,11 @@ def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> 
     # Not one draw from q_t: `categorical` takes the largest of sums with Gumbel noise, which in
     # float32 ends at 16.6, so that classes of a probability like sigma / K < 1e-7 hardly occur.
     shape = probs.shape[:-1]
-    noised = jax.random.exponential(noise_key, shape) < sigma
+    # Waiting times come in steps of a float's epsilon, which a second draw fills: with the first
+    # alone a label would be noised with a probability of 1e-7 however small sigma is.
+    within = jax.random.uniform(jax.random.fold_in(noise_key, 1), shape)
+    waited = jax.random.exponential(noise_key, shape) + jnp.finfo(within.dtype).eps * within
+    noised = waited < sigma
     anything = jax.random.randint(class_key, shape, 0, probs.shape[-1], jnp.int32)
     clean = jax.random.categorical(clean_key, jnp.log(probs)).astype(jnp.int32)
     return jnp.where(noised, anything, clean)

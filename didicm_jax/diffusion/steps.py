@@ -59,7 +59,8 @@ def denoise(log_score: chex.Array, sigma: chex.Array) -> chex.Array:
       sigma: total noise, `[...]`.
 
     Returns:
-      Probabilities, `[..., K]`. Where a carries no digit of q_0 (a below the float's epsilon), q_t.
+      Probabilities, `[..., K]`. Where nothing is above the floor, q_t; where a is below the float's
+      epsilon, what rounding has left above it.
     """
     chex.assert_type([log_score, sigma], float)
     chex.assert_rank(log_score, jnp.ndim(sigma) + 1)

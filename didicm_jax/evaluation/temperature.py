@@ -8,7 +8,8 @@ from scipy import optimize, special
 
 from didicm_jax.evaluation.metrics import NLL_FLOOR, Outcomes, chunks, outcomes, summarize
 
-_RANGE = (0.02, 50.0)
+# A search goes on from the best of these: the NLL of posteriors with zeros has several minima.
+_STARTS = np.geomspace(0.02, 50.0, 12)
 _TINY = np.finfo(np.float32).tiny  # a probability of 0 has a logarithm
 
 
@@ -27,9 +28,12 @@ def fit(probs: np.ndarray, labels: np.ndarray) -> float:
             at_label.append(np.take_along_axis(scaled, labels[rows][:, None], axis=1)[:, 0])
         return -float(np.log(np.maximum(np.concatenate(at_label), NLL_FLOOR)).mean())
 
+    starts = np.log(_STARTS)
+    best = int(np.argmin([nll(start) for start in starts]))
+    bounds = starts[max(best - 1, 0)], starts[min(best + 1, len(starts) - 1)]
     # To a thousandth: each look costs a pass over all posteriors, and the NLL is flat there.
     options = {"xatol": 1e-3}
-    found = optimize.minimize_scalar(nll, bounds=np.log(_RANGE), method="bounded", options=options)
+    found = optimize.minimize_scalar(nll, bounds=bounds, method="bounded", options=options)
     return float(np.exp(found.x))
 
 

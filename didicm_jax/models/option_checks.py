@@ -58,8 +58,8 @@ def check_compute_dtype(name: str, dtype: DTypeLike) -> None:
 
 def check_positive_width(name: str, width: object) -> None:
     """Raises UserError unless `width` is a number that can multiply a count of channels."""
-    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 100:
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= 100:
         raise UserError(
-            f"{name}: expected width to be a positive number, found {width!r}: "
+            f"{name}: expected width to be a number above 0 and at most 100, found {width!r}: "
             "set width=1.0 for the full network"
         )

@@ -142,7 +142,7 @@ def _first(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, np.nd
 def _is_state_dict(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return (
         isinstance(value, Mapping)
-        and len(value) > 0
+        and any(name != _COUNTER for name in value)
         and all(isinstance(name, str) and hasattr(x, "shape") for name, x in value.items())
     )
 

@@ -109,8 +109,8 @@ class RunFolder(Places):
           description: of the data to train on; where there is a run, its own.
 
         Raises:
-          UserError: the folder holds another run, cannot be written, or is not the same one on all
-            processes.
+          UserError: the folder holds another run or one that is being trained with other settings,
+            cannot be written, or is not the same one on all processes.
         """
         wanted, found = cls(files.place(path), config, description), None
         refusal: UserError | None = None
@@ -125,13 +125,15 @@ class RunFolder(Places):
                 "refuses it; see what it says",
                 about="run folder",
             )
-        fault = None
+        fault: Exception | None = None
         if parallel.is_main():
             try:
                 wanted._write(found)
-            except OSError as error:
+            except (OSError, UserError) as error:
                 fault = error
         if parallel.any_process(fault is not None):
+            if isinstance(fault, UserError):
+                raise fault
             raise UserError(
                 "expected a folder that can be written, found "
                 f"{fault or 'that process 0 cannot'}; choose another",
@@ -150,17 +152,27 @@ class RunFolder(Places):
         """Holds the run while it is trained.
 
         Raises:
-          UserError: another start of it is at work.
+          UserError: another start of it is at work, or has changed its settings by now.
         """
         with contextlib.ExitStack() as stack:
-            free = not parallel.is_main() or stack.enter_context(files.lock(self.lock, _leave))
+            free = not parallel.is_main() or (
+                stack.enter_context(files.lock(self.lock, _leave)) and self._is_as_claimed()
+            )
             if parallel.any_process(not free):
-                raise UserError(
-                    f"expected nobody else to train the run in {self.path}, found another start at "
-                    "work; wait for its end or stop it",
-                    about="run folder",
-                )
+                raise self._busy()
             yield
+
+    def _is_as_claimed(self) -> bool:
+        """Whether no other start has written its settings over these since."""
+        found = RunFolder.find(self.path)
+        return found is not None and not configuration.differences(self.config, found.config)
+
+    def _busy(self) -> UserError:
+        return UserError(
+            f"expected nobody else to train the run in {self.path}, found another start at "
+            "work; wait for its end or stop it",
+            about="run folder",
+        )
 
     def _check(self, found: "RunFolder | None") -> None:
         """Refuses to go on with the run that the folder holds, if it is another."""
@@ -202,10 +214,18 @@ class RunFolder(Places):
 
     def _write(self, found: "RunFolder | None") -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        if found is None:
-            files.write_json(self.description_file, asdict(self.description))
-        if found is None or configuration.differences(self.config, found.config):
-            files.write_json(self.config_file, json.loads(self.config.to_json()))
+        described = found is not None and found.description == self.description
+        configured = found is not None and not configuration.differences(self.config, found.config)
+        if described and configured:
+            return
+        with contextlib.ExitStack() as stack:
+            # What a start that is at work goes by is not changed under its hands.
+            if found is not None and not stack.enter_context(files.lock(self.lock, _leave)):
+                raise self._busy()
+            if not described:
+                files.write_json(self.description_file, asdict(self.description))
+            if not configured:
+                files.write_json(self.config_file, json.loads(self.config.to_json()))
 
 
 def _leave(how: str) -> None:

@@ -34,7 +34,7 @@ def damage(folder: Path) -> str | None:
         listed = [
             (folder / name, entry["bytes"], entry["blake2b"]) for name, entry in files.items()
         ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         return f"its list {NAME} cannot be read ({error})"
     # All sizes first: they are there at once, and a digest reads the whole file.
     for path, size, _ in listed:

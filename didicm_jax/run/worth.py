@@ -59,5 +59,5 @@ def _place(checkpoint: Path) -> Path:
 def _read(checkpoint: Path) -> float | None:
     try:
         return float(rank(json.loads(_place(checkpoint).read_text(encoding="utf-8"))))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None

@@ -101,6 +101,13 @@ def cells(
             f"config.data.train_split: expected 'train', found {config.data.train_split!r}; a "
             "study holds a part of it out itself"
         )
+    judged = configuration.evaluation_sets(config)[0].split
+    if "train" in judged:
+        setting = "config.evaluation.sets" if config.evaluation.sets else "config.data.eval_split"
+        raise UserError(
+            f"{setting}: expected images that no cell trains or chooses on, found {judged!r}; name "
+            "another part, such as test"
+        )
     order = sorted(axes, key=lambda axis: axis != SEED)  # the first varies slowest
     result: list[Cell] = []
     seen: dict[tuple[str, bool], str] = {}

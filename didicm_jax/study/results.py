@@ -114,7 +114,8 @@ def _markdown(rows: Sequence[Row]) -> str:
         gaps.append([*place, name])
         for metric in ALL:
             for baseline in baselines:
-                found = difference_of(row, best_of(rows, row.place, metric, baseline), metric)
+                best = best_of(rows, row.place, metric, baseline, row.chosen)
+                found = difference_of(row, best, metric)
                 gaps[-1].append(_interval(found, metric.digits))
     titles = [metric.title for metric in ALL]
     headers = [f"{title}, {baseline.word}" for title in titles for baseline in baselines]
@@ -212,7 +213,7 @@ def _heat_map(rows: Sequence[Row], metric: Metric) -> Any:
     for method, found in compared.items():
         values = np.full((len(first), len(others)), np.nan)
         for place, row in found.items():
-            gain = gain_of(row, best_of(rows, place, metric, MATCHED), metric)
+            gain = gain_of(row, best_of(rows, place, metric, MATCHED, row.chosen), metric)
             if gain is not None:
                 values[first.index(place[:1]), others.index(place[1:])] = gain.value
         panels.append(figures.Map(method, values))
@@ -237,7 +238,8 @@ def _difficulty(rows: Sequence[Row]) -> Any:
         for baseline in baselines:
             lines: dict[str, list[figures.Gain]] = {}
             for row in (row for row in compared if row.stopped == baseline.stopped):
-                gain = gain_of(row, best_of(rows, row.place, metric, baseline), metric)
+                best = best_of(rows, row.place, metric, baseline, row.chosen)
+                gain = gain_of(row, best, metric)
                 if gain is not None:
                     point = figures.Gain(places.index(row.place), gain.value, gain.half or 0)
                     lines.setdefault(row.label, []).append(point)

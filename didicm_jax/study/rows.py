@@ -73,6 +73,13 @@ class Row(NamedTuple):
         """For legends, whichever its checkpoint."""
         return f"{self.method}, chosen" if self.free else self.method
 
+    def of(self, seeds: Collection[int] | None) -> "Row":
+        """With these of its seeds alone; None: with all."""
+        if seeds is None:
+            return self
+        chosen = {seed: record for seed, record in self.chosen.items() if seed in seeds}
+        return self._replace(chosen=chosen)
+
     def over_seeds(self, key: str) -> list[float]:
         """A test metric of each seed, in order."""
         return [self.chosen[seed]["test"][key] for seed in sorted(self.chosen)]
@@ -173,16 +180,30 @@ def _held_out_nll(row: Row) -> float:
     return statistics.fmean(record["validation"]["nll"] for record in row.chosen.values())
 
 
-def best_of(rows: Sequence[Row], place: Place, metric: Metric, baseline: Baseline) -> Row | None:
-    """Of a baseline's classifiers the one with the best mean on the test split: the hardest."""
+def best_of(
+    rows: Sequence[Row],
+    place: Place,
+    metric: Metric,
+    baseline: Baseline,
+    seeds: Collection[int] | None = None,
+) -> Row | None:
+    """Of a baseline's classifiers the one with the best mean on the test split: the hardest.
+
+    Args:
+      rows: of `rows_of`.
+      place: of the classifiers.
+      metric: in which.
+      baseline: of them.
+      seeds: those that are compared with it alone; None: all that each has.
+    """
     found = [
-        row
+        row.of(seeds)
         for row in rows
         if row.place == place and row.method in baseline.methods and row.stopped == baseline.stopped
     ]
     sign = 1 if metric.relative else -1
     return min(
-        found,
+        (row for row in found if row.chosen),
         key=lambda row: sign * statistics.fmean(row.over_seeds(metric.key)),
         default=None,
     )
@@ -221,6 +242,7 @@ def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None
     found = difference_of(row, baseline, metric)
     if found is None or baseline is None or not metric.relative:
         return found
-    factor = -100 / (metric.scale * statistics.fmean(baseline.over_seeds(metric.key)))
+    shared = baseline.of(row.chosen)
+    factor = -100 / (metric.scale * statistics.fmean(shared.over_seeds(metric.key)))
     half = None if found.half is None else abs(factor) * found.half
     return Difference(factor * found.value, half)

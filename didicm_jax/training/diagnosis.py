@@ -1,13 +1,14 @@
 """What is said of losses that are not finite, and which operation is behind one."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables
@@ -38,9 +39,8 @@ def diagnose(
       FloatingPointError: what the operation is, with a traceback that ends at it.
       UserError: every operation was finite this time.
     """
-    # Infinities second: there are honest ones, such as the start of a maximum.
-    for look_for in (jax.debug_nans, jax.debug_infs):
-        _run_again(local_gradients, before, batch, step, look_for)
+    for run in (_up_to_a_nan, _up_to_an_infinity):
+        _run_again(local_gradients, before, batch, step, run)
     raise UserError(
         f"step {step}: expected to find what was not finite, found every operation finite one at a "
         "time: it overflows only in the compiled step; start a new run with a lower "
@@ -71,7 +71,7 @@ def _run_again(
     before: TrainState,
     batch: dict[str, chex.Array],
     step: int,
-    look_for: Callable[[bool], AbstractContextManager],
+    run: Callable[..., None],
 ) -> None:
     variables = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), before.variables)
     total, keys = len(batch["label"]), ("image", "label", "index")
@@ -91,12 +91,56 @@ def _run_again(
             return local_gradients(variables, number, local, rows)
 
         try:
-            with jax.disable_jit(), look_for(True):
-                # As on a mesh of one device, for a BatchNorm that asks the others.
-                jax.vmap(one, axis_name=AXIS)(*jax.tree.map(lambda x: x[None], inputs))
+            # As on a mesh of one device, for a BatchNorm that asks the others.
+            run(jax.vmap(one, axis_name=AXIS), *jax.tree.map(lambda x: x[None], inputs))
         except FloatingPointError as error:
             error.add_note(
                 f"in step {step}, examples {rows.start} to {rows.start + rows.size - 1} of the "
                 "batch; the last line above within didicm_jax is the operation"
             )
             raise
+
+
+def _up_to_a_nan(function: Callable, *inputs: Any) -> None:
+    with jax.disable_jit(), jax.debug_nans(True):
+        function(*inputs)
+
+
+def _up_to_an_infinity(function: Callable, *inputs: Any) -> None:
+    """Up to the first infinity that an operation makes of finite inputs, but for a logarithm of 0.
+
+    Not by `jax.debug_infs`, which stops at the first of any kind: honest ones are in every loss,
+    such as the start of a maximum or the logarithm of a hard label.
+    """
+    with jax.disable_jit():
+        traced = jax.make_jaxpr(function)(*inputs)
+    jaxpr = traced.jaxpr
+    values = dict(zip(jaxpr.constvars, traced.consts, strict=True))
+    values |= dict(zip(jaxpr.invars, jax.tree.leaves(inputs), strict=True))
+    uses = [
+        list(dict.fromkeys(x for x in each.invars if not isinstance(x, Literal)))
+        for each in jaxpr.eqns
+    ]
+    last = {x: number for number, used in enumerate(uses) for x in used}
+    for number, (operation, used) in enumerate(zip(jaxpr.eqns, uses, strict=True)):
+        alone = jaxpr.replace(
+            constvars=[], invars=used, outvars=operation.outvars, eqns=[operation]
+        )
+        made = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*(values[x] for x in used))
+        given = [x.val if isinstance(x, Literal) else values[x] for x in operation.invars]
+        name = operation.primitive.name
+        if name != "log" and _finite(given) and not _finite(made):
+            at = operation.source_info.traceback
+            error = FloatingPointError(f"infinity encountered in {name}")
+            raise error.with_traceback(at and at.as_python_traceback())
+        values |= dict(zip(operation.outvars, made, strict=True))
+        for gone in (x for x in used if last[x] == number):
+            del values[gone]
+
+
+def _finite(arrays: Sequence[Any]) -> bool:
+    return all(
+        bool(jnp.isfinite(x).all())
+        for x in arrays
+        if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    )

@@ -24,7 +24,10 @@ from didicm_jax.run import Description, RunFolder, arrays, bundle
 
 _SETTING = "config.model.init_from"
 # Settings of the network that leave its arrays, and what they stand for, as they are.
-_FREE = ("model.init_from", "model.dtype", "model.sync_batch_norm")
+_FREE = (
+    *("model.init_from", "model.dtype", "model.sync_batch_norm"),
+    *("model.attention", "model.init"),
+)
 _NAMED = 8  # at most so many layers are named in a line
 
 Found = TypeVar("Found")

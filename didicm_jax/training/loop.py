@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
     metrics: dict[str, Any] | None  # what `evaluation.json` holds; None: stopped before the end
     step: int  # the steps that are done and saved
-    signal: str  # that stopped it, on this process or, "a signal", on another
+    signal: str  # that stopped it: its name, or "a signal to another process"
 
 
 def train(

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from didicm_jax import augment, data, parallel
+from didicm_jax import augment, data, models, parallel
 from didicm_jax import config as configuration
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
@@ -238,7 +238,9 @@ def _batch_fault(config: ml_collections.ConfigDict, num_devices: int) -> str:
     share = batch_size // parts
     if batch_size % parts:
         return f"expected a multiple of {parts} ({what}), found {batch_size}"
-    if share < 2:
+    # One image on a last map of one pixel has no variance; other devices' images are as good.
+    normalizes = "norm_axis_name" in models.options_of(config.model.name)
+    if normalizes and share * (num_devices if config.model.sync_batch_norm else 1) < 2:
         return (
             f"expected at least 2 images per device and micro-batch ({what}), for the variance of "
             f"BatchNorm, found {share}"
@@ -252,21 +254,22 @@ def _batch_fault(config: ml_collections.ConfigDict, num_devices: int) -> str:
 
 
 def _durations(config: ml_collections.ConfigDict, num_examples: int) -> Durations:
-    def steps(key: str) -> int:
+    def steps(key: str, *, zero: bool = False) -> int:
         section, name = key.split(".")
         return configuration.steps(
             config[section][name],
             batch_size=config.train.batch_size,
             num_examples=num_examples,
             key=key,
+            zero=zero,
         )
 
-    total, warmup = steps("train.duration"), steps("optimizer.warmup")
+    total, warmup = steps("train.duration"), steps("optimizer.warmup", zero=True)
     if warmup >= total:
         raise UserError(
             f"config.optimizer.warmup: expected less than the {total} steps of the run "
             f"({config.train.duration}), found {warmup} steps ({config.optimizer.warmup}); "
-            "lower it, to '1 step' for one"
+            "lower it, to '0 steps' for none"
         )
     return Durations(
         total,

@@ -62,7 +62,7 @@ def make_local_gradients(
     """What one device does with its rows, before anything is exchanged.
 
     Each micro-batch normalises with its own statistics, so D devices with A micro-batches give what
-    D·A devices give.
+    D·A devices give, where these do not share statistics.
 
     Args:
       graphdef: structure of the model, from `models.variables.split`.

@@ -46,6 +46,18 @@ def test_two_runs_compared_without_labels(main, run, classifier, folder, tmp_pat
     assert is_picture(tmp_path / "disagreements.png")
 
 
+def test_a_classifier_takes_of_the_flags_what_it_reads(main, run, classifier, tmp_path, capsys):
+    """Else one of the two would be shown other views, or scaled, and the other not."""
+    flags = ["--temperature=3", f"--output={tmp_path}"]
+    assert main("--mode=compare", f"--workdir={run}", f"--baseline={classifier}", *flags) == 0
+    result = json.loads((tmp_path / "comparison.json").read_text())
+    assert [result[each]["temperature"] for each in ("run", "baseline")] == [3, 3]
+    given = ["--mode=compare", f"--workdir={classifier}", f"--baseline={classifier}", "--steps=4"]
+    capsys.readouterr()
+    assert main(*given, *flags) == 2
+    assert "--steps: expected a run of method didicm, found cross_entropy" in one_line(capsys)
+
+
 def changed(run, place, **settings):
     """A copy of a run whose stored config says something else."""
     shutil.copytree(run, place)

@@ -55,6 +55,18 @@ BAD = {
         "4 devices x 3 micro-batches), found 64",
     ),
     "one image each": ([DIGITS, "--config.train.batch_size=4"], "at least 2 images per device"),
+    "groups without a layer that has them": (
+        [DIGITS, "--config.model.conditioned_stages=0", "--config.model.group_elements=4"],
+        "config.model.group_elements: expected its default 16 with model.conditioned_stages=0",
+    ),
+    "an interval that no set has": (
+        [
+            DIGITS,
+            "--config.evaluation.sets=('a=test every 1 epoch',)",
+            "--config.evaluation.every=3 epochs",
+        ],
+        "config.evaluation.every: expected its default '10 epochs' with evaluation.sets=",
+    ),
     "a setting of others": (
         [DIGITS, "--config.method=cross_entropy", "--config.sampler.steps=4"],
         "config.sampler.steps: expected its default 8 with method=cross_entropy",

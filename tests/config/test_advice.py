@@ -55,6 +55,8 @@ ADVICE = {
     ("preflight/described.py", "data.train_split"): ((START,), PHOTOS, "train[:90%]"),
     ("run/tracker.py", "report.wandb"): ((START, AGAIN), {"report.wandb": True}, False),
     ("study/axes.py", "data.train_split"): ((START,), {}, "train"),
+    ("study/axes.py", "data.eval_split"): ((START,), PHOTOS, "test"),
+    ("study/axes.py", "evaluation.sets"): ((START,), {}, ("a=test",)),
     ("study/methods.py", "model.name"): ((START,), {}, "didirn34"),
     ("training/diagnosis.py", "optimizer.learning_rate"): ((START,), {}, 1e-4),
     ("training/diagnosis.py", "model.dtype"): ((START,), {}, "float32"),
@@ -65,7 +67,7 @@ ADVICE = {
     ("training/sets.py", "evaluation.sets"): ((START, AGAIN), {}, ("a", "b=train every 1 step")),
     ("training/plan.py", "train.batch_size"): ((START,), {}, 128),
     ("training/plan.py", "train.accumulate"): ((START, AGAIN), {}, 2),
-    ("training/plan.py", "optimizer.warmup"): ((START,), {}, "1 step"),
+    ("training/plan.py", "optimizer.warmup"): ((START,), {}, "0 steps"),
 }
 # Seen while a run is under way: what they advise of another run, they say so.
 UNDER_WAY = {"augment/mix.py", "training/diagnosis.py", "training/plan.py"}
@@ -160,7 +162,7 @@ SMALL = {"model.name": "didivit_ti4", "model.width": 0.3333, "model.depth": 1}
     [
         {"train.batch_size": 30},
         {"train.batch_size": 64, "train.accumulate": 3},
-        {"train.batch_size": 4},
+        {"train.batch_size": 4, "model.name": "didirn18", "model.width": 0.125, "model.depth": 12, "model.stem": "fine"},
         {"train.batch_size": 12, "augment.mixup": 0.2},
         {"train.batch_size": 10, "augment.cutmix": 0.2},
     ],

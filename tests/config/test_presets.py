@@ -120,7 +120,7 @@ def test_many_images_are_recommended_the_recipe_of_the_package_s_network():
     ours = presets.recommended("images=many")
     found = configuration.differences(ours, bundled).keys()
     assert {key for key in found if key.split(".")[0] not in ("data", "evaluation")} == {
-        *("model.width", "model.group_elements", "train.log_every", "train.checkpoint_every"),
+        *("model.width", "train.log_every", "train.checkpoint_every"),
     }
 
 

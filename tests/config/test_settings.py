@@ -92,11 +92,18 @@ def test_durations_in_steps(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "7", "7 weeks", "-1 steps", "nan steps", "1 2 steps", "x steps"]
+    "text", ["", "7", "0 steps", "7 weeks", "-1 steps", "nan steps", "1 2 steps", "x steps"]
 )
 def test_what_is_no_duration_is_an_error(text):
     with pytest.raises(UserError, match="expected a number above 0 and a unit"):
         configuration.steps(text, batch_size=64, num_examples=1437)
+
+
+def test_a_duration_of_0_is_one_where_it_may_be():
+    for text in ("0 steps", "0 epochs"):
+        assert configuration.steps(text, batch_size=64, num_examples=1437, zero=True) == 0
+    with pytest.raises(UserError, match="expected a number of at least 0 and a unit"):
+        configuration.steps("-1 steps", batch_size=64, num_examples=1437, zero=True)
 
 
 @pytest.mark.parametrize("text", ["1e308 epochs", "3e9 steps", "1e30 examples"])

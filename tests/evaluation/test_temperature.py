@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 
 from didicm_jax.evaluation import temperature
+from didicm_jax.evaluation.metrics import NLL_FLOOR
 
 
 def drawn(sharpness, n=20_000, k=4):
@@ -39,6 +40,21 @@ def test_the_best_is_reported_with_what_it_brings():
     expected = -np.log(np.take_along_axis(honest, labels[:, None], 1)).mean()
     assert found["nll"] == pytest.approx(expected, abs=1e-3)
     assert found["ece"] < 0.02
+
+
+@pytest.mark.parametrize("chains", [1, 2, 4, 16])
+def test_histograms_of_chains_have_several_minima_and_the_least_is_found(chains):
+    """A class that no chain ended at has the probability 0."""
+    _, labels, honest = drawn(1.0, n=3000)
+    rng = np.random.default_rng(1)
+    probs = (rng.multinomial(chains, honest) / chains).astype(np.float32)
+
+    def nll(temperature_):
+        at_label = np.take_along_axis(temperature.apply(probs, temperature_), labels[:, None], 1)
+        return -np.log(np.maximum(at_label, NLL_FLOOR)).mean()
+
+    least = min(map(nll, np.geomspace(0.02, 50, 400)))
+    assert nll(temperature.fit(probs, labels)) <= least + 1e-3
 
 
 def test_certain_and_wrong_stays_finite():

@@ -72,7 +72,9 @@ def test_weights_are_found_wherever_scripts_put_them(content, raw, averaged, tmp
     np.testing.assert_array_equal(found.best["conv1.weight"], weights(best)["conv1.weight"])
 
 
-@pytest.mark.parametrize("content", [{}, [], {"state_dict": {"a": 3}}, {"epoch": 1}])
+@pytest.mark.parametrize(
+    "content", [{}, [], {"state_dict": {"a": 3}}, {"epoch": 1}, {"n_averaged": np.array(2)}]
+)
 def test_what_holds_no_weights_is_refused(content, tmp_path):
     with pytest.raises(UserError, match=r"expected weights in .* found .*; save") as error:
         torch_files._weights(content, tmp_path / "x.pth")

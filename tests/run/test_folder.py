@@ -119,6 +119,44 @@ def test_two_starts_do_not_train_one_run_at_once(run):
         pass
 
 
+def test_a_start_that_is_refused_does_not_change_the_run_that_is_trained(run):
+    with run.alone():
+        before = contents(run.path)
+        one_line(
+            lambda: RunFolder.claim(run.path, changed(train__log_every="3 steps"), DIGITS),
+            f"expected nobody else to train the run in {run.path}",
+        )
+        assert contents(run.path) == before
+
+
+def test_a_start_does_not_train_by_settings_that_another_has_changed_since(run):
+    other = RunFolder.claim(run.path, changed(train__log_every="3 steps"), DIGITS)
+    one_line(run.alone().__enter__, "found another start at work")
+    with other.alone():
+        pass
+
+
+def test_a_run_that_does_not_know_its_examples_learns_them(run):
+    """Those of converted weights and of former versions do not, until they are trained."""
+    ours = dataclasses.replace(DIGITS, trained_on="1a")
+    RunFolder.claim(run.path, configuration.default(), ours)
+    assert RunFolder.open(run.path).description == ours
+    one_line(
+        lambda: RunFolder.claim(
+            run.path, configuration.default(), dataclasses.replace(ours, trained_on="2b")
+        ),
+        "other training examples of the same classes",
+    )
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    """A shell does not expand it behind `--workdir=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = RunFolder.claim("~/runs/a", configuration.default(), DIGITS)
+    assert run.path == tmp_path / "runs" / "a"
+    assert RunFolder.open("~/runs/a").path == run.path
+
+
 def test_another_config_is_refused_and_changes_nothing(run):
     before = contents(run.path)
     one_line(

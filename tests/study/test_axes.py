@@ -196,3 +196,14 @@ def test_two_processes_on_one_study_or_cell_are_refused(tmp_path, digits):
         other.kill()
     with here.alone(), here.alone(here.cells[0]):
         pass
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("data.eval_split", "train[95%:]"), ("evaluation.sets", ("a=train[:5%]", "b=test"))],
+)
+def test_what_judges_is_no_part_of_what_is_trained_or_chosen_on(key, value):
+    config = digits_config.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"config\.{key}: expected images that no cell trains"):
+        axes.cells(config, axes.parse("method=softmax"), 5)

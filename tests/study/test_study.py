@@ -16,6 +16,7 @@ from didicm_jax import evaluation
 from didicm_jax.cli import study as command
 from didicm_jax.errors import UserError
 from didicm_jax.study import axes, methods, results
+from didicm_jax.study.rows import MATCHED, SHOWN, best_of, gain_of, rows_of
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "--config=configs/digits.py"
@@ -358,6 +359,21 @@ def test_an_interval_over_seeds_and_examples_is_that_of_welch(tmp_path):
     # A jackknife's values, times one less than their number, are as a sample.
     welch = stats.ttest_ind(gaps, 3 * parts, equal_var=False).confidence_interval()
     assert shown == f"+4.00 ± {100 * (welch.high - welch.low) / 2:.2f}"
+
+
+def test_a_gain_is_over_the_seeds_that_both_have(tmp_path):
+    """Of a study that is cut short: the other seeds of a classifier neither divide nor choose."""
+    found = [record("softmax", 0, 0.4, 1.0), record("softmax", 1, 0.4, 3.0)]
+    found += [record("smoothed", 0, 0.4, 1.5), record("smoothed", 1, 0.4, 1.5)]
+    found += [record("paper", 0, 0.4, 0.5)]
+    rows = rows_of(found, ())
+    (ours,) = (row for row in rows if row.method == "paper" and not row.free)
+    nll = SHOWN[1]
+    best = best_of(rows, ours.place, nll, MATCHED, ours.chosen)
+    assert (best.method, list(best.chosen)) == ("softmax", [0])
+    assert gain_of(ours, best, nll).value == pytest.approx(50)
+    softmax = next(row for row in rows if row.method == "softmax")
+    assert gain_of(ours, softmax, nll).value == pytest.approx(50)
 
 
 def test_records_of_earlier_versions_have_the_error_of_their_seeds(tmp_path):

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from didicm_jax import config as configuration
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import split
@@ -54,9 +55,10 @@ def prepared(images, offset):
 
 
 def test_the_operation_is_in_the_traceback():
-    with pytest.raises(FloatingPointError, match="invalid value") as error:
+    with pytest.raises(FloatingPointError, match="infinity encountered in") as error:
         diagnose(*prepared(range(8), 0.0), step=7)
     assert "in step 7, examples 0 to 1 of the batch" in error.value.__notes__[-1]
+    assert any(entry.name == "square_root" for entry in error.traceback)
 
 
 def test_the_forward_pass_points_at_the_line():
@@ -76,3 +78,46 @@ def test_the_examples_are_named():
 def test_where_every_operation_is_finite_it_says_so():
     with pytest.raises(UserError, match="step 7: expected to find what was not finite"):
         diagnose(*prepared(range(8), 1.0), step=7)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"diffusion.loss": "cross_entropy"},
+        {"method": "cross_entropy"},
+        {"method": "cross_entropy", "diffusion.label_noise": 0.2},
+        {"method": "binary_cross_entropy"},
+    ],
+    ids=["score entropy", "denoising", "softmax", "corrected", "binary"],
+)
+def test_honest_infinities_are_not_accused(settings, smoothing):
+    """The logarithm of a hard label is one, and a maximum starts at one, in any finite step."""
+
+    class Scores(nnx.Module):
+        def __init__(self):
+            self.offset = nnx.Param(jnp.zeros(4))
+
+        def __call__(self, images):
+            return jnp.broadcast_to(self.offset[...], (len(images), 4))
+
+        def encode(self, images):
+            return images
+
+        def score(self, features, labels, sigma):
+            return self(labels)
+
+        output = score
+
+    def prepare(keys, images, labels, index):
+        return images, (1 - smoothing) * jax.nn.one_hot(labels, 4) + smoothing / 4
+
+    _, current, batch = prepared(range(8), 1.0)
+    graphdef, variables = split(Scores())
+    variables = jax.device_put(variables, parallel.replicated(parallel.make_mesh()))
+    config = configuration.default()
+    config.update_from_flattened_dict(settings)
+    local = make_local_gradients(graphdef, objectives.create(config), prepare, seed=0)
+    with pytest.raises(UserError, match="found every operation finite"):
+        diagnose(local, current._replace(variables=variables), batch, step=7)

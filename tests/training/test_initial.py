@@ -64,7 +64,10 @@ def test_of_the_same_classes_everything_is_taken():
     assert check(source, {}) == set()
     assert check(source, {}, ANIMALS, (64, 48, 3)) == set()
     assert check(source, {"model.dtype": "bfloat16", "model.sync_batch_norm": True}) == set()
+    assert check(source, {"model.init": "torch"}) == set()
     assert check(trained(DIDIVIT), DIDIVIT, ANIMALS, (64, 48, 3)) == set()  # fixed positions
+    fast = DIDIVIT | {"model.dtype": "bfloat16", "model.attention": "cudnn"}
+    assert check(trained(DIDIVIT), fast) == set()
     assert start(source, {})[2].endswith(" arrays of runs/source, step 7")
 
 

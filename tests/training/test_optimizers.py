@@ -115,3 +115,6 @@ def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero():
     np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-6)
     np.testing.assert_allclose(schedule(35), 0.5 * (1 + np.cos(np.pi / 4)), rtol=1e-5)
     np.testing.assert_allclose(schedule(110), 0.0, atol=1e-7)
+    without = optimizers.learning_rate_schedule(1.0, warmup_steps=0, total_steps=100, initial=0.1)
+    found = [without(step) for step in (0, 25, 100)]
+    np.testing.assert_allclose(found, [1.0, 0.5 * (1 + np.cos(np.pi / 4)), 0.0], atol=1e-6)

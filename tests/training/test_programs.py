@@ -7,6 +7,7 @@ import digits as digits_config
 import numpy as np
 import pytest
 
+from didicm_jax.errors import UserError
 from didicm_jax.training import plan, programs
 
 
@@ -47,3 +48,22 @@ def test_cudnn_is_for_gpus_and_bfloat16_alone(config, platform, dtype, modes):
     config.model.update(dtype=dtype, attention="cudnn")
     mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
     assert programs._modes(replace(run, mesh=mesh)) == modes
+
+
+def test_a_run_may_have_one_step_and_no_warm_up(config):
+    config.train.duration, config.optimizer.warmup = "1 step", "0 steps"
+    run = plan.make_plan(config)
+    assert (run.durations.total, run.durations.warmup) == (1, 0)
+    np.testing.assert_allclose(run.learning_rate(0), config.optimizer.learning_rate)
+
+
+def test_one_image_on_a_device_is_enough_without_a_variance_over_images(config):
+    """On four devices: a ViT has no BatchNorm, and a shared one has the images of all of them."""
+    config.train.batch_size = 4
+    plan.make_plan(config)
+    config.model = digits_config.get_config().model
+    config.model.name = "resnet18"
+    with pytest.raises(UserError, match="at least 2 images per device"):
+        plan.make_plan(config)
+    config.model.sync_batch_norm = True
+    plan.make_plan(config)
