@@ -16,7 +16,7 @@ overfits, and averages two views too.
 
 The last 5 % of the training images are held out, for the choice of the best checkpoint, by its NLL
 where images are few: `--mode=evaluate --checkpoint=best --dataset=NAME --data_dir=DATA
---split=test` judges it. What was measured is CIFAR-10
+--split=validation` judges it, on what stood in TREE/val. What was measured is CIFAR-10
 at an eighth of the width (few) and three eighths (many): for other data this is where to start.
 """
 

@@ -14,6 +14,9 @@ from tabulate import tabulate
 
 from didicm_jax import config as configuration
 from didicm_jax.cli import options
+from didicm_jax.cli.command_line import counted
+from didicm_jax.evaluation import record as records
+from didicm_jax.evaluation.subject import OtherData
 from didicm_jax.inference import sweep
 from didicm_jax.run import bundle
 
@@ -70,8 +73,9 @@ def _metadata(trained: bundle.Bundle, facts: Facts) -> dict[str, Any]:
         found["datasets"] = [facts.dataset]
     if facts.evaluation is not None:
         name = _evaluated_on(trained, facts.evaluation, facts)
+        chosen, by = _reported(trained, facts.evaluation)
         metrics = [
-            {"type": kind, "value": round(float(facts.evaluation[key]), _DIGITS), "name": label}
+            {"type": kind, "value": round(float(chosen[key]), _DIGITS), "name": f"{label}{by}"}
             for key, kind, label in (
                 ("top1", "accuracy", "top-1 accuracy"),
                 ("nll", "nll", "negative log-likelihood"),
@@ -80,7 +84,7 @@ def _metadata(trained: bundle.Bundle, facts: Facts) -> dict[str, Any]:
         ]
         result = {
             "task": {"type": _TASK},
-            "dataset": {"type": name, "name": name},
+            "dataset": {"type": name, "name": name} | _part(facts.evaluation),
             "metrics": metrics,
         }
         found |= {
@@ -94,6 +98,28 @@ def _evaluated_on(trained: bundle.Bundle, found: Mapping[str, Any], facts: Facts
     """The name of the data set that figures are of; that of `idx` does not say which it is."""
     own = found["dataset"] == trained.config.data.name
     return facts.dataset if own and facts.dataset else str(found["dataset"])
+
+
+def _part(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Which part of the data set figures are of, as the Hub writes it; {} of older records."""
+    part: dict[str, Any] = {"split": found["split"]} if found.get("split") else {}
+    return part | ({"args": {"examples": found["examples"]}} if "examples" in found else {})
+
+
+def _reported(trained: bundle.Bundle, found: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The record of the sampler of this network, or else of the last, and of that its name."""
+    described = sweep.describe(trained.config)
+    for each in reversed(found["samplers"]):
+        if all(each.get(key, value) == value for key, value in described.items()):
+            return each, ""
+    last = found["samplers"][-1]
+    return last, f", by {_sampler(last)} in {counted(last['steps'], 'step')}"
+
+
+def _sampler(record: Mapping[str, Any]) -> str:
+    """The name of a sampler; older records have none."""
+    words = (record[key] for key in ("sampler", "integrator") if key in record)
+    return str(record.get("label") or " ".join(map(str, words)))
 
 
 def _summary(trained: bundle.Bundle, facts: Facts) -> str:
@@ -162,7 +188,7 @@ def _training(trained: bundle.Bundle, facts: Facts) -> str:
     if facts.began is None:
         listed = "\n".join(word.removeprefix("--") for word in words)
         return f"{text}; those that are not the default:\n\n```\n{listed}\n```"
-    words = [*facts.began.words, "--workdir=RUN", *words]
+    words = [f"--config={facts.began.file}", "--workdir=RUN", *words]
     command = " \\\n    ".join(["python launch/main.py", *map(shlex.quote, words)])
     return f"{text}; the training is\n\n```sh\n{command}\n```"
 
@@ -174,17 +200,18 @@ def _results(trained: bundle.Bundle, facts: Facts) -> str:
     headers = ["sampler", "steps", *(f"{name} [95 %]" for name, _, _ in _FIGURES.values()), "Brier"]
     rows = []
     for each in found["samplers"]:
-        words = (each[key] for key in ("sampler", "integrator") if key in each)
-        row = [" ".join(map(str, words)), each["steps"]]
+        row = [_sampler(each), each["steps"]]
         for key, (_, scale, digits) in _FIGURES.items():
             low, high = (f"{scale * end:.{digits}f}" for end in each["intervals"][key])
             row.append(f"{scale * each[key]:.{digits}f} [{low}, {high}]")
         rows.append([*row, f"{each['brier']:.4f}"])
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     name = _evaluated_on(trained, found, facts)
+    part = records.part(found, "`")
+    again = "Found again by" if len(rows) == 1 else "The last row is found again by"
     text = (
-        f"On {found['num_examples']:,} images of `{name}`, with bootstrap intervals:\n\n{table}\n\n"
-        f"Found again by\n\n```sh\n{_evaluation_command(trained, facts)}\n```"
+        f"On {found['num_examples']:,} images of `{name}`{part}, with bootstrap intervals:\n\n"
+        f"{table}\n\n{again}\n\n```sh\n{_evaluation_command(trained, facts)}\n```"
     )
     notes = []
     if facts.checkpoint == "best":
@@ -202,12 +229,20 @@ def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
     found = facts.evaluation
     assert found is not None
     words = ["python", "launch/main.py", "--mode=evaluate", f"--pretrained={facts.name}"]
-    data = trained.config.data
-    if found["dataset"] != data.name:
-        words.append(f"--dataset={found['dataset']}")
-    if data.name != "digits":
+    name, split = found["dataset"], found.get("split")
+    own = records.images_of(trained.config)
+    # Of a set that is named it is the set's own part, whatever the network was evaluated on.
+    if name != own["dataset"] or (split == "" and own["split"]):
+        words.append(f"--dataset={name}")
+        own = records.images_of(trained.config, OtherData(name))
+    if name != "digits":  # which is in no folder
         words.append("--data_dir=DATA")
-    usual = {"name": trained.config.sampler.name} | sweep.describe(trained.config)
+    if split and split != own["split"]:
+        words.append(f"--split={split}")
+    if "examples" in found:
+        words.append(f"--examples={found['examples']}")
+    described = sweep.describe(trained.config)
+    usual = {"name": described["sampler"]} | described
     words += [
         f"--{flag}={value}"
         for flag, key in options.SAMPLER_KEYS.items()

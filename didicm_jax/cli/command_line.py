@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import ml_collections
@@ -142,10 +142,18 @@ def flagged(flag: str = "") -> Iterator[None]:
         raise UserError(error.message, about=f"--{name}") from error
 
 
-def paths(words: list[str]) -> list[Path]:
-    """The paths of a flag that takes several, `A,B`; a word that is there as it stands is one."""
+def paths(words: list[str], place: Callable[[str], Path] = files.place) -> list[Path]:
+    """The paths of a flag that takes several, `A,B`; a word that is there as it stands is one.
+
+    Args:
+      words: as they were given.
+      place: a path from its text; by default that of a run's folder.
+
+    Raises:
+      UserError: `place` refuses one.
+    """
     return [
-        files.place(part)
+        place(part)
         for word in words
         for part in ([word] if Path(word).exists() else word.split(","))
         if part

@@ -1,6 +1,6 @@
 """`--mode=compare`: two runs on the same images, paired, and the images that divide them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from didicm_jax.cli import pictures
 from didicm_jax.cli.command_line import counted, printable
 from didicm_jax.cli.disputes import Disputes
 from didicm_jax.evaluation import comparison, loop, scores
+from didicm_jax.evaluation import record as records
 from didicm_jax.evaluation.subject import (
     Subject,
     check_classes,
@@ -31,10 +32,12 @@ _ROWS = 200  # of disagreements on the page; all are in the CSV file
 
 
 class Pair(NamedTuple):
-    """Two runs and how each is sampled."""
+    """Two runs, how each is sampled, and which examples they are compared on."""
 
     subjects: tuple[Subject, Subject]
     configs: tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]
+    # From `evaluation.record.images_of`; None: only their set is known.
+    images: Mapping[str, Any] | None = None
 
 
 class _Judgement(NamedTuple):
@@ -104,6 +107,8 @@ def _judge(
             _NAMES, summaries, pair.configs, pair.subjects, strict=True
         )
     }
+    images = pair.images or {"dataset": pair.subjects[0].dataset_name}
+    record |= images
     record["difference"] = {name: value._asdict() for name, value in differences.items()}
     record["mcnemar"] = test._asdict()
     table = _table(summaries, differences)
@@ -122,7 +127,7 @@ def _judge(
         f"{sweep.label(config)} with {counted(record[name]['steps'], 'step')}."
         for name, subject, config in zip(_NAMES, pair.subjects, pair.configs, strict=True)
     ]
-    described.append(f"The data: {pair.subjects[0].dataset_name}.")
+    described.append(f"The data: {images['dataset']}{records.part(images)}.")
     _write(disputes, record, output, _Judgement(described, table, said))
 
 

@@ -47,8 +47,16 @@ def _convert(argv: list[str]) -> None:
         elif values.pretrained:
             hub.read(values)
         else:
-            began = tuple(word for word in argv if word.startswith("--config"))
-            _export(values, None if config is None else Beginning(began, config))
+            _export(values, None if config is None else _beginning(values, argv))
+
+
+def _beginning(values: flags.FlagValues, argv: list[str]) -> Beginning:
+    """The config file of the command line, read again without what changes it."""
+    file: str = values["config"].config_filename  # type: ignore[attr-defined]
+    alone = [argv[0], f"--config={file}"]
+    config = parse(new_flags(alone, "The same."), alone)
+    assert config is not None
+    return Beginning(file, config)
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:

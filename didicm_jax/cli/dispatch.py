@@ -12,6 +12,7 @@ from didicm_jax import files, parallel
 from didicm_jax.cli import compare, evaluate, options, pictures, predict
 from didicm_jax.cli.command_line import flagged, with_flags, writable
 from didicm_jax.errors import UserError
+from didicm_jax.evaluation import record
 from didicm_jax.evaluation.subject import open_subject
 from didicm_jax.inference import network, sweep
 from didicm_jax.inference.network import Trained
@@ -47,7 +48,8 @@ def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
         values.trajectories,
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        evaluate.run(subject, configs, requests, output, watch.waiting)
+        images = record.images_of(folder.config, asked[1])
+        evaluate.run(subject, configs, requests, output, watch.waiting, images)
 
 
 def _compare(values: flags.FlagValues, folder: Trained) -> None:
@@ -69,7 +71,8 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
         subject = open_subject(ours, *asked)
         with flagged("baseline"):
             baseline = open_subject(theirs, *asked)
-    pair = compare.Pair((subject, baseline), (ours.config, theirs.config))
+    images = record.images_of(folder.config, asked[1])
+    pair = compare.Pair((subject, baseline), (ours.config, theirs.config), images)
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
         compare.labelled(pair, values.sheet, output, watch.waiting)
 

@@ -1,6 +1,6 @@
 """`--mode=evaluate`: how good a run's posteriors are, in numbers and in pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,10 +61,19 @@ def run(
     requests: Requests,
     output: Path,
     waiting: loop.Waiting,
+    images: Mapping[str, Any] | None = None,
 ) -> None:
     """Evaluates with each sampler; writes the files and prints the tables on the first process.
 
     The last sampler is the one that everything but the comparison of samplers is about.
+
+    Args:
+      subject: the network and the examples.
+      configs: of the run, one for each sampler.
+      requests: what else to find out.
+      output: the folder for what is written.
+      waiting: surrounds each wait for the other processes.
+      images: which examples they are, from `record.images_of`; None: only their set is known.
 
     Raises:
       UserError: the ReaL labels or the baseline are not of these images, the last sampler has no
@@ -103,8 +112,9 @@ def run(
                 say=_say,
                 waiting=waiting,
             )
+        known = images or {"dataset": subject.dataset_name}
         with parallel.alone() as mine:
-            found = _report(subject, scored, corrupted, real, kept, output) if mine else None
+            found = _report(subject, scored, corrupted, real, kept, known, output) if mine else None
     # The page comes when all else is on the disk: for it, the images that it shows run once more.
     scores = scored[-1].evaluation.scores
     shown = notable.choose(scores, len(subject.class_names))
@@ -124,6 +134,7 @@ def _report(
     corrupted: corruptions.Found | None,
     real: Sequence[frozenset[int]] | None,
     kept: Predictions,
+    images: Mapping[str, Any],
     output: Path,
 ) -> evaluation_page.Found:
     """Writes and prints all but the page, which needs the network once more."""
@@ -135,7 +146,7 @@ def _report(
         records,
         last,
         step=subject.network.step,
-        dataset=subject.dataset_name,
+        images=images,
         class_names=subject.class_names,
         best_temperature=scaled,
         corruptions=None if corrupted is None else corrupted.record,

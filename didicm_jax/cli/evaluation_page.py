@@ -8,6 +8,7 @@ import numpy as np
 
 from didicm_jax import pages
 from didicm_jax.evaluation import classes
+from didicm_jax.evaluation import record as records
 from didicm_jax.evaluation.notable import Notable
 from didicm_jax.evaluation.scores import Scores
 from didicm_jax.evaluation.subject import Subject
@@ -84,6 +85,7 @@ def write(
         "evaluation.html",
         title=f"Evaluation of {subject.folder.name}",
         record=found.record,
+        part=records.part(found.record),
         samplers=found.samplers,
         last=" ".join(map(str, found.samplers.rows[-1][:2])),
         corruptions=found.corruptions,

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Beginning(NamedTuple):
-    """The command line that a run began with, as far as it is known."""
+    """The config file that a run began with."""
 
-    words: tuple[str, ...]  # `--config=FILE`, and what changes it
-    config: ml_collections.ConfigDict  # that they give
+    file: str  # with what stands behind its colon
+    config: ml_collections.ConfigDict  # that it gives, with nothing changed
 
 
 def read(values: flags.FlagValues) -> None:
@@ -77,7 +77,7 @@ def write(
     made = bundle.Bundle(run.config, run.description, jax.device_get(run.variables), run.step)
     try:
         text = card.write(made, facts)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder.evaluation_file}: expected the record of an evaluation, found another "
             f"({type(error).__name__}: {error}); evaluate the run again"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 
 from didicm_jax import config as configuration
+from didicm_jax.cli.command_line import flagged
 from didicm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -201,11 +202,13 @@ def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
     names = values.corruptions
     if names == ["all"]:
         names = list(corruptions.CORRUPTIONS)
-    for name in names:
-        corruptions.check(name)
+    with flagged("corruptions"):
+        for name in names:
+            corruptions.check(name)
     severities = _integers("severities", values.severities or ["1", "2", "3", "4", "5"])
-    for severity in severities:
-        corruptions.check(names[0], severity)
+    with flagged("severities"):
+        for severity in severities:
+            corruptions.check(names[0], severity)
     return names, severities
 
 

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from didicm_jax import files
 from didicm_jax.cli.command_line import counted, paths, printable
 from didicm_jax.errors import UserError
 from didicm_jax.inference.predictor import Prediction, Predictor
@@ -29,10 +31,12 @@ def find(given: Sequence[str]) -> list[Path]:
       given: paths, or several with commas between them.
 
     Raises:
-      UserError: one is not there, or there is no file.
+      UserError: one is not there or in a store of objects, or there is no file.
     """
     found: list[Path] = []
-    for path in paths(list(given)):
+    # Images are read from disks alone.
+    place = partial(files.local, about="--images", expected="files or folders on a disk")
+    for path in paths(list(given), place):
         if path.is_dir():
             found += sorted(
                 each
@@ -55,7 +59,7 @@ def find(given: Sequence[str]) -> list[Path]:
     return found
 
 
-def chunks(predictors: Sequence[Predictor], files: Sequence[Path]) -> Iterator[Chunk]:
+def chunks(predictors: Sequence[Predictor], named: Sequence[Path]) -> Iterator[Chunk]:
     """The images and what the networks say of them, so many in memory at a time as is well.
 
     Files that cannot be read are named on stderr and left out. What a sampler draws for an image is
@@ -65,8 +69,8 @@ def chunks(predictors: Sequence[Predictor], files: Sequence[Path]) -> Iterator[C
       UserError: none can be read.
     """
     done = 0
-    for start in range(0, len(files), CHUNK):
-        part = files[start : start + CHUNK]
+    for start in range(0, len(named), CHUNK):
+        part = named[start : start + CHUNK]
         loaded = [each.load(part) for each in predictors]
         faults = {row: fault for _, found in loaded for row, fault in found.items()}
         for row in sorted(faults):
@@ -82,7 +86,7 @@ def chunks(predictors: Sequence[Predictor], files: Sequence[Path]) -> Iterator[C
         yield Chunk([part[row] for row in usable], shown, answers)
     if not done:
         raise UserError(
-            f"--images: expected at least one image, found {counted(len(files), 'file')} that "
+            f"--images: expected at least one image, found {counted(len(named), 'file')} that "
             "cannot be read as one; name others"
         )
 

@@ -4,7 +4,7 @@ import codecs
 import csv
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -43,8 +43,8 @@ def run(
     Raises:
       UserError: none of the files is an image.
     """
-    output.mkdir(parents=True, exist_ok=True)
     tables = _Tables(predictor, paths, max(max_figures, _ROWS_PRINTED))
+    output.mkdir(parents=True, exist_ok=True)
     files.write_whole(
         output / "predictions.csv",
         lambda table: files.write_whole(
@@ -64,19 +64,25 @@ def run(
 
 
 class _Tables:
-    """The predictions on their way to two files."""
+    """The predictions on their way to two files.
+
+    Raises:
+      UserError: none of the files is an image, so that there is nothing to write.
+    """
 
     def __init__(self, predictor: Predictor, paths: Sequence[Path], kept: int) -> None:
-        self._predictor, self._paths, self._kept = predictor, paths, kept
+        self._names, self._kept = predictor.class_names, kept
+        self._chunks = pictures.chunks([predictor], paths)
+        self._made = [next(self._chunks)]
         self.total = 0
         self.first: list[dict[str, Any]] = []  # records without their posteriors
 
     def write(self, table: IO[bytes], objects: IO[bytes]) -> None:
         """Writes a CSV with a row, and a JSON list with an object, for each image."""
-        names = self._predictor.class_names
+        names = self._names
         rows = csv.writer(codecs.getwriter("utf-8")(table), lineterminator="\n")
         rows.writerow(["file", "class", *names])
-        for chunk in pictures.chunks([self._predictor], self._paths):
+        for chunk in self._all():
             (answer,) = chunk.answers
             for row, path in enumerate(chunk.paths):
                 record = _record(path, answer, row, names)
@@ -88,6 +94,11 @@ class _Tables:
                 if len(self.first) < self._kept:
                     self.first.append(record)
         objects.write(b"\n]\n")
+
+    def _all(self) -> Iterator[pictures.Chunk]:
+        while self._made:
+            yield self._made.pop()  # so that it is not in memory beside those after it
+        yield from self._chunks
 
 
 def _record(path: Path, answer: Prediction, row: int, names: Sequence[str]) -> dict[str, Any]:

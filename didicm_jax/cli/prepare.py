@@ -8,10 +8,10 @@ TARS is the folder of the two official tars; TREE holds train/CLASS/* and val/CL
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
+from didicm_jax import files
 from didicm_jax.cli import entry
 from didicm_jax.cli.command_line import read, with_flags
 from didicm_jax.errors import UserError
@@ -87,15 +87,14 @@ def _prepare(values: flags.FlagValues, argv: list[str]) -> None:
             "expected --name to be one of your own, found 'imagenet2012', the official set:"
             " choose another"
         )
-    if "://" in values.data_dir:
-        raise UserError(
-            f"expected --data_dir to be a local folder, found {values.data_dir!r}: prepare locally"
-            " and copy the result"
-        )
+    source = files.local(values.source, "--source")
+    data_dir = files.local(
+        values.data_dir, "--data_dir", expected="a folder on a disk, to copy the set from later"
+    )
     list_source = list_folder if values.dataset == "folder" else list_imagenet
     result = prepare(
-        list_source(Path(values.source).expanduser(), name=name),
-        Path(values.data_dir).expanduser(),
+        list_source(source, name=name),
+        data_dir,
         **numbers,
     )
     counts = ", ".join(f"{count:,} {split}" for split, count in result.counts.items())

@@ -27,8 +27,12 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
     )
 
 
-def stored(config: ml_collections.ConfigDict) -> data.Dataset:
+def stored(config: ml_collections.ConfigDict, *, trains: bool = True) -> data.Dataset:
     """The data set of `config.data` as it is stored; `test` is the first of `evaluation_sets`.
+
+    Args:
+      config: a valid one.
+      trains: False opens nothing to train on, which need not be there; `train` is `test` then.
 
     Raises:
       UserError: it is not there, it is damaged, or `mean` and `std` do not fit its channels.
@@ -43,7 +47,7 @@ def stored(config: ml_collections.ConfigDict) -> data.Dataset:
             crop_scale=settings.crop_scale,
             crop_ratio=settings.crop_ratio,
             eval_crop=settings.eval_crop,
-            train_split=settings.train_split,
+            train_split=settings.train_split if trains else None,
             eval_split=first.split,
             max_broken_share=settings.max_broken_share,
             max_pixels=settings.max_pixels,

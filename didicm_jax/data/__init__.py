@@ -107,10 +107,11 @@ def trained_on(
     if label_noise:
         noisy = redraw(classes, dataset.num_classes, share=label_noise, seed=seed)
         train = train.with_labels(noisy)
+    choice: dict[str, Any] = {"seed": seed, "classes": classes}
     if train_examples is not None:
-        train = subset(train, count=train_examples, seed=seed, classes=classes)
+        train = subset(train, count=train_examples, about="config.data.train_examples", **choice)
     elif data_ratio != 1.0:
-        train = subset(train, ratio=data_ratio, seed=seed, classes=classes)
+        train = subset(train, ratio=data_ratio, about="config.data.data_ratio", **choice)
     return replace(dataset, train=train)
 
 

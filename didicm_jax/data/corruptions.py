@@ -12,10 +12,12 @@ Shapes: HxW pixels of C channels, B images.
 import difflib
 import functools
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection
 from typing import Any
 
 import cv2
@@ -114,6 +116,18 @@ class Corrupted(Part):
             self._held[request] = images
         return batch | {"image": images}
 
+    def with_labels(self, labels: np.ndarray) -> "Corrupted":
+        """The same corrupted images under other labels, integers [N]."""
+        name, severity, seed = self._what
+        return Corrupted(
+            self._source.with_labels(labels),
+            name,
+            severity,
+            seed=seed,
+            workers=self._workers,
+            keep=self._keep,
+        )
+
     def _corrupt(self, images: np.ndarray, indices: np.ndarray) -> np.ndarray:
         if self._workers == 1:
             return _corrupt_all(images, indices.tolist(), self._what)
@@ -189,11 +203,24 @@ def _library() -> Any:
 @functools.cache
 def _pool(workers: int) -> ProcessPoolExecutor:
     """Processes, each with a random state of its own; they end with this one."""
-    # Not forked: this process has threads. A Ctrl-C reaches all of them, and is this one's affair:
-    # a training that it stops saves first, and may still evaluate.
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
+    # Not forked: this process has threads.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    # A Ctrl-C reaches all processes, and is the affair of the one that started them: a training
+    # that it stops saves first, and may still evaluate.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it has ended without a word, such as killed.
+
+    It would wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(0)

@@ -7,6 +7,7 @@ part it is asked for by.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -43,10 +44,25 @@ def digest(builder: Any, parts: Sequence[Slice], rows: np.ndarray) -> str:
     return joined.hexdigest()
 
 
+def size_and_time(path: Any) -> tuple[int, int]:
+    """Bytes of a file and the second that it was written in; etils path on any file system.
+
+    Raises:
+      OSError: it is not there.
+    """
+    try:
+        # etils asks for the name of a file's owner too, and fails where nobody has told the system.
+        local = os.stat(path)
+        return local.st_size, int(local.st_mtime)
+    except FileNotFoundError:  # as what is in a bucket
+        remote = path.stat()
+        return remote.length, remote.mtime
+
+
 def _shards(builder: Any, split: str) -> list[tuple[str, int, int]]:
     """Name, number of examples and bytes of each shard of a whole split."""
     info = builder.info.splits[split]
     folder = epath.Path(builder.data_dir)
     with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = pool.map(lambda name: (folder / name).stat().length, info.filenames)
+        sizes = pool.map(lambda name: size_and_time(folder / name)[0], info.filenames)
         return list(zip(info.filenames, info.shard_lengths, sizes, strict=True))

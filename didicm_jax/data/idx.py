@@ -156,12 +156,15 @@ def _find_files(folder: Path, *, is_default: bool) -> dict[str, Path]:
         name: path
         for name in names
         for path in (folder / f"{name}.gz", folder / name)
-        if path.exists()
+        if path.is_file()
     }
     missing = [name for name in names if name not in found]
     if not missing:
         return found
     what = f"no {', '.join(missing)}" if found else "none of them"
+    folders = [name for name in missing if (folder / name).is_dir()]
+    if folders:  # as some archives unpack
+        what += f", but folders called {', '.join(folders)}"
     if not folder.is_dir():
         what = "no such folder"
     remedy = "set config.data.data_dir to the folder that holds them"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from didicm_jax.data.decode import BrokenImage
+from didicm_jax.data.identity import size_and_time
 from didicm_jax.data.progress import show_progress
 from didicm_jax.data.splits import Slice, check_mixed
 from didicm_jax.errors import UserError
@@ -100,20 +101,25 @@ def load(path: Any, count: int) -> np.ndarray | None:
         np.lib.format.read_magic(stream)
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         labels = np.frombuffer(content, "<i4", offset=stream.tell())
-    except (OSError, ValueError):  # Not there, or cut off: both cost a pass, not the run.
+    # Not there, cut off or damaged, which costs a pass and not the run: what NumPy raises of a
+    # header is whatever Python's own parser runs into.
+    except Exception:
         return None
     return labels if labels.shape == shape == (count,) and dtype == labels.dtype else None
 
 
 def _cache_path(folder: Any, split: str) -> Path | None:
-    """Where the labels are cached; None for a set without a description to tell it apart by."""
+    """Where the labels are cached; None without a description to tell the set apart by, or a home.
+
+    Some containers run as a user that has none.
+    """
     info = folder / "dataset_info.json"
     try:
         # The place, the description (with the size of every shard) and when it was written.
-        identity = f"{folder}|{split}|{info.stat().mtime}|".encode() + info.read_bytes()
-    except OSError:
+        identity = f"{folder}|{split}|{size_and_time(info)[1]}|".encode() + info.read_bytes()
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except (OSError, RuntimeError):  # the latter where nobody knows of a home
         return None
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256(identity).hexdigest()[:32]
     return Path(root) / "didicm_jax" / "labels" / f"{digest}.npy"
 

@@ -5,26 +5,18 @@ import hashlib
 import json
 import re
 import tarfile
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from didicm_jax.data import tree
 from didicm_jax.data.progress import show_progress
 from didicm_jax.errors import UserError
 
 # Headers of a tar are 512 bytes; what extends them, such as a long name, has a length of its own.
 _HEADER_BYTES = 1 << 20
 TRAIN_TAR, VALIDATION_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-# Unicode's categories of control characters, of what is not UTF-8, and of ends of lines.
-_NO_CLASS = ("Cc", "Cs", "Zl", "Zp")
-# How the folders of a tree may be called, and the split that each becomes.
-_FOLDERS = {
-    "train": ("train",),
-    "validation": ("val", "validation"),
-    "test": ("test",),
-}
 
 
 class Item(NamedTuple):
@@ -183,27 +175,26 @@ def _validation_number(item: Item, count: int) -> int:
 
 
 def list_folder(source: Path, *, name: str) -> Listing:
-    """The tree `source`/train/CLASS/…, `source`/val/CLASS/… (or validation, test).
+    """The tree `source`/train/CLASS/…, `source`/val/CLASS/… (or valid, validation, test).
 
     The classes are the folders of `train`, sorted. Images may lie deeper within them; names that
-    start with a dot are passed over, every other file is taken for an image.
+    start with a dot are passed over, every other file in a class folder is taken for an image.
+    Beside class folders there may be notes, and no images.
 
     Raises:
-      UserError: no such tree, no images, or a class in another split that training lacks.
+      UserError: no such tree, one split under two names, no images or none for a class to train on,
+        images that are in no class folder, or a class in another split that training lacks.
     """
-    found = {
-        split: next((source / f for f in folders if (source / f).is_dir()), None)
-        for split, folders in _FOLDERS.items()
-    }
+    found = tree.split_folders(source)
     if found["train"] is None or (found["validation"] is None and found["test"] is None):
         inside = sorted(p.name for p in source.iterdir())[:5] if source.is_dir() else None
         what = "no such folder" if inside is None else ", ".join(inside) or "nothing"
         raise UserError(
-            f"expected the folders train and val (or validation, test) in {source}, found {what}:"
-            " give the folder that holds them as the source"
+            f"expected the folders train and val (or valid, validation, test) in {source}, found"
+            f" {what}: give the folder that holds them as the source"
         )
-    _check_class_names([folder for folder in found.values() if folder is not None])
-    class_names = tuple(_class_folders(found["train"]))
+    tree.check([folder for folder in found.values() if folder is not None])
+    class_names = tuple(tree.class_folders(found["train"]))
     if len(class_names) < 2:
         raise UserError(
             f"expected at least 2 class folders in {found['train']}, found {len(class_names)}:"
@@ -215,39 +206,18 @@ def list_folder(source: Path, *, name: str) -> Listing:
         if folder is not None
     }
     _check_some(splits, source)
+    # A download that ended early leaves such a folder, and some folders are no class at all.
+    empty = set(range(len(class_names))) - {item.label for item in splits["train"]}
+    if empty:
+        raise UserError(
+            f"expected an image or more of each class in {found['train']}, found none in"
+            f" {class_names[min(empty)]!r}: put some there, or take the folder away"
+        )
     return Listing(name, "1.0.0", class_names, splits, keep_png=True, upright=True)
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _check_class_names(folders: Iterable[Path]) -> None:
-    """Refuses names that are not the same when they are read back as the lines of a text file.
-
-    Two folders are also refused whose names differ in what nobody sees: white space, characters
-    without a shape, and how accents are encoded.
-    """
-    seen: dict[str, tuple[str, Path]] = {}
-    for folder in folders:
-        for name in _class_folders(folder):
-            if name != name.strip() or any(unicodedata.category(c) in _NO_CLASS for c in name):
-                raise UserError(
-                    "expected names of classes without control characters and white space at"
-                    f" their ends, in UTF-8, found {name!a} in {folder}: rename the folder"
-                )
-            seen_as = "".join(c for c in name if unicodedata.category(c) != "Cf")
-            alike = " ".join(unicodedata.normalize("NFC", seen_as).split())
-            other, where = seen.setdefault(alike, (name, folder))
-            if other != name:
-                raise UserError(
-                    f"expected classes whose names look different, found {name!a} in {folder} and"
-                    f" {other!a} in {where}: rename or join the folders"
-                )
-
-
 def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
-    extra = set(_class_folders(folder)) - set(class_names)
+    extra = set(tree.class_folders(folder)) - set(class_names)
     if extra:
         raise UserError(
             f"expected the classes of training in {folder}, found {min(extra)!r} beside them:"

@@ -78,30 +78,28 @@ class ArraySource(Labelled):
         return np.frombuffer(joined, np.uint8).reshape(len(self), self._BYTES)
 
 
-def choose(dataset: Dataset, train_split: str, eval_split: str) -> Dataset:
+def choose(dataset: Dataset, train_split: str | None, eval_split: str) -> Dataset:
     """The data set, held in memory, with these parts for training and for evaluation.
 
     Args:
       dataset: its `train` and `test` are the splits of these names.
-      train_split: see `slices_of`.
+      train_split: see `slices_of`; None is that for evaluation.
       eval_split: the same; empty is `test`.
 
     Raises:
       UserError: no such split, or an empty part.
     """
     sources = {"train": dataset.train, "test": dataset.test}
-    return replace(
-        dataset,
-        train=_part(sources, train_split, "train_split"),
-        test=_part(sources, eval_split or "test", "eval_split"),
-    )
+    train = None if train_split is None else _part(sources, train_split, "train_split")
+    test = _part(sources, eval_split or "test", "eval_split")
+    return replace(dataset, train=test if train is None else train, test=test)
 
 
 def _part(sources: dict[str, Source], split: str, key: str) -> Source:
     if split in sources:
         return sources[split]
     try:
-        parts = slices_of(split, {name: len(source) for name, source in sources.items()})
+        parts = slices_of(split, {name: [len(source)] for name, source in sources.items()})
     except ValueError as error:
         raise UserError(
             f"config.data.{key}: expected a part of {' or '.join(sources)}, such as train[:90%], "

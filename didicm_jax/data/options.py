@@ -18,7 +18,7 @@ class PhotoOptions:
     crop_scale: in training, the random crop's smallest and largest share of the area.
     crop_ratio: its smallest and largest width / height.
     eval_crop: in evaluation, how much of the shorter side the centred square shows.
-    train_split: as tfds understands it, `train` or `train[:90%]`.
+    train_split: as tfds understands it, `train` or `train[:90%]`; None opens nothing to train on.
     eval_split: the same for evaluation; empty is `validation`, or `test` where that is missing.
     max_broken_share: more broken images than this share of a split end the run.
     max_pixels: an image of more pixels is not decoded, it counts as broken.
@@ -34,7 +34,7 @@ class PhotoOptions:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     eval_crop: float = 0.875
-    train_split: str = "train"
+    train_split: str | None = "train"
     eval_split: str = ""
     max_broken_share: float = 0.001
     max_pixels: int = MAX_PIXELS
@@ -58,7 +58,7 @@ class PhotoOptions:
             raise _wrong("num_workers", "0 (one per core) or more", self.num_workers, 0)
         if not 0 <= self.cache_gib < math.inf:
             raise _wrong("cache_gib", "0 (nothing is kept) or more", self.cache_gib, 1)
-        if not self.train_split:
+        if self.train_split == "":
             raise _wrong("train_split", "the name of a split", "''", "train")
 
     @property

@@ -67,6 +67,8 @@ def _with_pillow(
             # JPEG alone heeds this: decodes to no less than twice the size that is wanted.
             image.draft(None, tuple(int(2 * shrink * side) + 1 for side in size))  # type: ignore[arg-type]
         image.load()
+        # Pillow turns a TIFF as it decodes it, and takes the tag away.
+        turned = turned and ExifTags.Base.Orientation in image.getexif()
         kept = is_jpeg(data) or (keep_png and image.format == "PNG")
         plain = image.mode in ("RGB", "L") and "transparency" not in image.info
         if kept and plain and not turned and shrink >= 1:

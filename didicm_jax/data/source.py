@@ -122,6 +122,7 @@ def subset(
     ratio: float | None = None,
     seed: int,
     classes: np.ndarray | None = None,
+    about: str = "",
 ) -> Source:
     """Keeps `count` examples, or the share `ratio` of them, the same share of every class.
 
@@ -134,6 +135,7 @@ def subset(
       ratio: the share to keep, in (0, 1]; rounded to a whole number of examples.
       seed: chooses which ones, ≥ 0.
       classes: integers [N]; None: the labels of the source.
+      about: what asks for so many, for errors.
 
     Raises:
       UserError: a number outside these ranges.
@@ -141,18 +143,22 @@ def subset(
     if (count is None) == (ratio is None):
         raise ValueError("subset takes either count or ratio")
     total = len(source)
+    given = f"{count}"
     if ratio is not None:
         if not 0.0 < ratio <= 1.0:
             raise UserError(
                 f"expected a share of the images in (0, 1], found {ratio}:"
-                " give a number such as 0.25"
+                " give a number such as 0.25",
+                about=about,
             )
         count = round(ratio * total)
+        given = f"{count}, the share {ratio} of them"
     assert count is not None
     if not 1 <= count <= total:
         raise UserError(
-            f"expected to keep between 1 and all {total} images, found {count}:"
-            " ask for a number in that range"
+            f"expected to keep between 1 and all {total} images, found {given}:"
+            " ask for a number in that range",
+            about=about,
         )
     classes = source.labels if classes is None else classes
     kept = np.sort(stratified_order(classes, seed)[:count])
@@ -209,6 +215,8 @@ def frozen_permutation(size: int, *seeds: int) -> np.ndarray:
 class Dataset:
     """A training and a test source over the same classes, K = `len(class_names)`.
 
+    They are one and the same where nothing to train on was opened.
+
     Raises:
       UserError: an empty source, or a label outside 0..K-1.
     """
@@ -220,7 +228,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Checks the labels once, so that nothing downstream has to."""
-        for split, source in (("training", self.train), ("test", self.test)):
+        for split, source in (("test", self.test), ("training", self.train)):
             if not len(source):
                 raise UserError(
                     f"expected at least one {split} image, found none: check config.data.data_dir"

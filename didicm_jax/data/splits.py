@@ -1,7 +1,7 @@
 """Parts of splits, written as tensorflow-datasets writes them: `train[:90%]`, `train+test`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +17,13 @@ class Slice(NamedTuple):
     rows: np.ndarray  # i64[M], which of them, in this order
 
 
-def slices_of(spec: str, totals: Mapping[str, int]) -> list[Slice]:
+def slices_of(spec: str, shards: Mapping[str, Sequence[int]]) -> list[Slice]:
     """What `spec` is made of, in its order.
 
     Args:
-      spec: `train`, `train[:90%]`, `train[1000:]`, `train+test`, …, as
+      spec: `train`, `train[:90%]`, `train[1000:]`, `train[:2shard]`, `train+test`, …, as
         https://www.tensorflow.org/datasets/splits describes.
-      totals: how many examples each split has.
+      shards: how many examples each file of each split has: parts may be counted in files.
 
     Raises:
       ValueError: no such split, or no example, in a few words.
@@ -33,14 +33,14 @@ def slices_of(spec: str, totals: Mapping[str, int]) -> list[Slice]:
 
     infos = {
         split: tfds.core.SplitInfo(
-            name=split, shard_lengths=[total], num_bytes=0, filename_template=None
+            name=split, shard_lengths=list(lengths), num_bytes=0, filename_template=None
         )
-        for split, total in totals.items()
+        for split, lengths in shards.items()
     }
     parts = [
         Slice(each.splitname, total, np.arange(total)[each.from_ : each.to])
         for each in tfds.core.ReadInstruction.from_spec(spec).to_absolute(infos)
-        for total in [totals[each.splitname]]
+        for total in [sum(shards[each.splitname])]
     ]
     if not any(len(part.rows) for part in parts):
         raise ValueError("no example in it")
@@ -56,17 +56,20 @@ def check_mixed(part: Slice, labels: np.ndarray, what: str) -> None:
       what: the split, for the error.
 
     Raises:
-      UserError: the labels stand in order, and not by a chance of more than one in a billion.
+      UserError: those of each class stand together, in whatever order the classes are, and not by
+        a chance of more than one in a billion.
     """
     if len(part.rows) == part.total:
         return
     counts = np.unique(labels, return_counts=True)[1]
-    # Of the N! / (n_1! n_2! ...) orders of such labels one is that of their classes.
+    # Of the N! / (n_1! n_2! ...) orders of such labels K! have each of the K classes in one piece.
     log_orders = math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in counts)
-    if log_orders > math.log(1e9) and np.all(labels[1:] >= labels[:-1]):
+    log_odds = log_orders - math.lgamma(len(counts) + 1)
+    changes = np.count_nonzero(labels[1:] != labels[:-1])
+    if log_odds > math.log(1e9) and changes == len(counts) - 1:
         raise UserError(
             f"expected {what} to be stored in random order, for a part of it stands for the whole, "
-            "found it in the order of its classes: prepare it again with launch/prepare.py, which "
+            "found its classes one after the other: prepare it again with launch/prepare.py, which "
             "spreads the classes evenly, or set config.data.train_split and config.data.eval_split "
             "to whole splits"
         )

@@ -35,13 +35,16 @@ def load_tfds(name: str, data_dir: str | None, options: PhotoOptions) -> Dataset
     builder = _open(name, data_dir)
     image_key, label_key = _keys(builder, name)
     class_names = _class_names(builder, label_key)
-    eval_split = options.eval_split or _eval_split(builder, name)
-    train, test = (
-        _source(builder, split, image_key, label_key, options)
-        for split in (options.train_split, eval_split)
-    )
+    split = options.train_split
+    eval_split = options.eval_split or _eval_split(builder, name, trains=split is not None)
+
+    def open_source(split: str, key: str) -> RecordSource:
+        return _source(builder, split, key, image_key, label_key, options)
+
+    train = None if split is None else open_source(split, "train_split")
+    test = open_source(eval_split, "eval_split")
     size = options.resolution
-    return Dataset(train, test, class_names, (size, size, 3))
+    return Dataset(test if train is None else train, test, class_names, (size, size, 3))
 
 
 def _open(name: str, data_dir: str | None) -> Any:
@@ -116,26 +119,37 @@ def _class_names(builder: Any, label_key: str) -> tuple[str, ...]:
     return tuple(feature.names or map(str, range(feature.num_classes)))
 
 
-def _eval_split(builder: Any, name: str) -> str:
+def _eval_split(builder: Any, name: str, *, trains: bool) -> str:
     splits = list(builder.info.splits)
     if not splits:  # Not prepared: opening it says so.
         return _EVAL_SPLITS[0]
     for split in _EVAL_SPLITS:
         if split in splits:
             return split
+    remedy = "config.data.eval_split to one of them"
+    if trains:
+        remedy = (
+            "config.data.train_split and config.data.eval_split, such as train[:90%] and"
+            " train[90%:]"
+        )
     raise UserError(
         f"expected a split called validation or test in {name}, found {', '.join(splits)}: set"
-        " config.data.train_split and config.data.eval_split, such as train[:90%] and train[90%:]"
+        f" {remedy}"
     )
 
 
 def _source(
-    builder: Any, split: str, image_key: str, label_key: str, options: PhotoOptions
+    builder: Any, split: str, key: str, image_key: str, label_key: str, options: PhotoOptions
 ) -> RecordSource:
-    parts, records = _records(builder, split)
+    parts, records = _records(builder, split, key)
     folder = epath.Path(builder.data_dir)
     read = functools.partial(read_label, records, label_key=label_key)
     labels = find_labels(folder, builder.name, split, parts, len(records), read, options.threads)
+    if len(labels) != len(records):  # Each image would get the label of another.
+        raise UserError(
+            f"expected one label for each of the {len(records):,} records of {builder.name}"
+            f" {split}, found {len(labels):,}: copy or prepare the set again"
+        )
     return RecordSource(
         records,
         labels,
@@ -146,23 +160,23 @@ def _source(
     )
 
 
-def _records(builder: Any, split: str) -> tuple[list[Slice], Records]:
-    """What a split is made of, and its serialized examples.
+def _records(builder: Any, split: str, key: str) -> tuple[list[Slice], Records]:
+    """What a split, which the setting `key` names, is made of, and its serialized examples.
 
     tfds's own parsing would cost 150 µs an image under the GIL.
     """
-    totals = {name: info.num_examples for name, info in builder.info.splits.items()}
+    shards = {name: info.shard_lengths for name, info in builder.info.splits.items()}
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         # Of a set that is not prepared there are none: opening it says so.
-        parts = slices_of(split, totals) if totals else []
+        parts = slices_of(split, shards) if shards else []
         records: Sequence[bytes] = builder.as_data_source(split, deserialize_method=raw)
     except NotImplementedError as error:
         raise _not_prepared(builder) from error
     except (ValueError, AssertionError, KeyError) as error:
         raise UserError(
-            f"expected a split {split!r} of {builder.name}, found {', '.join(totals)}"
-            f" ({first_line(error)}): correct config.data.train_split or config.data.eval_split"
+            f"expected a split {split!r} of {builder.name}, found {', '.join(shards)}"
+            f" ({first_line(error)}): correct config.data.{key}"
         ) from error
     try:
         # A shard that is missing or cut off shows here and not in the middle of an epoch.

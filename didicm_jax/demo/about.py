@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from didicm_jax import files
+from didicm_jax.evaluation import record as records
 from didicm_jax.inference.network import Network, Trained
 from didicm_jax.run import RunFolder, bundle
 
@@ -44,9 +45,10 @@ def _of_run(folder: RunFolder) -> str:
     words = ", ".join(f"{name} {value}" for name, value in figures.items() if value)
     if "num_examples" in record:
         words += f" on {record['num_examples']:,} images of {record.get('dataset')}"
+        words += records.part(record)
     if "sampler" in record:
-        sampler = [record["sampler"], record.get("integrator", "")]
-        words += f" by {' '.join(filter(None, sampler))} in {record.get('steps')} steps"
+        older = " ".join(filter(None, [record["sampler"], record.get("integrator", "")]))
+        words += f" by {record.get('label', older)} in {record.get('steps')} steps"
     return words + (f", step {record['step']:,}" if "step" in record else "")
 
 
@@ -57,8 +59,10 @@ def _of_card(trained: bundle.Bundle) -> str:
         (result,) = yaml.safe_load(head)["model-index"][0]["results"]
         metrics: Sequence[Mapping[str, Any]] = result["metrics"]
         words = ", ".join(f"{each['name']} {each['value']:.4g}" for each in metrics)
-        return f"{words} on {result['dataset']['name']}"
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        data = result["dataset"]
+        part = records.part({"split": data.get("split"), **data.get("args", {})})
+        return f"{words} on {data['name']}{part}"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
         return ""  # a card is for people, who may have written it as they like
 
 

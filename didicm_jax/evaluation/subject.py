@@ -179,7 +179,7 @@ def open_subject(
 def other_dataset(
     config: ml_collections.ConfigDict, described: Description, other: OtherData
 ) -> data.Dataset:
-    """A data set whose test examples a run can be evaluated on.
+    """A data set whose test examples a run can be evaluated on; no others are opened.
 
     Args:
       config: of the run.
@@ -190,7 +190,7 @@ def other_dataset(
       UserError: the data are not there, or have other classes or other sizes.
     """
     shown = _on_other_data(config, described, other)
-    dataset = build.stored(shown)
+    dataset = build.stored(shown, trains=False)
     mismatch = described.mismatch(Description.of(dataset))
     if mismatch:
         raise UserError(
@@ -243,9 +243,7 @@ def _on_other_data(
         result.data.data_dir = other.data_dir or config.data.data_dir
         configuration.validate(result)  # digits are in no folder
         return result
-    defaults = configuration.default().data
     with result.unlocked():
-        result.data.train_split = defaults.train_split
         result.data.name = other.dataset
         result.data.data_dir = other.data_dir or ""
         result.data.eval_split = other.split or ""

@@ -106,10 +106,9 @@ def label(config: ml_collections.ConfigDict) -> str:
     described = describe(config)
     words = [str(described["sampler"])]
     words += [str(described[key]) for key in ("integrator",) if key in described]
-    usual = {
-        "grid": own_grid(config),
-        "query": configuration.default().sampler.query,
-    }
+    defaults = configuration.default().sampler
+    usual = {"grid": own_grid(config)}
+    usual |= {key: defaults[key] for key in ("query", "tolerance", "min_time")}
     for key, value in usual.items():
         if described.get(key, value) != value:
             words.append(f"{key} {described[key]}")

@@ -91,7 +91,7 @@ def _of_config(known: Described | None, settings: ml_collections.ConfigDict) -> 
     total = known.examples
     if settings.train_split != "train":
         try:
-            parts = splits.slices_of(settings.train_split, {"train": total})
+            parts = splits.slices_of(settings.train_split, {"train": [total]})
         except ValueError as error:
             raise UserError(
                 f"config.data.train_split: expected a part of train, such as train[:90%], found "

@@ -197,8 +197,10 @@ def apply(config: ml_collections.ConfigDict, name: str) -> ml_collections.Config
     with result.unlocked():
         result.model.name = model
         cleared = ["conditioned_stages", "conditioned_blocks"]
+        if method.plain or method.conditioned == 0:  # there is no GroupNorm
+            cleared.append("group_elements")
         if method.plain:
-            cleared += ["parameterization", "init", "group_elements"]
+            cleared += ["parameterization", "init"]
             result.diffusion, result.sampler = defaults.diffusion, defaults.sampler
             for key in configuration.sampler_reads(method.settings["method"], ""):
                 result.sampler[key] = config.sampler[key]

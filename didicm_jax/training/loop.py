@@ -273,7 +273,7 @@ def _conclude(
         [record.of_sampler(run.config, found.scores)],
         found,
         step=step,
-        dataset=run.config.data.name,
+        images=record.images_of(run.config),
         class_names=run.dataset.class_names,
     )
     if parallel.is_main():

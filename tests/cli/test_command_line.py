@@ -48,6 +48,12 @@ def test_a_path_with_a_comma_is_one_where_there_is_such_a_file(tmp_path):
     assert command_line.paths([""]) == []
 
 
+def test_each_path_is_read_as_its_flag_says():
+    assert command_line.paths(["a,b"], str.upper) == ["A", "B"]
+    with pytest.raises(UserError, match=r"^run folder: expected a folder or gs://"):
+        command_line.paths(["s3://bucket/run"])
+
+
 def test_numbers_agree_with_their_nouns():
     said = [command_line.counted(number, "image") for number in (0, 1, 2, 1000)]
     assert said == ["0 images", "1 image", "2 images", "1,000 images"]

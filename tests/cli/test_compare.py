@@ -1,5 +1,6 @@
 """`--mode=compare`: two runs on the same images."""
 
+import contextlib
 import json
 import shutil
 import struct
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from didicm_jax import data
-from didicm_jax.cli import disputes, pictures
+from didicm_jax.cli import compare, disputes, pictures
+from didicm_jax.evaluation import record
+from didicm_jax.evaluation.subject import OtherData, open_subject
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.plots import prediction as figures
+from didicm_jax.run import RunFolder
 from tests.cli.looking import is_picture, one_line, table
 
 
@@ -33,6 +37,17 @@ def test_two_runs_compared_on_labels(main, run, classifier, tmp_path, capsys):
     distances = [float(row["total_variation"]) for row in rows]
     assert distances == sorted(distances, reverse=True)
     assert is_picture(tmp_path / "disagreements.png")
+
+
+def test_a_comparison_says_which_images_it_is_of(run, tmp_path):
+    folder, other = RunFolder.open(run), OtherData(split="train[90%:]", examples=20)
+    subject = open_subject(folder, "latest", other)
+    images = record.images_of(folder.config, other)
+    pair = compare.Pair((subject, subject), (folder.config, folder.config), images)
+    compare.labelled(pair, 3, tmp_path, contextlib.nullcontext)
+    assert json.loads((tmp_path / "comparison.json").read_text()).items() >= images.items()
+    words = "The data: digits, part train[90%:], of which 20 were asked for."
+    assert words in (tmp_path / "comparison.html").read_text()
 
 
 def test_two_runs_compared_without_labels(main, run, classifier, folder, tmp_path, capsys):

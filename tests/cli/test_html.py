@@ -1,6 +1,7 @@
 """The pages of `--mode=evaluate` and `--mode=compare`, on small runs of real digits."""
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
@@ -11,7 +12,11 @@ import pytest
 from PIL import Image
 
 from didicm_jax import data, pages
+from didicm_jax.cli import evaluate
 from didicm_jax.data.digits import load_digits
+from didicm_jax.evaluation import record as records
+from didicm_jax.evaluation.subject import OtherData, open_subject
+from didicm_jax.run import RunFolder
 from tests.cli.looking import table
 from tests.reading import Page
 
@@ -94,6 +99,18 @@ def test_the_page_of_an_evaluation(main, run, renamed, tmp_path):
     ]
     shown = places(cards)
     np.testing.assert_allclose(entropy[shown], np.sort(entropy)[::-1][:12], rtol=1e-5)
+
+
+def test_the_page_says_which_images_it_is_of(run, tmp_path):
+    folder, other = RunFolder.open(run), OtherData(split="train[90%:]", examples=20)
+    subject = open_subject(folder, "latest", other)
+    images = records.images_of(folder.config, other)
+    requests = evaluate.Requests([], [], None, None, trajectories=False)
+    waiting = contextlib.nullcontext
+    evaluate.run(subject, [folder.config], requests, tmp_path, waiting, images)
+    assert json.loads((tmp_path / "evaluation.json").read_text()).items() >= images.items()
+    text = " ".join(Page((tmp_path / "evaluation.html").read_text()).root.text.split())
+    assert "on digits, part train[90%:], of which 20 were asked for: 20 images of 10" in text
 
 
 def test_without_a_diffusion_of_probabilities_there_is_no_way_to_draw(main, classifier, tmp_path):

@@ -3,17 +3,22 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 import yaml
+from absl import flags
 from safetensors.numpy import load_file
 
+from didicm_jax import config as configuration
+from didicm_jax.cli import command_line
 from didicm_jax.cli import convert as entry_point
 from didicm_jax.cli.card import Facts, write
+from didicm_jax.inference import sweep
 from didicm_jax.inference.predictor import Predictor
-from didicm_jax.run import Description, bundle
+from didicm_jax.run import Description, RunFolder, bundle
 from tests.cli.looking import one_line, table
 from tests.cli.running import DIGITS, SMALL
 
@@ -38,6 +43,19 @@ def card(folder):
     return yaml.safe_load(metadata), text
 
 
+def commands(text):
+    """The words of each command of a card, without what starts it."""
+    found = re.findall(r"```sh\npython launch/main\.py (.*?)\n```", text, re.DOTALL)
+    return [shlex.split(each.replace("\\\n", "")) for each in found]
+
+
+def figures_of(made, evaluation):
+    """Metadata and text of the card with another record of an evaluation."""
+    facts = Facts(made, "float32", "latest", evaluation, None, None, None)
+    _, metadata, text = write(bundle.find(made), facts).split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
 def test_the_card_says_what_the_run_knows(made, run):
     metadata, text = card(made)
     evaluated = json.loads((run / "evaluation.json").read_text())
@@ -50,17 +68,35 @@ def test_the_card_says_what_the_run_knows(made, run):
     low, high = evaluated["intervals"]["top1"]
     figures = f"{100 * evaluated['top1']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
     assert figures in text
-    assert "On 360 images of `somebody/digits`" in text
+    assert "On 360 images of `somebody/digits`, part `test`, with" in text
     assert "--mode=evaluate --pretrained=tiny\n" in text  # digits are in no folder
     assert "chosen by its top-1" not in text
 
 
 def test_the_command_of_the_card_gives_the_config_of_the_run(made, run):
     """What it begins with, and what differs from that: together all that was given."""
-    command = re.search(r"python launch/main\.py \\\n((?:.*\\\n)*.*)\n```", card(made)[1])[1]
-    words = {word.strip(" \\'") for word in command.splitlines()}
-    expected = {*SMALL, DIGITS, "--workdir=RUN"}
-    assert words == expected
+    assert {*commands(card(made)[1])[0]} == {*SMALL, DIGITS, "--workdir=RUN"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--config", DIGITS.removeprefix("--config=")],
+        [DIGITS.removeprefix("-")],
+        [DIGITS, "--noconfig.diffusion.stratified", "--config.train.duration", "60 steps"],
+    ],
+    ids=["two words", "one dash", "a switch and a value in two words"],
+)
+def test_the_command_of_the_card_is_whole_however_the_config_is_named(
+    convert, run, tmp_path, given
+):
+    assert convert(f"--workdir={run}", f"--hub={tmp_path / 'net'}", *given) == 0
+    words = ["main.py", *commands(card(tmp_path / "net")[1])[0]]
+    values = command_line.new_flags(words, "")
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    found = command_line.parse(values, words)
+    assert values.workdir == "RUN"
+    assert configuration.differences(found, RunFolder.open(run).config) == {}
 
 
 def test_the_hubs_own_library_reads_the_card(made):
@@ -122,6 +158,94 @@ def test_sampler_and_dtype_are_chosen(convert, run, tmp_path):
     assert "before the kernels became bfloat16" in card(path)[1]
 
 
+def test_the_command_of_a_classifiers_card_finds_its_figures(
+    main, convert, classifier, tmp_path, monkeypatch
+):
+    """It has no sampler to name."""
+    monkeypatch.chdir(tmp_path)
+    assert convert(f"--workdir={classifier}", "--hub=net") == 0
+    (words,) = commands(card(tmp_path / "net")[1])
+    assert words == ["--mode=evaluate", "--pretrained=net"]
+    assert main(*words) == 0
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert found["top1"] == json.loads((classifier / "evaluation.json").read_text())["top1"]
+
+
+def test_the_card_tells_samplers_apart(made, run):
+    record = json.loads((run / "evaluation.json").read_text())
+    config = bundle.find(made).config
+    found = sweep.variations(config, {"temperature": [1.0, 1.75], "steps": [2]})
+    plain, scaled = (
+        record["samplers"][0] | sweep.describe(each) | {"label": sweep.label(each), "top1": top1}
+        for each, top1 in zip(found, (0.25, 0.5), strict=True)
+    )
+    metadata, text = figures_of(made, record | scaled | {"samplers": [plain, scaled]})
+    assert "\n| cp exact                  | 2 " in text
+    assert "\n| cp exact temperature 1.75 | 2 " in text
+    assert "The last row is found again by" in text
+    assert commands(text)[0][2:] == ["--temperature=1.75"]
+    # Programs get the figures of the network as it is, or are told of what else they are.
+    (top1, *_) = metadata["model-index"][0]["results"][0]["metrics"]
+    assert (top1["value"], top1["name"]) == (0.25, "top-1 accuracy")
+    metadata, text = figures_of(made, record | scaled | {"samplers": [scaled]})
+    (top1, *_) = metadata["model-index"][0]["results"][0]["metrics"]
+    said = "top-1 accuracy, by cp exact temperature 1.75 in 2 steps"
+    assert (top1["value"], top1["name"]) == (0.5, said)
+    assert "\n\nFound again by\n" in text
+
+
+def test_the_card_says_which_images_its_figures_are_of(made, run):
+    record = json.loads((run / "evaluation.json").read_text())
+    images = {"dataset": "digits", "split": "train", "examples": 60, "num_examples": 60}
+    metadata, text = figures_of(made, record | images)
+    assert "On 60 images of `digits`, part `train`, of which 60 were asked for, with" in text
+    assert commands(text)[0][2:] == ["--split=train", "--examples=60"]
+    dataset = metadata["model-index"][0]["results"][0]["dataset"]
+    assert (dataset["split"], dataset["args"]) == ("train", {"examples": 60})
+    # What is evaluated on anyway need not be named.
+    assert commands(figures_of(made, record | {"split": "test"})[1])[0][2:] == []
+    # The part that a stored set has for it is the one without a name.
+    other = {"dataset": "birds", "split": ""}
+    assert commands(figures_of(made, record | other)[1])[0][2:] == [
+        *("--dataset=birds", "--data_dir=DATA")
+    ]
+
+
+def test_the_command_of_a_card_finds_the_images_again(main, convert, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir = shutil.copytree(run, "run", ignore=shutil.ignore_patterns("compilation_cache"))
+    given = ["--split=train", "--examples=60"]
+    assert main("--mode=evaluate", f"--workdir={workdir}", *given) == 0
+    assert convert(f"--workdir={workdir}", "--hub=net") == 0
+    (words,) = commands(card(tmp_path / "net")[1])
+    assert main(*words) == 0
+    ours, theirs = (
+        np.load(folder / "predictions.npz")["ids"].tolist()
+        for folder in (tmp_path / "run", tmp_path / "evaluation")
+    )
+    assert ours == theirs
+    assert len(ours) == 60
+    metadata, _ = card(tmp_path / "net")
+    assert metadata["model-index"][0]["results"][0]["dataset"]["split"] == "train"
+
+
+def test_the_card_of_a_former_versions_record(made, run):
+    """Which knows neither the part of the data nor the name of the sampler."""
+    record = json.loads((run / "evaluation.json").read_text())
+    younger = ("split", "examples", "label", "views", "temperature")
+    record = {key: value for key, value in record.items() if key not in younger}
+    record["samplers"] = [
+        {key: value for key, value in each.items() if key not in younger}
+        for each in record["samplers"]
+    ]
+    metadata, text = figures_of(made, record)
+    assert "On 360 images of `digits`, with bootstrap" in text
+    assert "\n| cp exact  | 2 " in text
+    result = metadata["model-index"][0]["results"][0]
+    assert result["dataset"] == {"type": "digits", "name": "digits"}
+    assert result["metrics"][0]["name"] == "top-1 accuracy"
+
+
 def test_the_card_of_photos_of_many_classes(made, run):
     trained = bundle.find(made)
     described = Description(tuple(map(str, range(1000))), (224, 224, 3))
@@ -139,7 +263,7 @@ def test_the_card_of_photos_of_many_classes(made, run):
     text = write(dataclasses.replace(trained, config=config, description=described), facts)
     assert "18, 19, and 980 more (`config.json`)." in text
     assert "part `train`, 0.25 of its images" in text
-    assert "--pretrained=photos --dataset=other --data_dir=DATA\n" in text
+    assert "--pretrained=photos --dataset=other --data_dir=DATA --split=test\n" in text
     assert 'from_pretrained("photos")  # comes with the package' in text
     assert "chosen by its top-1" in text
     assert "type: other\n      name: other" in text  # figures of another data set

@@ -242,7 +242,14 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         ),
         (["--mode=evaluate", f"--workdir={classifier}", "--trajectories"], "found softmax"),
         (["--mode=evaluate", of_run, "--severities=1"], "--severities: expected with"),
-        (["--mode=evaluate", of_run, "--corruptions=fogg"], "did you mean fog"),
+        (
+            ["--mode=evaluate", of_run, "--corruptions=fogg"],
+            "--corruptions: expected names of corruptions, found 'fogg'; did you mean fog",
+        ),
+        (
+            ["--mode=evaluate", of_run, "--corruptions=fog", "--severities=6"],
+            "--severities: expected severities from 1 to 5, found 6",
+        ),
         (["--mode=evaluate", of_run, f"--baseline={classifier}"], "expected with --corruptions or"),
         (["--mode=evaluate", of_run, "--data_dir=x"], "--data_dir: expected with --dataset"),
         (["--mode=evaluate", of_run, f"--output={a_file}"], "--output: expected a folder"),
@@ -261,6 +268,14 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=predict", of_run, f"--images={empty}"], "found no file"),
         (["--mode=predict", of_run, f"--images={tmp_path / 'no.png'}"], "found no"),
         (
+            ["--mode=predict", of_run, "--images=http://example.com/cat.png"],
+            "--images: expected files or folders on a disk, found http://example.com/cat.png; copy",
+        ),
+        (
+            ["--mode=predict", of_run, f"--images={folder},gs://bucket/cats"],
+            "--images: expected files or folders on a disk, found gs://bucket/cats; copy",
+        ),
+        (
             ["--mode=predict", f"--workdir={classifier}", "--steps=2", *of_folder],
             "of method didicm",
         ),
@@ -278,3 +293,4 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert "skipped" in said[0]
     assert "expected at least one image" in said[1]
+    assert not (tmp_path / "out").exists()

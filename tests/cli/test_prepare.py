@@ -1,5 +1,6 @@
 """`launch/prepare.py` as a user runs it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -151,6 +152,24 @@ def test_mistakes_are_one_line(flags, message, capsys, monkeypatch):
     assert output.err.startswith("error: expected ")
     assert output.err.count("\n") == 1
     assert message in output.err
+
+
+@pytest.mark.parametrize("store", ["gs://bucket/sets", "gs:/bucket/sets", "s3:/bucket"])
+@pytest.mark.parametrize("flag", ["source", "data_dir"])
+def test_a_store_of_objects_is_not_taken_for_a_folder(photos, tmp_path, flag, store, capsys):
+    """With one slash it became a folder `gs:` in the current one."""
+    from didicm_jax.cli import prepare
+
+    folders = {"source": str(make_tree(tmp_path / "tree", photos)), "data_dir": str(tmp_path / "d")}
+    given = [f"--{each}={folder}" for each, folder in (folders | {flag: store}).items()]
+    with contextlib.chdir(tmp_path):
+        assert prepare.main(["prepare.py", "--dataset=folder", "--name=birds", *given]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tree"]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"error: --{flag}: expected a folder on a disk")
+    assert f"found {store}" in output.err
+    assert output.err.count("\n") == 1
 
 
 def test_help_names_every_flag(capsys, monkeypatch):

@@ -148,10 +148,10 @@ def test_messages_of_a_run_under_way_say_what_only_a_new_run_can_change():
 
 def test_evaluating_on_another_data_set_reads_the_share_of_broken_images_that_is_given():
     """It went back to its default, so that raising it, as the message says, did nothing."""
-    config = configured(PHOTOS | {"data.max_broken_share": 0.5, "data.train_split": "train[:9]"})
+    config = configured(PHOTOS | {"data.max_broken_share": 0.5})
     described = Description(("ant", "bee"), (32, 32, 3))
     shown = subject._on_other_data(config, described, OtherData("others")).data
-    assert (shown.name, shown.max_broken_share, shown.train_split) == ("others", 0.5, "train")
+    assert (shown.name, shown.max_broken_share) == ("others", 0.5)
 
 
 SMALL = {"model.name": "didivit_ti4", "model.width": 0.3333, "model.depth": 1}
@@ -162,7 +162,13 @@ SMALL = {"model.name": "didivit_ti4", "model.width": 0.3333, "model.depth": 1}
     [
         {"train.batch_size": 30},
         {"train.batch_size": 64, "train.accumulate": 3},
-        {"train.batch_size": 4, "model.name": "didirn18", "model.width": 0.125, "model.depth": 12, "model.stem": "fine"},
+        {
+            "train.batch_size": 4,
+            "model.name": "didirn18",
+            "model.width": 0.125,
+            "model.depth": 12,
+            "model.stem": "fine",
+        },
         {"train.batch_size": 12, "augment.mixup": 0.2},
         {"train.batch_size": 10, "augment.cutmix": 0.2},
     ],

@@ -1,6 +1,10 @@
 """Corruptions against Pillow, closed forms, and themselves in another order and process."""
 
+import contextlib
 import io
+import os
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -115,6 +119,32 @@ def test_processes_give_the_same():
     np.testing.assert_array_equal(alone["image"], together["image"])
 
 
+PARENT = """
+import os, sys
+import numpy as np
+from didicm_jax import data
+from didicm_jax.data import corruptions
+source = data.ArraySource(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2))
+corruptions.corrupted(source, "contrast", 1, workers=2).batch(np.arange(2))
+print("made", flush=True)
+os._exit(3)
+"""
+
+
+def test_processes_end_with_one_that_is_killed():
+    """They waited for ever: each holds an end of the pipe that it reads its work from."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        # The output ends when the last process that has inherited it does.
+        assert parent.communicate(timeout=60)[0] == "made\n"
+        assert parent.returncode == 3
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
 def test_what_is_kept_is_what_was_made(monkeypatch):
     found = corruptions.corrupted(source(), "fog", 1, workers=1, keep=True)
     first = [found.batch(np.array(rows))["image"] for rows in ([0, 1], [1, 1])]
@@ -131,6 +161,16 @@ def test_all_else_is_the_sources():
     np.testing.assert_array_equal(found.labels, given.labels)
     assert found.broken().tolist() == []
     assert found.digest() == given.digest() != found.digest(np.arange(3))
+
+
+def test_other_labels_are_those_of_the_same_corrupted_images():
+    found = corruptions.corrupted(source(), "contrast", 3, seed=2, workers=1)
+    relabelled = found.with_labels(np.arange(6)[::-1])
+    rows = np.array([4, 1])
+    batch = relabelled.batch(rows)
+    np.testing.assert_array_equal(batch["image"], found.batch(rows)["image"])
+    assert batch["label"].tolist() == relabelled.labels[rows].tolist() == [1, 4]
+    assert found.labels.tolist() == list(range(6))
 
 
 def test_mistakes_are_one_line(monkeypatch):

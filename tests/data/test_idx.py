@@ -151,9 +151,19 @@ def test_missing_files_and_folders_are_named(folder, tmp_path):
 
 
 def test_something_that_cannot_be_read_is_named(folder):
+    with pytest.raises(UserError, match=r"^expected a readable file at .*Is a directory[^\n]*$"):
+        idx.read_idx(folder, ndim=1)
+
+
+def test_a_folder_of_the_name_of_a_file_is_not_taken_for_it(folder):
+    """Some archives unpack each file into a folder of its own."""
+    whole = (folder / TEST_LABELS).read_bytes()
     (folder / TEST_LABELS).unlink()
     (folder / TEST_LABELS).mkdir()
-    assert "Is a directory" in load_error(folder)
+    (folder / TEST_LABELS / TEST_LABELS).write_bytes(whole)
+    assert f"found no {TEST_LABELS}, but folders called {TEST_LABELS}: set" in load_error(folder)
+    (folder / f"{TEST_LABELS}.gz").write_bytes(gzip.compress(whole))
+    assert_holds_the_arrays(data.load("idx", data_dir=str(folder)))
 
 
 def test_without_the_debian_package_one_line_names_it(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """All labels of a split: from the file beside it, from the cache, from the records."""
 
 import os
+import pwd
 import shutil
 
 import numpy as np
@@ -58,6 +59,43 @@ def test_a_file_of_labels_that_promises_too_much_costs_a_pass_and_no_memory(tree
         np.testing.assert_array_equal(load("birds", copied).train.labels, expected)
 
 
+def test_a_damaged_header_of_a_file_of_labels_costs_a_pass(tmp_path):
+    """Of some, Python's parser said so, with a traceback."""
+    path, labels = tmp_path / "a.npy", np.arange(7, dtype=np.int32)
+    whole = label_files.encode(labels)
+    end = len(whole) - 4 * len(labels)
+    for place in range(end):
+        for byte in (*b"\0\n ({['\"#\\:,0~aL-", 0x80, 0xFF):
+            path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            found = label_files.load(path, len(labels))
+            assert found is None or found.tolist() == labels.tolist(), (place, byte)
+    for text in (b"{'descr': (", b"{'descr': '", b"(" * 118, b"-" * 118, b"  1\n 2\n"):
+        path.write_bytes(whole[:10] + text.ljust(end - 10) + whole[end:])
+        assert label_files.load(path, len(labels)) is None, text
+    path.write_bytes(whole)
+    assert label_files.load(path, len(labels)).tolist() == labels.tolist()
+
+
+def test_a_user_without_a_name_and_a_home_goes_without_the_cache(tree, tmp_path, monkeypatch):
+    """As in a container that runs under a number that stands for nobody, and owns the files."""
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    copied = tmp_path / "data"
+    shutil.copytree(tree, copied)
+    expected = load("birds", copied).train.labels
+    for pattern in ("*.labels.npy", "metadata.json"):
+        for file in copied.glob(f"birds/1.0.0/{pattern}"):
+            file.unlink()
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    source = load("birds", copied).train
+    np.testing.assert_array_equal(source.labels, expected)
+    assert source.digest() == source.digest(np.arange(len(source)))
+
+
 def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
     copied = tmp_path / "data"
     shutil.copytree(tree, copied)
@@ -66,8 +104,8 @@ def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
     real = tfds_module._records
     for wrong in (b"\xff", b""):  # damaged, and an example of nothing
 
-        def records(builder, split, wrong=wrong):
-            parts, whole = real(builder, split)
+        def records(builder, split, key, wrong=wrong):
+            parts, whole = real(builder, split, key)
             return parts, [whole[0], wrong, *(whole[n] for n in range(2, len(whole)))]
 
         monkeypatch.setattr(tfds_module, "_records", records)
@@ -117,7 +155,7 @@ def test_parts_of_splits_that_are_stored_class_by_class_are_refused(tmp_path, mo
     monkeypatch.setattr(prepared, "stored_order", list)
     folder = prepare(listing, tmp_path / "sorted").folder
     with pytest.raises(
-        UserError, match=r"birds train to be stored in random order, .* classes: pre"
+        UserError, match=r"birds train to be stored in random order, .* other: prepare"
     ):
         load("sorted")
     # Also where the labels have to be read from the records of the part alone.

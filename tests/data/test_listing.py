@@ -1,6 +1,7 @@
 """What is listed of tars and of trees of class folders, before any image is read."""
 
 import os
+import shutil
 import tarfile
 
 import pytest
@@ -44,6 +45,61 @@ def test_trees_that_are_none_are_named(photos, tmp_path):
     (tmp_path / "empty" / "train" / "b").mkdir()
     with pytest.raises(UserError, match="at least one image for train"):
         list_folder(tmp_path / "empty", name="x")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_split_for_validation_has_several_names(photos, tmp_path, name):
+    """`valid`, as many sets on the web have it, was passed over where there was a `test`."""
+    folder = make_tree(tmp_path / "tree", photos)
+    shutil.copytree(folder / "val", folder / "test")
+    (folder / "val").rename(folder / name)
+    counts = {split: len(items) for split, items in list_folder(folder, name="x").splits.items()}
+    assert counts == {"train": 29, "validation": 10, "test": 10}
+
+
+def test_two_folders_of_one_split_are_refused(photos, tmp_path):
+    """The second one was passed over."""
+    folder = make_tree(tmp_path / "tree", photos)
+    shutil.copytree(folder / "val", folder / "validation")
+    with pytest.raises(UserError, match=r"^expected one folder for .* found val and validation, "):
+        list_folder(folder, name="x")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_in_no_class_folder_is_refused(photos, tmp_path, split):
+    folder = make_tree(tmp_path / "tree", photos)
+    (folder / split / "loose.JPG").write_bytes(encode(small(photos[0])))
+    with pytest.raises(
+        UserError, match=rf"images of .*{split} in folders of their classes, found 'loose.JPG' in"
+    ) as e:
+        list_folder(folder, name="x")
+    assert "\n" not in str(e.value)
+
+
+def test_a_class_without_an_image_to_train_on_is_refused(photos, tmp_path):
+    """It became a class of the network, which had never seen one of it."""
+    folder = make_tree(tmp_path / "tree", photos)
+    (folder / "train" / "whale" / "deeper").mkdir(parents=True)
+    (folder / "train" / "whale" / ".DS_Store").write_bytes(b"no image")
+    with pytest.raises(
+        UserError, match=r"^expected an image or more of each .*found none in 'whale'"
+    ):
+        list_folder(folder, name="x")
+    # There may be none of it to evaluate on.
+    (folder / "train" / "whale" / "deeper" / "a.jpg").write_bytes(encode(small(photos[0])))
+    assert list_folder(folder, name="x").class_names == ("boat", "crane", "whale")
+
+
+def test_notes_and_litter_beside_splits_and_classes_are_passed_over(photos, tmp_path):
+    folder = make_tree(tmp_path / "tree", photos)
+    expected = list_folder(folder, name="x")
+    litter = [".DS_Store", "._a.jpg", "Thumbs.db", "desktop.ini", "README", "LICENSE", "a.txt"]
+    for place in (folder, folder / "train", folder / "val"):
+        for name in (*litter, "README.md", "labels.csv", "_annotations.coco.json", "data.yaml"):
+            (place / name).write_bytes(b"no image")
+        (place / ".cache").mkdir()
+        (place / ".cache" / "a.jpg").write_bytes(b"no image")
+    assert list_folder(folder, name="x") == expected
 
 
 def test_tars_that_are_not_imagenet_are_named(photos, tmp_path):

@@ -68,6 +68,30 @@ def test_orientation_tags_are_applied_or_left(photos):
     assert stored(content, upright=False) == content
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [0, 40])
+def test_a_tiff_is_turned_once(orientation, side):
+    """Pillow turns it as it decodes it, and the tag that was asked for was gone by then."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :, 0], pixels[:, :30, 1] = 255, 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # By the standard: where the first row and the first column of what is stored are seen.
+    upright = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: pixels[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(pixels),
+    }[orientation]
+    found = opened(stored(encode(pixels, "TIFF", exif=exif), shorter_side=side))
+    assert (found.format, found.size) == ("JPEG", upright.shape[1::-1])
+    assert np.abs(np.asarray(found).astype(int) - upright).mean() < 6
+
+
 @pytest.mark.parametrize(("side", "size"), [(64, (96, 64)), (100, None), (400, None)])
 def test_shorter_side_shrinks_what_is_larger(photos, side, size):
     content = encode(small(photos[0]))

@@ -119,6 +119,20 @@ def test_subset_names_what_it_cannot_give(choice):
         data.subset(numbered([0, 1, 0, 1]), **choice, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"data_ratio": 1e-4}, "data_ratio: expected .* all 1437 .*found 0, the share 0.0001 of"),
+        ({"data_ratio": 1.5}, r"data_ratio: expected a share .* in \(0, 1\], found 1.5:"),
+        ({"train_examples": 1438}, "train_examples: expected .* 1 and all 1437 .*found 1438:"),
+        ({"train_examples": 0}, "train_examples: expected .* 1 and all 1437 .*found 0:"),
+    ],
+)
+def test_more_or_less_training_images_than_there_are_name_the_setting(choice, message):
+    with pytest.raises(UserError, match=rf"^config\.data\.{message}[^\n]*$"):
+        data.trained_on(data.load("digits"), **choice)
+
+
 def test_a_fixed_subset_is_a_function_of_the_data_alone():
     source = numbered(np.arange(400) % 4)
     chosen = kept(data.fixed_subset(source, 40))

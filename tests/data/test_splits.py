@@ -48,6 +48,12 @@ def test_parts_of_a_split_that_stands_class_by_class_are_refused():
     ("labels", "refused"),
     [
         (np.repeat(np.arange(10), 10), True),
+        (np.repeat(np.arange(10)[::-1], 10), True),
+        (np.repeat([3, 0, 2, 1], 50), True),
+        (np.r_[np.repeat([3, 0, 2, 1], 50), 3], False),
+        # 9.5e9 orders and 1.1e9, six of which have each class in one piece.
+        (np.repeat([2, 0, 1], 8), True),
+        (np.repeat([2, 0, 1], (7, 7, 8)), False),
         (np.tile(np.arange(10), 10), False),
         (np.repeat(np.arange(2), 5), False),  # one order in 252: it may be chance
         (np.zeros(1000, int), False),
@@ -61,6 +67,12 @@ def test_an_order_that_may_be_chance_is_not_refused(labels, refused):
             splits.check_mixed(part, labels, "train")
     else:
         splits.check_mixed(part, labels, "train")
+
+
+def test_a_set_in_memory_without_a_part_to_train_on_is_that_for_evaluation():
+    found = data.load("digits", train_split=None, eval_split="train[:7]")
+    assert found.train is found.test
+    assert found.test.labels.tolist() == data.load("digits").train.labels[:7].tolist()
 
 
 def test_parts_of_both_follow_each_other():

@@ -12,6 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from didicm_jax import data
+from didicm_jax.data import prepare as preparing
+from didicm_jax.data import tfds as tfds_module
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
@@ -60,6 +62,40 @@ def test_names_versions_and_splits_as_tfds_writes_them(tree):
         np.concatenate([dataset.train.labels, dataset.test.labels]), whole.train.labels
     )
     assert dataset.class_names == ("boat", "crane")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_parts_that_are_counted_in_files_have_the_labels_of_their_records(
+    photos, tmp_path, monkeypatch, stored
+):
+    """The labels were those of a set in one file, where `1shard` is all of it."""
+    monkeypatch.setattr(preparing, "_SHARD_BYTES", 30_000)
+    listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
+    folder = prepare(listing, tmp_path / "data").folder
+    if not stored:
+        for file in folder.glob("*.labels.npy"):
+            file.unlink()
+    builder = tfds.builder("birds", data_dir=tmp_path / "data")
+    assert builder.info.splits["train"].num_shards > 3
+    for split in ("train[:1shard]", "train[1shard:]+validation", "train[-2shard:]"):
+        expected = list(builder.as_data_source(split))
+        source = load("birds", tmp_path / "data", train_split=split).train
+        assert source.labels.tolist() == [each["label"] for each in expected], split
+        names = [source.name(row) for row in range(len(source))]
+        assert names == [each["file_name"].decode() for each in expected], split
+
+
+def test_labels_that_are_not_as_many_as_the_records_are_named(tree, monkeypatch):
+    real = tfds_module._records
+
+    def records(builder, split, key):
+        parts, whole = real(builder, split, key)
+        return parts, [whole[n] for n in range(len(whole) - 1)]
+
+    monkeypatch.setattr(tfds_module, "_records", records)
+    message = r"^expected one label for each of the 28 records of birds train, found 29: [^\n]*$"
+    with pytest.raises(UserError, match=message):
+        load("birds", tree)
 
 
 def test_data_ratio_and_train_examples(tree):
@@ -148,7 +184,27 @@ def test_a_set_without_evaluation_images_is_named(tree, tmp_path):
     folder = rewrite_info(tree, tmp_path, lambda info: info["splits"].pop())
     with pytest.raises(UserError, match=r"validation or test in birds, found train: set config"):
         load("birds", folder)
+    with pytest.raises(UserError, match=r"found train: set config.data.eval_split to one of them"):
+        load("birds", folder, train_split=None)
     assert len(load("birds", folder, eval_split="train[90%:]").test) == 3
+
+
+def test_nothing_to_train_on_is_opened_where_nothing_is_trained(tree, tmp_path):
+    """Sets such as ImageNetV2 have one split of images to evaluate on, and no other."""
+    folder = rewrite_info(tree, tmp_path, lambda info: info["splits"].pop(0))
+    for file in folder.rglob("birds-train.*"):
+        file.unlink()
+    whole = load("birds", tree)
+    for split in ("", "validation", "validation[:4]"):
+        found = load("birds", folder, train_split=None, eval_split=split)
+        assert found.train is found.test
+        rows = np.arange(4 if "4" in split else 10)
+        assert found.test.digest(rows) == whole.test.digest(rows)
+        assert found.class_names == whole.class_names
+    with pytest.raises(UserError, match=r"found validation .*correct config.data.train_split$"):
+        load("birds", folder)
+    with pytest.raises(UserError, match=r"found validation .*correct config.data.eval_split$"):
+        load("birds", folder, train_split=None, eval_split="test")
 
 
 def test_missing_shards_are_named_at_once(tree, tmp_path):

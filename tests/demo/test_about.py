@@ -23,6 +23,13 @@ def test_a_run_says_what_it_is_and_how_good(network, tmp_path):
         "top-1 95.0 %, NLL 0.250, ECE 0.040 on 1,000 images of digits by cp euler in 8 steps, "
         "step 1,000."
     )
+    # What a former version does not say.
+    record |= {"label": "cp euler 4 views", "split": "train[90%:]", "examples": 1000}
+    folder.evaluation_file.write_text(json.dumps(record))
+    assert about.sentences(run, folder)[1].endswith(
+        "on 1,000 images of digits, part train[90%:], of which 1,000 were asked for by cp euler 4 "
+        "views in 8 steps, step 1,000."
+    )
 
 
 CARD = """---
@@ -57,6 +64,8 @@ def test_a_bundle_says_what_its_card_says(network, tmp_path):
     first, second = about.sentences(run, bundle)
     assert first.startswith("five: didirn4 ")
     assert second == "top-1 accuracy 0.9512, negative log-likelihood 0.25 on digits."
+    card.write_text(CARD.replace("name: digits\n", "name: digits\n      split: train\n"))
+    assert about.sentences(run, bundle)[1].endswith("0.25 on digits, part train.")
     for broken in ("", "---\n- [\n---\n", "---\nmodel-index: []\n---\n"):
         card.write_text(broken)
         assert about.sentences(run, bundle)[1] == "It has not been evaluated."

@@ -36,7 +36,7 @@ names = tuple(map(str, range(K)))
 with Predictions(folder) as kept:
     found = loop.evaluate(program, ({{}}, {{}}), source, batch_size=256, keep=kept.add)
     chosen = record.of_sampler(config.default(), found.scores)
-    whole = record.of([chosen], found, step=0, dataset="random", class_names=names)
+    whole = record.of([chosen], found, step=0, images={{"dataset": "random"}}, class_names=names)
     for name, rows in classes.tables(found.scores, names, pairs=20).items():
         files.write_csv(folder / name, rows)
     kept.write(folder / "predictions.npz", labels=labels)

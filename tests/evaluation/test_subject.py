@@ -1,17 +1,24 @@
-"""Whether the figures of two networks may be held against each other."""
+"""What a network is evaluated on, and whether the figures of two may be held against each other."""
 
 import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from didicm_jax import config as configuration
 from didicm_jax import data, parallel
+from didicm_jax.data.listing import list_folder
+from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import corruptions
-from didicm_jax.evaluation.subject import Subject, check_comparable
+from didicm_jax.evaluation.subject import OtherData, Subject, check_comparable, other_dataset
+from didicm_jax.run import Description
+from tests.config.test_table import PHOTOS, configured
+from tests.data.making import make_tree
 
 
 class Identified(data.ArraySource):
@@ -68,3 +75,25 @@ def test_the_mean_corruption_error_by_hand():
     found = corruptions.mean_corruption_error(errors, {"fog": 0.4, "snow": 0.6, "frost": 0.0})
     assert found == pytest.approx((0.5 + 1) / 2)
     assert corruptions.mean_corruption_error(errors, {"fog": 0.0, "snow": 0.6}) is None
+
+
+@pytest.mark.parametrize("split", [None, "validation", "validation[50%:]"])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_set_of_images_to_evaluate_on_alone_is_evaluated_on(tmp_path, split, own):
+    """`train` was opened too, and an evaluation may not name another split for it."""
+    photos = datasets.load_sample_images().images
+    listing = list_folder(make_tree(tmp_path / "tree", photos), name="birds")
+    folder = prepare(listing, tmp_path / "data").folder
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"] = [each for each in info["splits"] if each["name"] == "validation"]
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    for file in folder.glob("birds-train.*"):
+        file.unlink()
+    settings = {"data.name": "birds" if own else "others", "data.resolution": 32}
+    config = configured(PHOTOS | settings | {f"data.{key}": (0.5,) * 3 for key in ("mean", "std")})
+    described = Description(("boat", "crane"), (32, 32, 3))
+    other = OtherData(None if own else "birds", str(tmp_path / "data"), split)
+    found = other_dataset(config, described, other).test
+    assert len(found) == (5 if split == "validation[50%:]" else 10)
+    with pytest.raises(UserError, match=r"'test' of birds, found validation .*eval_split$"):
+        other_dataset(config, described, other._replace(split="test"))

@@ -5,6 +5,7 @@ import pytest
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 from didicm_jax.inference import sweep
+from didicm_jax.study import methods
 
 
 def configured(**changes):
@@ -160,3 +161,22 @@ def test_labels_tell_samplers_apart():
         "cl grid linear 10 chains",
     ]
     assert sweep.label(configured(method="cross_entropy")) == "softmax"
+
+
+def test_labels_tell_where_a_diffusion_stops():
+    config = configured(sampler__integrator="euler", sampler__min_time=1e-3, sampler__tolerance=0.1)
+    found = [sweep.label(each) for each in sweep.variations(config, {"name": ["cp", "paper"]})]
+    assert found == ["cp euler tolerance 0.1 min_time 0.001", "cp euler"]
+
+
+def test_the_samplers_of_studies_are_called_as_in_their_records():
+    """Records tell samplers apart by label and steps."""
+    samplers = {
+        sweep.label(sweep.changed(configured(), each))
+        for method in methods.METHODS.values()
+        for each in method.samplers
+    }
+    assert samplers == {
+        *("cp euler", "cp exact", "cp heun", "cl 16 chains"),
+        *("one_shot at 0.3", "one_shot at 0.6"),
+    }
