@@ -36,8 +36,7 @@ class Pair(NamedTuple):
 
     subjects: tuple[Subject, Subject]
     configs: tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]
-    # From `evaluation.record.images_of`; None: only their set is known.
-    images: Mapping[str, Any] | None = None
+    images: Mapping[str, Any]  # from `evaluation.record.images_of`
 
 
 class _Judgement(NamedTuple):
@@ -107,8 +106,7 @@ def _judge(
             _NAMES, summaries, pair.configs, pair.subjects, strict=True
         )
     }
-    images = pair.images or {"dataset": pair.subjects[0].dataset_name}
-    record |= images
+    record |= pair.images
     record["difference"] = {name: value._asdict() for name, value in differences.items()}
     record["mcnemar"] = test._asdict()
     table = _table(summaries, differences)
@@ -127,7 +125,7 @@ def _judge(
         f"{sweep.label(config)} with {counted(record[name]['steps'], 'step')}."
         for name, subject, config in zip(_NAMES, pair.subjects, pair.configs, strict=True)
     ]
-    described.append(f"The data: {images['dataset']}{records.part(images)}.")
+    described.append(f"The data: {pair.images['dataset']}{records.part(pair.images)}.")
     _write(disputes, record, output, _Judgement(described, table, said))
 
 

@@ -61,7 +61,7 @@ def run(
     requests: Requests,
     output: Path,
     waiting: loop.Waiting,
-    images: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any],
 ) -> None:
     """Evaluates with each sampler; writes the files and prints the tables on the first process.
 
@@ -73,7 +73,7 @@ def run(
       requests: what else to find out.
       output: the folder for what is written.
       waiting: surrounds each wait for the other processes.
-      images: which examples they are, from `record.images_of`; None: only their set is known.
+      images: which examples they are, from `record.images_of`.
 
     Raises:
       UserError: the ReaL labels or the baseline are not of these images, the last sampler has no
@@ -112,9 +112,10 @@ def run(
                 say=_say,
                 waiting=waiting,
             )
-        known = images or {"dataset": subject.dataset_name}
         with parallel.alone() as mine:
-            found = _report(subject, scored, corrupted, real, kept, known, output) if mine else None
+            found = (
+                _report(subject, scored, corrupted, real, kept, images, output) if mine else None
+            )
     # The page comes when all else is on the disk: for it, the images that it shows run once more.
     scores = scored[-1].evaluation.scores
     shown = notable.choose(scores, len(subject.class_names))

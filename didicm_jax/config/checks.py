@@ -140,8 +140,8 @@ class Duration:
 
     def fault(self, value: Any) -> str:
         """What was expected."""
-        expected = durations.EXPECTED_OR_NONE if self.zero else durations.EXPECTED
-        return "" if durations.parse(value, zero=self.zero) else expected
+        right = durations.parse(value, zero=self.zero) is not None
+        return "" if right else durations.expected(zero=self.zero)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ import math
 
 from didicm_jax.errors import UserError
 
-_LIKE = "and a unit, like '60 epochs', '500 steps' or '1e6 examples'"
-EXPECTED = f"a number above 0 {_LIKE}"
-EXPECTED_OR_NONE = f"a number of at least 0 {_LIKE}"
-
 # Steps are counted in 32 bits on the devices.
 _MOST = 2**31 - 1
 _UNITS = {"step": "steps", "epoch": "epochs", "example": "examples"}
+
+
+def expected(*, zero: bool = False) -> str:
+    """What a duration, which may be 0 if `zero`, is expected to be."""
+    bound = "of at least 0" if zero else "above 0"
+    return f"a number {bound} and a unit, like '60 epochs', '500 steps' or '1e6 examples'"
 
 
 def parse(text: str, *, zero: bool = False) -> tuple[float, str] | None:
@@ -52,8 +54,9 @@ def steps(
     """
     parsed = parse(duration, zero=zero)
     if parsed is None:
-        expected = EXPECTED_OR_NONE if zero else EXPECTED
-        raise UserError(f"config.{key}: expected {expected}, found {duration!r}; change it")
+        raise UserError(
+            f"config.{key}: expected {expected(zero=zero)}, found {duration!r}; change it"
+        )
     number, unit = parsed
     if not number:
         return 0

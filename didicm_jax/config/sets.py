@@ -57,7 +57,7 @@ def fault(texts: Sequence[Any]) -> str:
         if found is None:
             return f"{SPELLING}, with a NAME that can be printed and without slashes, not {shown}"
         if found.every and durations.parse(found.every) is None:
-            return f"{durations.EXPECTED}, behind 'every' in {shown}"
+            return f"{durations.expected()}, behind 'every' in {shown}"
         if not names and (found.dataset or found.corruption):
             return (
                 "a part of the run's own data set, uncorrupted, as the first, which decides what "

@@ -1,5 +1,6 @@
-"""What a config says of label noise makes the objective, and without any nothing changes."""
+"""The objectives of classifiers, and what label noise makes of those of all methods."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,3 +44,27 @@ def test_without_label_noise_the_objectives_are_those_of_before(loss):
     found = objectives.create(configured(changes))
     assert found == objectives.DiDiCM(diffusion.loglinear(1e-3), loss)
     assert objectives.create(configured(CLASSIFIER)) is objectives.cross_entropy
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
+def test_classifiers_draw_nothing(name):
+    rows = objectives.Rows(0, 16, 16)
+    draw = getattr(objectives, name).draw
+    keys = jax.random.split(jax.random.key(0))
+    assert draw(keys, rows) is None
+    assert not jax.make_jaxpr(lambda keys: draw(keys, rows))(keys).eqns
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
+def test_classifier_objectives_written_out(name, x64):
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(6, 4)) * 3, rng.dirichlet(np.ones(4), size=6)
+    part = objectives.Batch(None, jnp.asarray(targets), None)
+    found = getattr(objectives, name)(lambda images: jnp.asarray(logits), part)
+    if name == "cross_entropy":
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = -(targets * log_probs).sum(-1)
+    else:
+        sigmoid = 1 / (1 + np.exp(-logits))
+        expected = -(targets * np.log(sigmoid) + (1 - targets) * np.log(1 - sigmoid)).mean(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)

@@ -377,27 +377,3 @@ def test_times_are_stratified_over_the_global_batch_and_do_not_depend_on_the_dev
 def test_every_step_draws_anew(batch):
     _, losses = run(mesh_of(2), batch, optimizer=optax.sgd(0.0), norm=False)
     assert len(set(losses)) == 3
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
-def test_classifiers_draw_nothing(name):
-    rows = objectives.Rows(0, BATCH, BATCH)
-    draw = getattr(objectives, name).draw
-    keys = jax.random.split(jax.random.key(0))
-    assert draw(keys, rows) is None
-    assert not jax.make_jaxpr(lambda keys: draw(keys, rows))(keys).eqns
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy"])
-def test_classifier_objectives_written_out(name, x64):
-    rng = np.random.default_rng(0)
-    logits, targets = rng.normal(size=(6, 4)) * 3, rng.dirichlet(np.ones(4), size=6)
-    part = objectives.Batch(None, jnp.asarray(targets), None)
-    found = getattr(objectives, name)(lambda images: jnp.asarray(logits), part)
-    if name == "cross_entropy":
-        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        expected = -(targets * log_probs).sum(-1)
-    else:
-        sigmoid = 1 / (1 + np.exp(-logits))
-        expected = -(targets * np.log(sigmoid) + (1 - targets) * np.log(1 - sigmoid)).mean(-1)
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
