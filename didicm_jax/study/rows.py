@@ -246,3 +246,15 @@ def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None
     factor = -100 / (metric.scale * statistics.fmean(shared.over_seeds(metric.key)))
     half = None if found.half is None else abs(factor) * found.half
     return Difference(factor * found.value, half)
+
+
+def baselines_of(rows: Sequence[Row]) -> tuple[Baseline, ...]:
+    """What methods are compared with."""
+    stopped = any(row.stopped for row in rows)
+    return (UNMATCHED, MATCHED, STOPPED) if stopped else (UNMATCHED, MATCHED)
+
+
+def mean_of(values: Sequence[float]) -> tuple[float, float]:
+    """Over seeds, and its standard error, 0 where there is but one."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.fmean(values), error
