@@ -86,10 +86,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
         ) from error
     if rest[1:]:
         raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
-    for name in values:
-        empty = values[name].value in ("", [], [""]) and not name.startswith("config")
-        if empty and values[name].present and values[name].default is None:
-            raise UserError(f"--{name}: expected a value, found none; write --{name}=VALUE")
+    _check_values(values)
     return config
 
 
@@ -106,6 +103,15 @@ def read(values: flags.FlagValues, argv: list[str]) -> None:
         raise UserError(f"expected flags as --help lists them, found: {found}") from error
     if rest:
         raise UserError(f"expected flags alone, found {rest[0]!r}; write --name=value")
+    _check_values(values)
+
+
+def _check_values(values: flags.FlagValues) -> None:
+    """Refuses `--name=`, which a variable of the shell that is not set leaves."""
+    for name in values:
+        empty = values[name].value in ("", [], [""]) and not name.startswith("config")
+        if empty and values[name].present and values[name].default is None:
+            raise UserError(f"--{name}: expected a value, found none; write --{name}=VALUE")
 
 
 # The flags that name what the library calls otherwise.

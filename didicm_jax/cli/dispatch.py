@@ -80,7 +80,8 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
 def _predict(values: flags.FlagValues, folder: Trained) -> None:
     _only_one_process()
     output = _output(values, "predictions")
-    paths = pictures.find(values.images or [])
+    written = [output / name for name in (*predict.TABLES, predict.FIGURES)]
+    paths = pictures.find(values.images or [], without=written)
     predictor = _predictor(values, _chosen(values, folder))
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 

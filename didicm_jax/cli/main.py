@@ -52,6 +52,11 @@ def _dispatch(argv: list[str]) -> int:
     if values.mode == "report":
         from didicm_jax.cli import report
 
+        if given is not None:
+            raise UserError(
+                "--config: expected without --mode=report, which reads that of each run, found "
+                "both; leave it out"
+            )
         report.run(values)
         return 0
     if values.mode == "preflight":

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from didicm_jax.config import durations
 from didicm_jax.plots import study as plots
 from didicm_jax.study import methods
 from didicm_jax.study.folder import Record
@@ -21,7 +20,9 @@ from didicm_jax.study.rows import (
     best_of,
     find_sampler,
     gain_of,
+    in_order,
     mean_of,
+    number_of,
     sampler_keys,
     select,
 )
@@ -48,9 +49,8 @@ def _heat_map(rows: Sequence[Row], metric: Metric) -> Any:
     selected = select(rows)
     if len({row.method for row in selected.values()}) > 1:
         compared["chosen of them"] = selected
-    places = list(dict.fromkeys(row.place for row in rows))
-    first = list(dict.fromkeys(place[:1] for place in places))
-    others = list(dict.fromkeys(place[1:] for place in places))
+    first = in_order(row.place[:1] for row in rows)
+    others = in_order(row.place[1:] for row in rows)
     panels = []
     for method, found in compared.items():
         values = np.full((len(first), len(others)), np.nan)
@@ -100,7 +100,7 @@ def _curves(rows: Sequence[Row]) -> Any:
     if not rows[0].place:
         return None
     axis = rows[0].place[-1][0]
-    at = {row.place[-1][1]: _number(row.place[-1][1]) for row in rows}
+    at = {row.place[-1][1]: number_of(row.place[-1][1]) for row in rows}
     units = {unit for _, unit in at.values()}
     unit = units.pop()
     if len(at) < 3 or units or unit is None:
@@ -116,13 +116,6 @@ def _curves(rows: Sequence[Row]) -> Any:
                     lines.setdefault(row.name, []).append(point)
             panels.append(plots.Curves(_title(other), metric.title, lines))
     return plots.curves(panels, len(_CURVES), f"{axis} ({unit})" if unit else axis)
-
-
-def _number(value: Any) -> tuple[float, str | None]:
-    """A coordinate as a number and its unit, "" for a bare one and None for what is neither."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value), ""
-    return (isinstance(value, str) and durations.parse(value)) or (0.0, None)
 
 
 def _title(place: Place) -> str:

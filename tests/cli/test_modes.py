@@ -280,6 +280,7 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
             "of method didicm",
         ),
         (["--mode=report"], "--workdir: expected one folder"),
+        (["--mode=report", of_run, "--config=configs/digits.py"], "--config: expected without"),
         (["--mode=report", f"--workdir={empty}"], "expected a run with metrics.jsonl"),
         (["--mode=report", of_run, f"--output={a_file}"], "--output: expected a folder"),
         ([DIGITS, f"--workdir={tmp_path / 'new'}", "--images=x"], "--images: expected with"),
