@@ -96,11 +96,11 @@ def test_a_run_that_has_just_begun(tmp_path):
 
 def test_a_value_that_was_not_finite_is_not_the_best(tmp_path):
     folder = run(tmp_path / "a", top1=(0.5, 0.6))
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        if line.get("eval/top1") == 0.6:
-            line["eval/nll"] = None
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = folder / "metrics.jsonl"
+    (*lines, torn) = path.read_text().splitlines(keepends=True)
+    last = next(i for i, line in enumerate(lines) if '"eval/top1": 0.6' in line)
+    lines[last] = json.dumps(json.loads(lines[last]) | {"eval/nll": None}) + "\n"
+    path.write_text("".join([*lines, torn]))
     _, page = report.write([folder], tmp_path)
     assert "not finite" in page.read_text()
 
