@@ -189,6 +189,12 @@ def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) 
             f"config.train.batch_size: expected at most the {len(dataset.train)} training images, "
             f"found {batch_size}; lower it in a new run"
         )
+    shift, side = config.augment.shift, min(dataset.image_shape[:2])
+    if shift >= side:
+        raise UserError(
+            f"config.augment.shift: expected less than the {side} pixels of the shorter side, of "
+            f"which nothing would be left, found {shift}; lower it"
+        )
     graphdef, abstract = jax.eval_shape(lambda: _create(config, dataset))
     durations = _durations(config, len(dataset.train))
     settings = config.optimizer
