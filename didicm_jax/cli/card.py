@@ -188,7 +188,8 @@ def _training(trained: bundle.Bundle, facts: Facts) -> str:
     if facts.began is None:
         listed = "\n".join(word.removeprefix("--") for word in words)
         return f"{text}; those that are not the default:\n\n```\n{listed}\n```"
-    words = [f"--config={facts.began.file}", "--workdir=RUN", *words]
+    where = ["--config.data.data_dir=DATA"] if _in_a_folder(config.data.name) else []
+    words = [f"--config={facts.began.file}", "--workdir=RUN", *where, *words]
     command = " \\\n    ".join(["python launch/main.py", *map(shlex.quote, words)])
     return f"{text}; the training is\n\n```sh\n{command}\n```"
 
@@ -235,7 +236,7 @@ def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
     if name != own["dataset"] or (split == "" and own["split"]):
         words.append(f"--dataset={name}")
         own = records.images_of(trained.config, OtherData(name))
-    if name != "digits":  # which is in no folder
+    if _in_a_folder(name):
         words.append("--data_dir=DATA")
     if split and split != own["split"]:
         words.append(f"--split={split}")
@@ -249,6 +250,11 @@ def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
         if (value := found.get("sampler" if key == "name" else key)) not in (None, usual.get(key))
     ]
     return shlex.join(words)
+
+
+def _in_a_folder(dataset: str) -> bool:
+    """Whether a command must say where a data set is; digits are part of a library."""
+    return dataset != "digits"
 
 
 def _limits(trained: bundle.Bundle) -> str:

@@ -16,11 +16,12 @@ from didicm_jax import config as configuration
 from didicm_jax.cli import command_line
 from didicm_jax.cli import convert as entry_point
 from didicm_jax.cli.card import Facts, write
+from didicm_jax.cli.hub import Beginning
 from didicm_jax.inference import sweep
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.run import Description, RunFolder, bundle
 from tests.cli.looking import one_line, table
-from tests.cli.running import DIGITS, SMALL
+from tests.cli.running import DIGITS, ROOT, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,16 @@ def commands(text):
     """The words of each command of a card, without what starts it."""
     found = re.findall(r"```sh\npython launch/main\.py (.*?)\n```", text, re.DOTALL)
     return [shlex.split(each.replace("\\\n", "")) for each in found]
+
+
+def config_of(words):
+    """What the words of a training command give, as `launch/main.py` reads them."""
+    words = ["main.py", *words]
+    values = command_line.new_flags(words, "")
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    found = command_line.parse(values, words)
+    assert values.workdir == "RUN"
+    return found
 
 
 def figures_of(made, evaluation):
@@ -91,12 +102,23 @@ def test_the_command_of_the_card_is_whole_however_the_config_is_named(
     convert, run, tmp_path, given
 ):
     assert convert(f"--workdir={run}", f"--hub={tmp_path / 'net'}", *given) == 0
-    words = ["main.py", *commands(card(tmp_path / "net")[1])[0]]
-    values = command_line.new_flags(words, "")
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    found = command_line.parse(values, words)
-    assert values.workdir == "RUN"
+    found = config_of(commands(card(tmp_path / "net")[1])[0])
     assert configuration.differences(found, RunFolder.open(run).config) == {}
+
+
+@pytest.mark.parametrize("name", bundle.names())
+def test_the_training_command_of_a_packaged_card_is_true(name, monkeypatch):
+    """It is accepted, gives the config of the network, and has all that is written today."""
+    monkeypatch.chdir(ROOT)  # where config files are named from
+    words = commands(card(bundle.PRETRAINED / name)[1])[0]
+    found, trained = config_of(words), bundle.find(name)
+    configuration.validate(found)
+    assert [*configuration.differences(found, trained.config)] == ["data.data_dir"]
+    assert found.data.data_dir == "DATA"
+    start = words[0].removeprefix("--config=")
+    began = Beginning(start, config_of([words[0], "--workdir=RUN"]))
+    text = write(trained, Facts(trained.path, "bfloat16", "latest", None, None, None, began))
+    assert {*commands(text)[0]} <= {*words}  # defaults have changed since
 
 
 def test_the_hubs_own_library_reads_the_card(made):
