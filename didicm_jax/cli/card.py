@@ -47,6 +47,17 @@ class Facts(NamedTuple):
         """Of the network."""
         return self.folder.name
 
+    @property
+    def packaged(self) -> bool:
+        """Whether it comes with the package."""
+        return self.folder.parent == bundle.PRETRAINED.resolve()
+
+    @property
+    def source(self) -> str:
+        """What `bundle.find` finds it by; a folder of its own, from beside it."""
+        other = self.name in bundle.names() and not self.packaged
+        return f"./{self.name}" if other else self.name
+
 
 def write(trained: bundle.Bundle, facts: Facts) -> str:
     """The text of the card: metadata in YAML, and Markdown."""
@@ -141,12 +152,11 @@ def _summary(trained: bundle.Bundle, facts: Facts) -> str:
 
 
 def _use(facts: Facts) -> str:
-    packaged = facts.folder.parent == bundle.PRETRAINED.resolve()
-    where = "comes with the package" if packaged else "this folder; or hf://user/name"
+    where = "comes with the package" if facts.packaged else "this folder; or hf://user/name"
     return (
         "```python\n"
         "from didicm_jax import Predictor\n\n"
-        f'predictor = Predictor.from_pretrained("{facts.name}")  # {where}\n'
+        f'predictor = Predictor.from_pretrained("{facts.source}")  # {where}\n'
         'answer = predictor(["photo.jpg"])\n'
         "answer.classes, answer.probs\n"
         "```"
@@ -229,7 +239,7 @@ def _results(trained: bundle.Bundle, facts: Facts) -> str:
 def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
     found = facts.evaluation
     assert found is not None
-    words = ["python", "launch/main.py", "--mode=evaluate", f"--pretrained={facts.name}"]
+    words = ["python", "launch/main.py", "--mode=evaluate", f"--pretrained={facts.source}"]
     name, split = found["dataset"], found.get("split")
     own = records.images_of(trained.config)
     # Of a set that is named it is the set's own part, whatever the network was evaluated on.

@@ -60,10 +60,10 @@ def config_of(words):
     return found
 
 
-def figures_of(made, evaluation):
+def figures_of(made, evaluation, trained=None):
     """Metadata and text of the card with another record of an evaluation."""
     facts = Facts(made, "float32", "latest", evaluation, None, None, None)
-    _, metadata, text = write(bundle.find(made), facts).split("---\n", 2)
+    _, metadata, text = write(trained or bundle.find(made), facts).split("---\n", 2)
     return yaml.safe_load(metadata), text
 
 
@@ -292,6 +292,16 @@ def test_the_card_of_photos_of_many_classes(made, run):
     assert "chosen by its top-1" in text
     assert "type: other\n      name: other" in text  # figures of another data set
     assert "float32" not in text
+
+
+def test_the_card_of_a_namesake_of_a_packaged_network(made, run):
+    """Its commands are of the folder beside them."""
+    record = json.loads((run / "evaluation.json").read_text())
+    for folder, source in ((made.with_name("cifar10"), "./cifar10"), (made, "tiny")):
+        _, text = figures_of(folder, record, bundle.find(made))
+        assert f"\n# {folder.name}\n" in text
+        assert f'from_pretrained("{source}")' in text
+        assert commands(text)[0][:2] == ["--mode=evaluate", f"--pretrained={source}"]
 
 
 def test_mistakes_are_one_line_and_leave_nothing(
