@@ -336,6 +336,8 @@ def test_mistakes_are_one_line_and_leave_nothing(
             "one sampler",
         ),
         (["--mode=predict", f"--pretrained={made}", DIGITS], "--config: expected without"),
+        (["--mode=predict", f"--workdir={made}", images], f"--workdir: expected a run in {made},"),
+        (["--mode=predict", f"--pretrained={run}", images], "--pretrained: expected a network wi"),
         (["--mode=evaluate", f"--pretrained={made}", "--data_dir=x"], "--data_dir: expected its"),
     ]
     for given, message in called:
