@@ -46,7 +46,10 @@ def make_run(values: flags.FlagValues, config: ml_collections.ConfigDict | None)
             f"{config.model.init_from!r}; leave it out"
         )
     keeps_average = config.train.ema_decay > 0
-    raw = best if weights.raw is None or not keeps_average else weights.raw
+    raw = weights.raw
+    # Of a trunk no average is loaded: a new one starts from the weights.
+    if raw is None or not keeps_average or importing.is_trunk(config, best):
+        raw = best
     channels = importing.in_channels(best)
     if len(config.data.mean) != channels:
         raise UserError(

@@ -25,12 +25,13 @@ from didicm_jax.errors import UserError, first_line
 from didicm_jax.models.variables import Variables
 from didicm_jax.run.description import Description
 from didicm_jax.run.folder import stored_config
+from didicm_jax.run.places import WEIGHTS_FILE, Places
 
 LIBRARY = "didicm-jax"
 # The networks that come with the package, a folder each.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
+CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 
 _HUB = "hf://"
 _DIGEST = "weights_sha256"  # a bit that flips in the data of an array is not noticed otherwise
@@ -69,8 +70,9 @@ def find(source: str | os.PathLike) -> Bundle:
         return read(_download(source))
     if source in names():
         return read(PRETRAINED / source)
-    if Path(source).is_dir():
-        return read(Path(source))
+    folder = files.local(source, "pretrained")
+    if folder.is_dir():
+        return read(folder)
     raise UserError(
         f"expected a network of this package ({', '.join(names()) or 'which has none'}), a folder "
         f"or hf://user/name, found {source!r}; choose one of these",
@@ -84,6 +86,12 @@ def read(folder: Path) -> Bundle:
     Raises:
       UserError: a file is missing or damaged.
     """
+    if Places(folder).description_file.exists():
+        raise UserError(
+            f"expected a network without a run in {folder}, found a run; name it as workdir, or "
+            "make such a folder of it with launch/convert.py",
+            about="pretrained",
+        )
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
     if missing:
         raise UserError(

@@ -38,11 +38,18 @@ class RunFolder(Places):
         try:
             if not places.config_file.exists():
                 return None
+            bundled = places.is_bundle
         except OSError as error:
             raise UserError(
                 f"expected a folder that can be read, found {error}; choose another",
                 about="run folder",
             ) from error
+        if bundled:
+            raise UserError(
+                f"expected a run in {path}, found a network without a run; name it as pretrained, "
+                "or make a run of it with launch/convert.py",
+                about="run folder",
+            )
         config = stored_config(files.read_json(places.config_file), places.config_file)
         return cls(places.path, config, Description.read(places.description_file))
 

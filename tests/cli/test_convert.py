@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from didicm_jax import models
 from didicm_jax.cli import convert as entry_point
 from didicm_jax.inference.predictor import Predictor
-from didicm_jax.pytorch import interop
+from didicm_jax.pytorch import interop, torch_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,6 +179,25 @@ def test_a_plain_trunk_initialises_a_diffusion_which_then_trains(convert, main, 
         np.testing.assert_array_equal(found[ours], given[key])
     assert main(f"--workdir={workdir}", *config) == 0  # goes on from step 0
     assert json.loads((workdir / "evaluation.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "source", "seed"),
+    [([], "moving average", 1), (["--weights=raw"], "weights", 0)],
+    ids=["auto", "raw"],
+)
+def test_the_trunk_of_an_average_is_loaded_as_is_said(
+    convert, tmp_path, monkeypatch, capsys, flags, source, seed
+):
+    options = {"stem": "small", "in_channels": 1, "image_size": 8}
+    raw, averaged = (state_dict("resnet4", seed, **options) for seed in (0, 1))
+    monkeypatch.setattr(torch_files, "read", lambda path: torch_files.Weights(raw, averaged))
+    workdir, out = tmp_path / "run", tmp_path / "out.safetensors"
+    assert convert("--torch=both.pth", f"--workdir={workdir}", *DIGITS, *flags) == 0
+    assert f"{source} to predict with" in capsys.readouterr().out
+    assert convert(f"--workdir={workdir}", f"--safetensors={out}") == 0
+    expected = (raw, averaged)[seed]
+    np.testing.assert_array_equal(load_file(out)["conv1.weight"], expected["conv1.weight"])
 
 
 DIGITS = [

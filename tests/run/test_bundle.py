@@ -17,7 +17,7 @@ from didicm_jax import config as configuration
 from didicm_jax import files
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables
-from didicm_jax.run import Description, bundle
+from didicm_jax.run import Description, RunFolder, bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -167,6 +167,26 @@ def test_what_comes_with_the_package_is_found_by_its_name(folder, tmp_path, monk
     for unknown in ("nett", str(tmp_path / "no")):
         with pytest.raises(UserError, match=r"^pretrained: expected .* package \(net\), a folder"):
             bundle.find(unknown)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
+    """A shell does not expand it behind `--pretrained=`."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert bundle.find("~/net").path == folder
+
+
+def test_a_bundle_is_no_run_and_a_run_no_bundle(folder, tmp_path):
+    with pytest.raises(UserError, match=r"^run folder: .* found a network without a run; name it"):
+        RunFolder.open(folder)
+    given = network()
+    config = configuration.default()
+    run = RunFolder.claim(tmp_path / "run", config, given.description)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^pretrained: .* found a run; name it as workdir"):
+            bundle.find(run.path)
+        # Weights that were exported into it make no bundle of it.
+        shutil.copy(folder / "model.safetensors", run.path)
+        assert RunFolder.open(run.path).config == config
 
 
 def test_all_that_comes_with_the_package_is_installed(monkeypatch):
