@@ -123,6 +123,8 @@ def test_the_exported_file_runs_without_the_project(convert, made, tmp_path, sam
     described = json.loads((tmp_path / "model.jaxexport.json").read_text())
     assert described["class_names"] == ["ant", "bee", "cat", "dog", "emu"]
     assert (described["image_shape"], described["steps"]) == ([224, 224, 3], 2)
+    config = json.loads((made / "config.json").read_text())
+    assert described["eval_crop"] == config["data"]["eval_crop"]
     pixels = images(5)
     np.save(tmp_path / "in.npy", pixels)
     arguments = [path, tmp_path / "in.npy", tmp_path / "out.npz"]
