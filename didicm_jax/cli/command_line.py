@@ -184,6 +184,25 @@ def writable(flag: str, folder: Path) -> Path:
     return folder
 
 
+def check_file(flag: str, path: Path) -> None:
+    """Refuses a file to write, on a disk, that could not be.
+
+    Raises:
+      UserError: it is a folder, or the one to write it in is not there or cannot be written to.
+    """
+    if path.is_dir():
+        found = f"the folder {path}"
+    elif not path.parent.is_dir():
+        found = f"no folder {path.parent}"
+    else:
+        found = _unwritable(path.parent)
+    if found:
+        raise UserError(
+            f"--{flag}: expected a file that can be written, found {found}; name one in a folder "
+            f"that is there, --{flag}=FILE"
+        )
+
+
 def _unwritable(folder: Path) -> str:
     """Why a folder on a disk cannot be made or written; "" if it can."""
     try:

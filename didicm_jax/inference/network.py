@@ -8,7 +8,7 @@ import ml_collections
 from flax import nnx
 from jax.sharding import Mesh
 
-from didicm_jax import parallel
+from didicm_jax import data, parallel
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
@@ -25,6 +25,12 @@ class Network(NamedTuple):
     graphdef: nnx.GraphDef
     variables: Variables  # to predict with: the averages, where the run keeps them
     step: int  # of the checkpoint
+
+    @property
+    def eval_crop(self) -> float | None:
+        """The share of an image's shorter side that it is shown; None for the whole image."""
+        settings = self.config.data
+        return None if data.shows_whole(settings.name) else settings.eval_crop
 
 
 Trained = RunFolder | Bundle  # where a network comes from, opened

@@ -14,6 +14,7 @@ from didicm_jax import models
 from didicm_jax.cli import convert as entry_point
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.pytorch import interop, torch_files
+from didicm_jax.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +123,8 @@ def test_the_exported_file_runs_without_the_project(convert, made, tmp_path, sam
     described = json.loads((tmp_path / "model.jaxexport.json").read_text())
     assert described["class_names"] == ["ant", "bee", "cat", "dog", "emu"]
     assert (described["image_shape"], described["steps"]) == ([224, 224, 3], 2)
+    config = json.loads((made / "config.json").read_text())
+    assert described["eval_crop"] == config["data"]["eval_crop"]
     pixels = images(5)
     np.save(tmp_path / "in.npy", pixels)
     arguments = [path, tmp_path / "in.npy", tmp_path / "out.npz"]
@@ -332,8 +335,6 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
             "--checkpoint: expected with --export or --safetensors or --hub, found without",
         ),
         ([f"--workdir={made}", f"--export={tmp_path}", "--weights=raw"], "with --torch, found"),
-        ([f"--workdir={made}", f"--export={made}"], "expected files that can be"),
-        ([f"--workdir={made}", f"--export={tmp_path / 'no' / 'x'}"], "expected files that can be"),
     ]
     for name, content, message in (
         ("missing", missing, "missing: bn1.bias"),
@@ -355,3 +356,43 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
         assert said.count("\n") == 1
     left = {path.suffix for path in tmp_path.iterdir()}
     assert left == {".safetensors"}
+
+
+def test_files_that_could_not_be_written_are_refused_before_the_network_is_read(
+    convert, made, tmp_path, capsys, monkeypatch
+):
+    def refuse(*arguments):
+        raise AssertionError("the run was opened")
+
+    monkeypatch.setattr(RunFolder, "open", refuse)
+    (tmp_path / "a.json").mkdir()
+    place, nowhere = tmp_path / "x", tmp_path / "no" / "x"
+    cases = [
+        ([f"--export={made}"], "--export: expected a file that can be written, found the f"),
+        (
+            [f"--export={nowhere}"],
+            "--export: expected a file that can be written, found no folder",
+        ),
+        ([f"--export={tmp_path / 'a'}"], f"found the folder {tmp_path / 'a.json'}"),
+        ([f"--safetensors={tmp_path}"], "--safetensors: expected a file that can be written"),
+        ([f"--safetensors={nowhere}"], "--safetensors: expected a file that can be written"),
+        (
+            [f"--export={place}", f"--safetensors={tmp_path / '.' / 'a.json' / '..' / 'x'}"],
+            f"--safetensors: expected a place of its own, found {place}, which --export writes",
+        ),
+        (
+            [f"--export={place}", f"--safetensors={place}.json"],
+            f"--safetensors: expected a place of its own, found {place}.json, which --ex",
+        ),
+        (
+            [f"--export={place}", f"--hub={place}"],
+            f"--hub: expected a place of its own, found {place}, which --export writes",
+        ),
+    ]
+    for given, message in cases:
+        assert convert(f"--workdir={made}", *given) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.startswith("error: --")
+        assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
