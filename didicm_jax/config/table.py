@@ -275,7 +275,7 @@ SETTINGS = (
             read=_DIFFUSING, change=ALWAYS),
     Setting("sampler.views", 1,
             "views of each image, itself and others mirrored and moved as in training: a diffusion "
-            "asks about another one at each step, by turns, and so at most as many as it has steps; "
+            "asks about another one at each step, by turns, and so about at most S of them in S steps; "
             "else posteriors are averaged",
             Number(1, 1024), change=ALWAYS),
     Setting("sampler.temperature", 1.0,
