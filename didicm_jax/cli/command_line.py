@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,18 @@ from didicm_jax import bucket, files
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
+_NAMES_A_FILE = re.compile("--?config(=|$)")  # in the next word, where there is no =
+
 
 def config_first(argv: list[str]) -> list[str]:
     """The config file first: what changes it may stand before or after it."""
-    return [argv[0], *sorted(argv[1:], key=lambda word: not word.startswith("--config="))]
+    first, others, words = argv[:1], list[str](), iter(argv[1:])
+    for word in words:
+        match = _NAMES_A_FILE.match(word)
+        (first if match else others).append(word)
+        if match and not match[1]:
+            first += itertools.islice(words, 1)
+    return first + others
 
 
 def new_flags(argv: list[str], config: str) -> flags.FlagValues:
@@ -40,7 +49,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
       UserError: an unknown flag, config file or config key, or a value of the wrong type.
     """
     defaults = configuration.flatten(configuration.default())
-    names_a_file = any(re.match(r"--?config(=|$)", word) for word in argv)
+    names_a_file = any(_NAMES_A_FILE.match(word) for word in argv)
     for word in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", word)
         if match and not names_a_file:
