@@ -182,24 +182,25 @@ def _share(data: ml_collections.ConfigDict) -> str:
 
 
 def _training(trained: bundle.Bundle, facts: Facts) -> str:
-    config = trained.config
+    config = bundle.given_away(trained.config)
     kept = "moving average of the weights" if config.train.ema_decay > 0 else "weights"
+    source = ", from the weights of another network" if trained.config.model.init_from else ""
     text = (
         f"The {kept} at step {trained.step:,} of a training of {config.train.duration} in batches "
-        f"of {config.train.batch_size:,} with {config.optimizer.name}, seed {config.seed}. "
+        f"of {config.train.batch_size:,} with {config.optimizer.name}, seed {config.seed}{source}. "
         "`config.json` has all settings"
     )
     base = configuration.default() if facts.began is None else facts.began.config
+    if facts.began is not None and _in_a_folder(config.data.name):
+        config.data.data_dir = "DATA"
     words = [
         f"--config.{key}={value}"
         for key, (value, _) in configuration.differences(config, base).items()
-        if key not in bundle.OF_THE_MACHINE
     ]
     if facts.began is None:
         listed = "\n".join(word.removeprefix("--") for word in words)
         return f"{text}; those that are not the default:\n\n```\n{listed}\n```"
-    where = ["--config.data.data_dir=DATA"] if _in_a_folder(config.data.name) else []
-    words = [f"--config={facts.began.file}", "--workdir=RUN", *where, *words]
+    words = [f"--config={facts.began.file}", "--workdir=RUN", *words]
     command = " \\\n    ".join(["python launch/main.py", *map(shlex.quote, words)])
     return f"{text}; the training is\n\n```sh\n{command}\n```"
 

@@ -5,7 +5,6 @@
 the model card, says to people what it is. Nothing else knows these files.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 
 from didicm_jax import config as configuration
 from didicm_jax import files
+from didicm_jax.config import sets
 from didicm_jax.errors import UserError, first_line
 from didicm_jax.models.variables import Variables
 from didicm_jax.run.description import Description
@@ -35,8 +35,6 @@ CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 
 _HUB = "hf://"
 _DIGEST = "weights_sha256"  # a bit that flips in the data of an array is not noticed otherwise
-# Settings that say where something is on one machine, which is nothing of the network.
-OF_THE_MACHINE = ("data.data_dir",)
 
 
 @dataclass(frozen=True)
@@ -128,10 +126,6 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
     """
     from safetensors.numpy import save
 
-    config = copy.deepcopy(bundle.config)
-    defaults = configuration.flatten(configuration.default())
-    with config.unlocked():
-        config.update_from_flattened_dict({key: defaults[key] for key in OF_THE_MACHINE})
     tensors = {name: _stored(array, dtype) for name, array in flatten(bundle.variables)}
     data = save(tensors, metadata={"format": LIBRARY})
     values = {
@@ -139,12 +133,28 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
         "step": bundle.step,
         **asdict(bundle.description),
         _DIGEST: hashlib.sha256(data).hexdigest(),
-        "config": json.loads(config.to_json()),
+        "config": json.loads(given_away(bundle.config).to_json()),
     }
     with files.new_folder(folder, about="hub") as partial:
         files.write_whole(partial / WEIGHTS_FILE, lambda file: file.write(data))
         files.write_json(partial / CONFIG_FILE, values)
         files.write_whole(partial / CARD_FILE, lambda file: file.write(card.encode()))
+
+
+def given_away(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A valid config without what is said of folders of one machine, which others do not have.
+
+    Such are the folder of the data, evaluation sets that name one, and the run or bundle that a
+    training began with.
+    """
+    values = json.loads(config.to_json())
+    values["data"]["data_dir"] = ""
+    named = values["evaluation"]["sets"]
+    values["evaluation"]["sets"] = [text for text in named if not sets.names_its_folder(text)]
+    source = config.model.init_from
+    if source not in names() and not source.startswith(_HUB):
+        values["model"]["init_from"] = ""
+    return configuration.from_json(values)  # what only those read goes, too
 
 
 def flatten(variables: Variables) -> Iterator[tuple[str, np.ndarray]]:

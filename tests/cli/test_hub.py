@@ -294,6 +294,19 @@ def test_the_card_of_photos_of_many_classes(made, run):
     assert "float32" not in text
 
 
+def test_the_card_names_no_folder_of_the_machine(made):
+    trained = bundle.find(made)
+    config = trained.config.copy_and_resolve_references()
+    config.model.init_from = "/home/somebody/run"
+    config.evaluation.sets = ("a=test", "b=test of idx in /home/somebody")
+    trained = dataclasses.replace(trained, config=config)
+    for began in (None, Beginning("configs/digits.py", configuration.default())):
+        text = write(trained, Facts(made, "float32", "latest", None, None, None, began))
+        assert "somebody" not in text
+        assert "config.evaluation.sets=('a=test',)" in text.replace("'\"'\"'", "'")
+        assert ", seed 0, from the weights of another network. " in text
+
+
 def test_the_card_of_a_namesake_of_a_packaged_network(made, run):
     """Its commands are of the folder beside them."""
     record = json.loads((run / "evaluation.json").read_text())

@@ -27,7 +27,6 @@ START, AGAIN, LOOK = "start", "again", "look"
 ADVICE = {
     ("augment/mix.py", "train.batch_size"): ((START,), BOTH, 128),
     ("augment/policy.py", "data.mean"): ((START,), {}, (0.3,)),
-    ("cli/card.py", "data.data_dir"): ((START, AGAIN, LOOK), {"data.name": "idx"}, "DATA"),
     ("cli/card.py", "data.name"): ((START,), {}, "idx"),
     ("cli/from_torch.py", "data.mean"): ((START,), {}, (0.3,)),
     ("cli/from_torch.py", "data.std"): ((START,), {}, (0.3,)),

@@ -22,6 +22,9 @@ from didicm_jax.run import Description, RunFolder, bundle
 ROOT = Path(__file__).parents[2]
 
 
+SETS = ("a=test every 1 epoch", "b of gulls in /home/somebody", "c of gulls every 1 epoch")
+
+
 def network():
     """A small one, with a list of modules as the networks have them."""
     random = np.random.default_rng(0)
@@ -36,12 +39,22 @@ def network():
         {
             "data.name": "birds",
             "data.data_dir": "/home/somebody/birds",
+            "evaluation.sets": SETS,
+            "evaluation.every": "3 epochs",
+            "model.init_from": "/home/somebody/run",
             "optimizer.warmup": "1 step",
         }
     )
     described = Description(("no", "yes"), (8, 8, 1), "a digest")
     variables = Variables(params, {"bn": {"mean": some(4), "var": np.abs(some(4))}})
     return bundle.Bundle(config, described, variables, 12)
+
+
+@pytest.mark.parametrize("source", ["cifar10", "hf://somebody/net@v1", "/home/somebody/run"])
+def test_what_a_training_began_with_is_told_where_others_have_it(source):
+    config = network().config
+    config.model.init_from = source
+    assert bundle.given_away(config).model.init_from == (source if source[0] != "/" else "")
 
 
 @pytest.fixture
@@ -74,7 +87,12 @@ def test_only_where_something_is_on_this_machine_is_left_out(tmp_path):
     given, folder = network(), tmp_path / "net"
     bundle.write(folder, given, "")
     changed = configuration.differences(given.config, bundle.find(folder).config)
-    assert changed == {"data.data_dir": ("/home/somebody/birds", "")}
+    assert changed == {
+        "data.data_dir": ("/home/somebody/birds", ""),
+        "evaluation.every": ("3 epochs", "10 epochs"),  # which none of those left reads
+        "evaluation.sets": (SETS, SETS[::2]),
+        "model.init_from": ("/home/somebody/run", ""),
+    }
     assert "somebody" not in (folder / "config.json").read_text()
 
 
