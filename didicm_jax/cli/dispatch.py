@@ -61,9 +61,9 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
-        first = _predictor(values, ours, trajectory=False)
+        first = _network(values, ours)
         with flagged("baseline"):
-            second = _predictor(values, theirs, trajectory=False)
+            second = _network(values, theirs)
         compare.unlabelled((first, second), paths, values.sheet, output)
         return
     asked = values.checkpoint, options.other_data(values)
@@ -72,9 +72,8 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
         with flagged("baseline"):
             baseline = open_subject(theirs, *asked)
     images = record.images_of(folder.config, asked[1])
-    pair = compare.Pair((subject, baseline), (ours.config, theirs.config), images)
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        compare.labelled(pair, values.sheet, output, watch.waiting)
+        compare.labelled((subject, baseline), images, values.sheet, output, watch.waiting)
 
 
 def _predict(values: flags.FlagValues, folder: Trained) -> None:
@@ -82,7 +81,7 @@ def _predict(values: flags.FlagValues, folder: Trained) -> None:
     output = _output(values, "predictions")
     written = [output / name for name in (*predict.TABLES, predict.FIGURES)]
     paths = pictures.find(values.images or [], without=written)
-    predictor = _predictor(values, _chosen(values, folder))
+    predictor = Predictor(_network(values, _chosen(values, folder)))
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
 
@@ -124,12 +123,11 @@ def _data_flags(values: flags.FlagValues) -> Iterator[None]:
         raise UserError(with_flags(error.message, flag_of), about=error.about) from error
 
 
-def _predictor(values: flags.FlagValues, folder: Trained, *, trajectory: bool = True) -> Predictor:
+def _network(values: flags.FlagValues, folder: Trained) -> network.Network:
+    """The network on one device."""
     import jax
 
-    mesh = make_mesh(jax.local_devices()[:1])
-    found = network.load(folder, values.checkpoint, mesh)
-    return Predictor(found, mesh=mesh, trajectory=trajectory)
+    return network.load(folder, values.checkpoint, make_mesh(jax.local_devices()[:1]))
 
 
 def _output(values: flags.FlagValues, name: str) -> Path:

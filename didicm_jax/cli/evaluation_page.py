@@ -84,7 +84,7 @@ def write(
     pages.write(
         path,
         "evaluation.html",
-        title=f"Evaluation of {subject.folder.name}",
+        title=f"Evaluation of {subject.network.name}",
         record=found.record,
         part=records.part(found.record),
         samplers=found.samplers,
