@@ -100,7 +100,7 @@ def _dispatch(argv: list[str]) -> int:
             f"expected all processes to take part, found {' '.join(str(error).split())[:200]}; "
             f"{loop.ADVICE}"
         )
-        # Not by the usual exit, which would wait for the one that is gone, or for this one.
+        # Not by the usual exit, which would wait for the others.
         parallel.leave(f"error: process {jax.process_index()}: {words}", 2 if full else 3)
     return 0
 
