@@ -57,7 +57,9 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
     output = _output(values, "comparison")
     other = _baseline(values)
-    ours, theirs = _chosen(values, folder, other), _chosen(values, other, folder)
+    ours = _chosen(values, folder, other)
+    with flagged("baseline"):
+        theirs = _chosen(values, other, folder)
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
@@ -100,8 +102,8 @@ def _chosen(values: flags.FlagValues, folder: Trained, other: Trained | None = N
     configs = sweep.variations(folder.config, choices)
     if len(configs) > 1:
         raise UserError(
-            f"--mode={values.mode}: expected one sampler, found {len(configs)}; give one value to "
-            "each flag"
+            f"expected one sampler, found {len(configs)}; give one value to each flag",
+            about=f"--mode={values.mode}",
         )
     return replace(folder, config=configs[0])
 

@@ -91,6 +91,20 @@ def test_a_classifier_takes_of_the_flags_what_it_reads(main, run, classifier, tm
     assert "--steps: expected a run of method didicm, found cross_entropy" in one_line(capsys)
 
 
+def test_a_sampler_that_the_baseline_cannot_use_is_said_to_be_of_the_baseline(
+    main, run, classifier, tmp_path, capsys
+):
+    other = changed(run, tmp_path / "other", sampler__name="one_shot")
+    given = ["--mode=compare", f"--baseline={other}", f"--output={tmp_path / 'out'}"]
+    assert main(*given, f"--workdir={run}", "--steps=2") == 2
+    assert "--baseline: expected a sampler that reads steps, found one_shot" in one_line(capsys)
+    # What it advises is accepted.
+    assert main(*given, f"--workdir={run}", "--steps=2", "--sampler=cp", "--examples=8") == 0
+    capsys.readouterr()
+    assert main(*given, f"--workdir={classifier}", "--sampler=cp,cl") == 2
+    assert "error: --mode=compare: expected one sampler, found 2" in one_line(capsys)
+
+
 def changed(run, place, **settings):
     """A copy of a run whose stored config says something else."""
     shutil.copytree(run, place)
