@@ -157,12 +157,12 @@ def _of_weights(
 
 def _read_names(path: str) -> tuple[str, ...]:
     try:
-        text = files.local(path, "class_names").read_text(encoding="utf-8")
+        text = files.local(path, "class_names").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--class_names: expected a text file with a name a line, found {error}; check it"
         ) from error
-    names = tuple(line.strip() for line in text.splitlines() if line)
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(set(names)) < max(len(names), 2):
         raise UserError(
             f"--class_names: expected two different names or more in {path}, found "

@@ -136,6 +136,16 @@ def test_the_exported_file_runs_without_the_project(convert, made, tmp_path, sam
             np.testing.assert_allclose(found, expected[: len(found)], atol=2e-3)
 
 
+def test_names_of_classes_are_what_an_editor_shows(convert, original, tmp_path):
+    """Not the mark with which some begin a file, and not its blank lines."""
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffant\r\n\nbee\n  \ncat\ndog\n\temu \n\n".encode())
+    given = [f"--torch={original}", f"--workdir={tmp_path / 'run'}", f"--class_names={names}"]
+    assert convert(*given) == 0
+    described = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    assert described["class_names"] == ["ant", "bee", "cat", "dog", "emu"]
+
+
 def test_a_plain_resnet_becomes_a_classifier(convert, tmp_path):
     given = state_dict("resnet18", stem="imagenet")
     save_file(given, tmp_path / "resnet18.safetensors")
