@@ -183,7 +183,8 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
 
     profile = options.profiled_steps(values)
     run = plan.make_plan(config, begun=Places(files.place(values.workdir)).begun)
-    profiling.check(profile, run.durations.total)
+    with parallel.together():
+        profiling.check(profile, run.durations.total)
     folder = RunFolder.claim(values.workdir, config, run.description)
     if parallel.is_main():
         print(run.describe(), flush=True)
