@@ -69,6 +69,7 @@ ADVICE = {
     ("training/diagnosis.py", "train.max_skipped"): ((START, AGAIN), {}, 500),
     ("training/diagnosis.py", "diffusion.min_time"): ((START,), {}, 0.01),
     ("training/sets.py", "evaluation.sets"): ((START, AGAIN), {}, ("a", "b=train every 1 step")),
+    ("training/plan.py", "augment.shift"): ((START,), {}, 2),
     ("training/plan.py", "train.batch_size"): ((START,), {}, 128),
     ("training/plan.py", "train.accumulate"): ((START, AGAIN), {}, 2),
     ("training/plan.py", "optimizer.warmup"): ((START,), {}, "0 steps"),
