@@ -9,13 +9,15 @@
 set -euo pipefail
 
 [ $# -gt 0 ] || { echo "expected the folder of the data and places for a copy, found none" >&2; exit 2; }
-source=$1
+[ -d "$1" ] || { echo "expected the folder of the data, found no folder $1: prepare the data first" >&2; exit 2; }
+source=$(realpath "$1")
 places=("${@:2}")
 gib=$((1 << 30))
 spare=$((${SPARE_GIB:-32} * gib)) # of memory, for the program itself
 
 say() { echo "stage: $*" >&2; }
-listing() { (cd "$1" && find . -type f -printf '%s %p\n' | sort); }
+# Of what links lead to, too: data are often linked from a larger disk, and a copy holds the files.
+listing() { (cd "$1" && find -L . -type f -printf '%s %p\n' | sort); }
 
 # Bytes that may be filled: 5 % less than there are, and of memory not what the program needs. What
 # lies in a tmpfs is in memory.
@@ -29,17 +31,20 @@ room() {
   echo $((bytes > 0 ? bytes * 95 / 100 : 0))
 }
 
-# Under another name until it is whole. A reader of a mounted bucket waits for each file: 16 at once.
+# Under another name until it is whole. A reader of a mounted bucket waits for each file: 16 at once,
+# of which two that make the same folder would be in each other's way, so these come first.
 copy() {
   rm -rf "$2" "$2.partial"
   mkdir -p "$2.partial"
-  (cd "$1" && find . -type f -print0 | xargs -0 -r -P 16 -n 1 cp --parents -t "$2.partial") &&
+  (cd "$1" && find -L . -type d -print0) | (cd "$2.partial" && xargs -0 mkdir -p) &&
+    (cd "$1" && find -L . -type f -print0 | xargs -0 -r -P 16 -n 1 cp -L --parents -t "$2.partial") &&
     [ "$(listing "$1")" = "$(listing "$2.partial")" ] && mv "$2.partial" "$2"
 }
 
-size=$(du -sb "$source" | cut -f 1)
+size=$(du -sbLl "$source" | cut -f 1)
 for place in "${places[@]}"; do
   [ -d "$place" ] && [ -w "$place" ] || continue
+  place=$(realpath "$place") # which `copy` names from inside of the source
   target=$place/didicm-data
   if [ -d "$target" ] && [ "$(listing "$source")" = "$(listing "$target")" ]; then
     say "$target has the data already"

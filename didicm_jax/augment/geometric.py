@@ -43,7 +43,7 @@ def shift_crop(
         raise ValueError(f"expected padding ≥ 0, found {padding}")
 
     def draw(key: chex.PRNGKey) -> chex.Array:
-        return jax.random.randint(key, (2,), 0, 2 * padding + 1)
+        return jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
 
     offsets = jax.vmap(draw)(keys)
     if not gathers:

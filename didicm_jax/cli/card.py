@@ -47,6 +47,17 @@ class Facts(NamedTuple):
         """Of the network."""
         return self.folder.name
 
+    @property
+    def packaged(self) -> bool:
+        """Whether it comes with the package."""
+        return self.folder.parent == bundle.PRETRAINED.resolve()
+
+    @property
+    def source(self) -> str:
+        """What `bundle.find` finds it by; a folder of its own, from beside it."""
+        other = self.name in bundle.names() and not self.packaged
+        return f"./{self.name}" if other else self.name
+
 
 def write(trained: bundle.Bundle, facts: Facts) -> str:
     """The text of the card: metadata in YAML, and Markdown."""
@@ -141,12 +152,11 @@ def _summary(trained: bundle.Bundle, facts: Facts) -> str:
 
 
 def _use(facts: Facts) -> str:
-    packaged = facts.folder.parent == bundle.PRETRAINED.resolve()
-    where = "comes with the package" if packaged else "this folder; or hf://user/name"
+    where = "comes with the package" if facts.packaged else "this folder; or hf://user/name"
     return (
         "```python\n"
         "from didicm_jax import Predictor\n\n"
-        f'predictor = Predictor.from_pretrained("{facts.name}")  # {where}\n'
+        f'predictor = Predictor.from_pretrained("{facts.source}")  # {where}\n'
         'answer = predictor(["photo.jpg"])\n'
         "answer.classes, answer.probs\n"
         "```"
@@ -172,18 +182,20 @@ def _share(data: ml_collections.ConfigDict) -> str:
 
 
 def _training(trained: bundle.Bundle, facts: Facts) -> str:
-    config = trained.config
+    config = bundle.given_away(trained.config)
     kept = "moving average of the weights" if config.train.ema_decay > 0 else "weights"
+    source = ", from the weights of another network" if trained.config.model.init_from else ""
     text = (
         f"The {kept} at step {trained.step:,} of a training of {config.train.duration} in batches "
-        f"of {config.train.batch_size:,} with {config.optimizer.name}, seed {config.seed}. "
+        f"of {config.train.batch_size:,} with {config.optimizer.name}, seed {config.seed}{source}. "
         "`config.json` has all settings"
     )
     base = configuration.default() if facts.began is None else facts.began.config
+    if facts.began is not None and _in_a_folder(config.data.name):
+        config.data.data_dir = "DATA"
     words = [
         f"--config.{key}={value}"
         for key, (value, _) in configuration.differences(config, base).items()
-        if key not in bundle.OF_THE_MACHINE
     ]
     if facts.began is None:
         listed = "\n".join(word.removeprefix("--") for word in words)
@@ -228,14 +240,14 @@ def _results(trained: bundle.Bundle, facts: Facts) -> str:
 def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
     found = facts.evaluation
     assert found is not None
-    words = ["python", "launch/main.py", "--mode=evaluate", f"--pretrained={facts.name}"]
+    words = ["python", "launch/main.py", "--mode=evaluate", f"--pretrained={facts.source}"]
     name, split = found["dataset"], found.get("split")
     own = records.images_of(trained.config)
     # Of a set that is named it is the set's own part, whatever the network was evaluated on.
     if name != own["dataset"] or (split == "" and own["split"]):
         words.append(f"--dataset={name}")
         own = records.images_of(trained.config, OtherData(name))
-    if name != "digits":  # which is in no folder
+    if _in_a_folder(name):
         words.append("--data_dir=DATA")
     if split and split != own["split"]:
         words.append(f"--split={split}")
@@ -249,6 +261,11 @@ def _evaluation_command(trained: bundle.Bundle, facts: Facts) -> str:
         if (value := found.get("sampler" if key == "name" else key)) not in (None, usual.get(key))
     ]
     return shlex.join(words)
+
+
+def _in_a_folder(dataset: str) -> bool:
+    """Whether a command must say where a data set is; digits are part of a library."""
+    return dataset != "digits"
 
 
 def _limits(trained: bundle.Bundle) -> str:

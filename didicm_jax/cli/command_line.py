@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,18 @@ from didicm_jax import bucket, files
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 
+_NAMES_A_FILE = re.compile("--?config(=|$)")  # in the next word, where there is no =
+
 
 def config_first(argv: list[str]) -> list[str]:
     """The config file first: what changes it may stand before or after it."""
-    return [argv[0], *sorted(argv[1:], key=lambda word: not word.startswith("--config="))]
+    first, others, words = argv[:1], list[str](), iter(argv[1:])
+    for word in words:
+        match = _NAMES_A_FILE.match(word)
+        (first if match else others).append(word)
+        if match and not match[1]:
+            first += itertools.islice(words, 1)
+    return first + others
 
 
 def new_flags(argv: list[str], config: str) -> flags.FlagValues:
@@ -40,7 +49,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
       UserError: an unknown flag, config file or config key, or a value of the wrong type.
     """
     defaults = configuration.flatten(configuration.default())
-    names_a_file = any(re.match(r"--?config(=|$)", word) for word in argv)
+    names_a_file = any(_NAMES_A_FILE.match(word) for word in argv)
     for word in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", word)
         if match and not names_a_file:
@@ -86,10 +95,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
         ) from error
     if rest[1:]:
         raise UserError(f"expected flags alone, found {rest[1]!r}; write --name=value")
-    for name in values:
-        empty = values[name].value in ("", [], [""]) and not name.startswith("config")
-        if empty and values[name].present and values[name].default is None:
-            raise UserError(f"--{name}: expected a value, found none; write --{name}=VALUE")
+    _check_values(values)
     return config
 
 
@@ -106,6 +112,15 @@ def read(values: flags.FlagValues, argv: list[str]) -> None:
         raise UserError(f"expected flags as --help lists them, found: {found}") from error
     if rest:
         raise UserError(f"expected flags alone, found {rest[0]!r}; write --name=value")
+    _check_values(values)
+
+
+def _check_values(values: flags.FlagValues) -> None:
+    """Refuses `--name=`, which a variable of the shell that is not set leaves."""
+    for name in values:
+        empty = values[name].value in ("", [], [""]) and not name.startswith("config")
+        if empty and values[name].present and values[name].default is None:
+            raise UserError(f"--{name}: expected a value, found none; write --{name}=VALUE")
 
 
 # The flags that name what the library calls otherwise.
@@ -176,6 +191,25 @@ def writable(flag: str, folder: Path) -> Path:
             f"--{flag}=DIR"
         )
     return folder
+
+
+def check_file(flag: str, path: Path) -> None:
+    """Refuses a file to write, on a disk, that could not be.
+
+    Raises:
+      UserError: it is a folder, or the one to write it in is not there or cannot be written to.
+    """
+    if path.is_dir():
+        found = f"the folder {path}"
+    elif not path.parent.is_dir():
+        found = f"no folder {path.parent}"
+    else:
+        found = _unwritable(path.parent)
+    if found:
+        raise UserError(
+            f"--{flag}: expected a file that can be written, found {found}; name one in a folder "
+            f"that is there, --{flag}=FILE"
+        )
 
 
 def _unwritable(folder: Path) -> str:

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 from tabulate import tabulate
 
@@ -22,6 +21,7 @@ from didicm_jax.evaluation.subject import (
     side_by_side,
 )
 from didicm_jax.inference import sweep
+from didicm_jax.inference.network import Network
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.plots import prediction as figures
 from didicm_jax.plots import style
@@ -31,35 +31,39 @@ _NAMES = ("run", "baseline")
 _ROWS = 200  # of disagreements on the page; all are in the CSV file
 
 
-class Pair(NamedTuple):
-    """Two runs, how each is sampled, and which examples they are compared on."""
-
-    subjects: tuple[Subject, Subject]
-    configs: tuple[ml_collections.ConfigDict, ml_collections.ConfigDict]
-    images: Mapping[str, Any]  # from `evaluation.record.images_of`
-
-
 class _Judgement(NamedTuple):
     """Which of two runs is better, in words and numbers."""
 
-    described: Sequence[str]  # the runs and the data, a sentence each
     table: pages.Table
     verdict: str
 
 
-def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> None:
+def labelled(
+    pair: tuple[Subject, Subject],
+    images: Mapping[str, Any],
+    sheet: int,
+    output: Path,
+    waiting: loop.Waiting,
+) -> None:
     """Compares on a labelled data set, and says which of the two is better.
+
+    Args:
+      pair: the run and its baseline, each with the sampler of its network's config.
+      images: from `evaluation.record.images_of`.
+      sheet: how many of the most disputed images are shown.
+      output: the folder for what is written.
+      waiting: surrounds each wait for the other processes.
 
     Raises:
       UserError: the two data sets hold other images.
     """
-    ours, theirs = pair.subjects
+    ours, theirs = pair
     check_comparable(ours, theirs)
-    programs = ours.program(pair.configs[0]), theirs.program(pair.configs[1])
-    larger = max(pair.subjects, key=lambda subject: subject.network.description.image_shape[0])
+    programs = ours.program(ours.network.config), theirs.program(theirs.network.config)
+    larger = max(pair, key=lambda subject: subject.network.description.image_shape[0])
     disputes = Disputes(ours.class_names, sheet)
     parts = []
-    for first, second in side_by_side(pair.subjects, programs, waiting=waiting):
+    for first, second in side_by_side(pair, programs, waiting=waiting):
         probs = first.posterior.probs, second.posterior.probs
         parts.append(tuple(evaluation.outcomes(each, first.labels) for each in probs))
         with parallel.alone() as mine:
@@ -69,17 +73,24 @@ def labelled(pair: Pair, sheet: int, output: Path, waiting: loop.Waiting) -> Non
                 disputes.add(*probs, first.labels, name, partial(_image, larger.source, start))
     with parallel.alone() as mine:
         if mine:
-            _judge(pair, scores.join(parts), disputes, output)
+            _judge((ours.network, theirs.network), images, scores.join(parts), disputes, output)
 
 
 def unlabelled(
-    predictors: tuple[Predictor, Predictor], paths: Sequence[Path], sheet: int, output: Path
+    networks: tuple[Network, Network], paths: Sequence[Path], sheet: int, output: Path
 ) -> None:
     """Compares on images without labels: where the two disagree is shown, to judge by eye.
+
+    Args:
+      networks: of the run and its baseline, each with the sampler of its config.
+      paths: of the images.
+      sheet: how many of the most disputed images are shown.
+      output: the folder for what is written.
 
     Raises:
       UserError: no image can be used.
     """
+    predictors = [Predictor(each, trajectory=False) for each in networks]
     check_classes(predictors[0].class_names, predictors[1].class_names)
     larger = int(np.argmax([each.image_shape[0] for each in predictors]))
     found = Disputes(predictors[0].class_names, sheet)
@@ -87,11 +98,12 @@ def unlabelled(
         ours, theirs = (answer.probs for answer in chunk.answers)
         names = [printable(str(path)) for path in chunk.paths]
         found.add(ours, theirs, None, names.__getitem__, chunk.shown[larger].__getitem__)
-    _write(found, {}, output)
+    _write(found, _sides(networks), _described(networks), output)
 
 
 def _judge(
-    pair: Pair,
+    networks: tuple[Network, Network],
+    images: Mapping[str, Any],
     results: tuple[evaluation.Outcomes, evaluation.Outcomes],
     disputes: Disputes,
     output: Path,
@@ -100,13 +112,11 @@ def _judge(
     differences = comparison.differences(*results)
     test = comparison.mcnemar(*results)
     summaries = [evaluation.summarize(each) for each in results]
+    sides = _sides(networks).items()
     record: dict[str, Any] = {
-        name: summary | sweep.describe(config) | {"workdir": subject.folder.name}
-        for name, summary, config, subject in zip(
-            _NAMES, summaries, pair.configs, pair.subjects, strict=True
-        )
+        name: summary | side for summary, (name, side) in zip(summaries, sides, strict=True)
     }
-    record |= pair.images
+    record |= images
     record["difference"] = {name: value._asdict() for name, value in differences.items()}
     record["mcnemar"] = test._asdict()
     table = _table(summaries, differences)
@@ -120,13 +130,25 @@ def _judge(
         f"alone, p = {test.p_value:.3g}: {verdict} (at 5 %)"
     )
     print(f"\n{said}\n")
-    described = [
-        f"The {name}: {subject.folder.name}, checkpoint of step {subject.network.step:,}, by "
-        f"{sweep.label(config)} with {counted(record[name]['steps'], 'step')}."
-        for name, subject, config in zip(_NAMES, pair.subjects, pair.configs, strict=True)
+    described = [*_described(networks), f"The data: {images['dataset']}{records.part(images)}."]
+    _write(disputes, record, described, output, _Judgement(table, said))
+
+
+def _sides(networks: tuple[Network, Network]) -> dict[str, Any]:
+    """Which run, checkpoint and sampler each of the two is, for the record."""
+    return {
+        name: sweep.describe(each.config) | {"workdir": each.name, "step": each.step}
+        for name, each in zip(_NAMES, networks, strict=True)
+    }
+
+
+def _described(networks: tuple[Network, Network]) -> list[str]:
+    """The same for the page, a sentence each."""
+    return [
+        f"The {name}: {each.name}, checkpoint of step {each.step:,}, by {sweep.label(each.config)} "
+        f"with {counted(side['steps'], 'step')}."
+        for (name, side), each in zip(_sides(networks).items(), networks, strict=True)
     ]
-    described.append(f"The data: {pair.images['dataset']}{records.part(pair.images)}.")
-    _write(disputes, record, output, _Judgement(described, table, said))
 
 
 def _name(source: data.Source, start: int, row: int) -> str:
@@ -154,7 +176,11 @@ def _table(summaries: Sequence[dict], differences: dict[str, comparison.Differen
 
 
 def _write(
-    found: Disputes, record: dict[str, Any], output: Path, judgement: _Judgement | None = None
+    found: Disputes,
+    record: dict[str, Any],
+    described: Sequence[str],
+    output: Path,
+    judgement: _Judgement | None = None,
 ) -> None:
     """The images on which the two disagree, the sheet of the most disputed, and the page."""
     output.mkdir(parents=True, exist_ok=True)
@@ -177,13 +203,15 @@ def _write(
     written = ["comparison.json", "disagreements.csv"]
     makers = {
         "disagreements.png": lambda path: plots.save(figures.sheet(cards, _NAMES), path),
-        "comparison.html": lambda path: _write_page(found, judgement, path),
+        "comparison.html": lambda path: _write_page(found, described, judgement, path),
     }
     written += [name for name, make in makers.items() if pictures.draw(output / name, make)]
     print(f"wrote {', '.join(written)} in {printable(str(output))}")
 
 
-def _write_page(found: Disputes, judgement: _Judgement | None, path: Path) -> None:
+def _write_page(
+    found: Disputes, described: Sequence[str], judgement: _Judgement | None, path: Path
+) -> None:
     rows: list[Sequence[str]] = [
         [
             each.name,
@@ -200,6 +228,7 @@ def _write_page(found: Disputes, judgement: _Judgement | None, path: Path) -> No
         title="Comparison of a run and its baseline",
         names=dict(zip(_NAMES, (style.BLUE, style.ORANGE), strict=True)),
         found=found,
+        described=described,
         judgement=judgement,
         cards=[(card, pages.picture(card.image)) for card in found.cards()],
         differ=pages.Table("Images on which the two disagree", header, rows),

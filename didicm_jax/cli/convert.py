@@ -19,10 +19,14 @@ launch/main.py --pretrained=FOLDER; the sixth makes a run of one, which stands a
 such a folder, the name of a network that comes with the package, or hf://user/name.
 """
 
+import itertools
+from pathlib import Path
+
 from absl import flags
 
+from didicm_jax import files
 from didicm_jax.cli import entry, from_torch, hub, options
-from didicm_jax.cli.command_line import config_first, flagged, new_flags, parse
+from didicm_jax.cli.command_line import check_file, config_first, flagged, new_flags, parse
 from didicm_jax.cli.hub import Beginning
 from didicm_jax.errors import UserError
 
@@ -113,18 +117,50 @@ def _check(values: flags.FlagValues) -> None:
             )
 
 
+def _check_places(values: flags.FlagValues) -> None:
+    """Refuses what could not be written, or only over one another, before a network is read.
+
+    Raises:
+      UserError: there is such a file or folder.
+    """
+    places: list[tuple[str, Path]] = []
+    if values.export:
+        path = _file("export", values.export)
+        places += [("export", path), ("export", _sidecar(path))]
+    if values.safetensors:
+        places.append(("safetensors", _file("safetensors", values.safetensors)))
+    for flag, path in places:
+        check_file(flag, path)
+    if values.hub:
+        places.append(("hub", files.local(values.hub, "hub")))
+        files.check_new(places[-1][1], about="hub")
+    for (flag, path), (other, second) in itertools.combinations(places, 2):
+        if path.resolve() == second.resolve():
+            raise UserError(
+                f"--{other}: expected a place of its own, found {path}, which --{flag} writes; "
+                "name another"
+            )
+
+
+def _file(flag: str, path: str) -> Path:
+    return files.local(path, flag, expected="a file on a disk")
+
+
+def _sidecar(path: Path) -> Path:
+    """Beside an exported network: what a program must know to use it."""
+    return Path(f"{path}.json")
+
+
 def _export(values: flags.FlagValues, began: Beginning | None) -> None:
     import jax
     from flax import nnx
 
-    from didicm_jax import files
     from didicm_jax.inference import export, network, sweep
     from didicm_jax.parallel import make_mesh
     from didicm_jax.pytorch import interop
     from didicm_jax.run import RunFolder
 
-    if values.hub:
-        files.check_new(files.local(values.hub, "hub"), about="hub")
+    _check_places(values)
     folder = RunFolder.open(values.workdir)
     configs = sweep.variations(folder.config, options.sampler_choices(values))
     if len(configs) > 1:
@@ -135,10 +171,10 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
     mesh = make_mesh(jax.local_devices()[:1])
     run = network.load(folder.changed(configs[0], evaluates=True), values.checkpoint, mesh)
     if values.export:
-        path = files.local(values.export, "export")
+        path = _file("export", values.export)
         data = export.serialize(run)
         files.write_whole(path, lambda file: file.write(data))
-        sidecar = path.with_name(path.name + ".json")
+        sidecar = _sidecar(path)
         files.write_json(sidecar, export.describe(run))
         print(
             f"wrote {path}, {len(data) / 1e6:.1f} MB: jax.export.deserialize(data).call(images) "
@@ -148,7 +184,7 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
     if values.safetensors:
         from safetensors.numpy import save
 
-        path = files.local(values.safetensors, "safetensors")
+        path = _file("safetensors", values.safetensors)
         model = nnx.merge(run.graphdef, *run.variables)
         tensors = interop.to_torch_state_dict(model)
         data = save(tensors, metadata={"format": "pt"})

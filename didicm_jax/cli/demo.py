@@ -68,8 +68,13 @@ def _check(values: flags.FlagValues) -> None:
     """Refuses to begin without what is only needed in the end.
 
     Raises:
-      UserError: Gradio is not installed, or the port cannot be had.
+      UserError: a checkpoint of no run, Gradio is not installed, or the port cannot be had.
     """
+    if values["checkpoint"].present and not values.workdir:
+        raise UserError(
+            "--checkpoint: expected with --workdir, of which it names one, found without; add "
+            "--workdir=DIR or leave it out"
+        )
     if importlib.util.find_spec("gradio") is None:
         raise UserError(
             "expected Gradio, found none; install it with pip install 'didicm-jax[demo]'"

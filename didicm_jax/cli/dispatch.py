@@ -57,13 +57,15 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
     output = _output(values, "comparison")
     other = _baseline(values)
-    ours, theirs = _chosen(values, folder, other), _chosen(values, other, folder)
+    ours = _chosen(values, folder, other)
+    with flagged("baseline"):
+        theirs = _chosen(values, other, folder)
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)
-        first = _predictor(values, ours, trajectory=False)
+        first = _network(values, ours)
         with flagged("baseline"):
-            second = _predictor(values, theirs, trajectory=False)
+            second = _network(values, theirs)
         compare.unlabelled((first, second), paths, values.sheet, output)
         return
     asked = values.checkpoint, options.other_data(values)
@@ -72,16 +74,16 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
         with flagged("baseline"):
             baseline = open_subject(theirs, *asked)
     images = record.images_of(folder.config, asked[1])
-    pair = compare.Pair((subject, baseline), (ours.config, theirs.config), images)
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
-        compare.labelled(pair, values.sheet, output, watch.waiting)
+        compare.labelled((subject, baseline), images, values.sheet, output, watch.waiting)
 
 
 def _predict(values: flags.FlagValues, folder: Trained) -> None:
     _only_one_process()
     output = _output(values, "predictions")
-    paths = pictures.find(values.images or [])
-    predictor = _predictor(values, _chosen(values, folder))
+    written = [output / name for name in (*predict.TABLES, predict.FIGURES)]
+    paths = pictures.find(values.images or [], without=written)
+    predictor = Predictor(_network(values, _chosen(values, folder)))
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
 
@@ -100,8 +102,8 @@ def _chosen(values: flags.FlagValues, folder: Trained, other: Trained | None = N
     configs = sweep.variations(folder.config, choices)
     if len(configs) > 1:
         raise UserError(
-            f"--mode={values.mode}: expected one sampler, found {len(configs)}; give one value to "
-            "each flag"
+            f"expected one sampler, found {len(configs)}; give one value to each flag",
+            about=f"--mode={values.mode}",
         )
     return replace(folder, config=configs[0])
 
@@ -123,12 +125,11 @@ def _data_flags(values: flags.FlagValues) -> Iterator[None]:
         raise UserError(with_flags(error.message, flag_of), about=error.about) from error
 
 
-def _predictor(values: flags.FlagValues, folder: Trained, *, trajectory: bool = True) -> Predictor:
+def _network(values: flags.FlagValues, folder: Trained) -> network.Network:
+    """The network on one device."""
     import jax
 
-    mesh = make_mesh(jax.local_devices()[:1])
-    found = network.load(folder, values.checkpoint, mesh)
-    return Predictor(found, mesh=mesh, trajectory=trajectory)
+    return network.load(folder, values.checkpoint, make_mesh(jax.local_devices()[:1]))
 
 
 def _output(values: flags.FlagValues, name: str) -> Path:

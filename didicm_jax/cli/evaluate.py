@@ -175,7 +175,7 @@ def _report(
     )
     record.write(output, whole)
     written += ["predictions.npz", *_draw(scored, records, subject.class_names, corrupted, output)]
-    return evaluation_page.Found(whole, sampler_table, corruption_table, written)
+    return evaluation_page.Found(whole, sampler_table, scored[-1].name, corruption_table, written)
 
 
 def _say(line: str) -> None:

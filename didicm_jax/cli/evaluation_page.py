@@ -31,6 +31,7 @@ class Found(NamedTuple):
 
     record: dict[str, Any]  # what `evaluation.json` holds
     samplers: pages.Table
+    last: str  # the name of the last sampler
     corruptions: pages.Table | None
     files: list[str]  # all that were written
 
@@ -83,11 +84,11 @@ def write(
     pages.write(
         path,
         "evaluation.html",
-        title=f"Evaluation of {subject.folder.name}",
+        title=f"Evaluation of {subject.network.name}",
         record=found.record,
         part=records.part(found.record),
         samplers=found.samplers,
-        last=" ".join(map(str, found.samplers.rows[-1][:2])),
+        last=found.last,
         corruptions=found.corruptions,
         figures=[
             pages.figure(path.with_name(name), _ALT.get(name, name))

@@ -46,7 +46,10 @@ def make_run(values: flags.FlagValues, config: ml_collections.ConfigDict | None)
             f"{config.model.init_from!r}; leave it out"
         )
     keeps_average = config.train.ema_decay > 0
-    raw = best if weights.raw is None or not keeps_average else weights.raw
+    raw = weights.raw
+    # Of a trunk no average is loaded: a new one starts from the weights.
+    if raw is None or not keeps_average or importing.is_trunk(config, best):
+        raw = best
     channels = importing.in_channels(best)
     if len(config.data.mean) != channels:
         raise UserError(
@@ -154,12 +157,12 @@ def _of_weights(
 
 def _read_names(path: str) -> tuple[str, ...]:
     try:
-        text = files.local(path, "class_names").read_text(encoding="utf-8")
+        text = files.local(path, "class_names").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--class_names: expected a text file with a name a line, found {error}; check it"
         ) from error
-    names = tuple(line.strip() for line in text.splitlines() if line)
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(set(names)) < max(len(names), 2):
         raise UserError(
             f"--class_names: expected two different names or more in {path}, found "

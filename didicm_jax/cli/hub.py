@@ -1,5 +1,6 @@
 """`launch/convert.py --hub` and `--pretrained`: a run to a bundle, and a bundle to a run."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
@@ -37,7 +38,9 @@ def read(values: flags.FlagValues) -> None:
     files.check_new(folder, about="run folder")
     # As for predicting, so that arrays of another network are refused.
     run = network.load(bundle.find(values.pretrained), "latest", make_mesh(jax.local_devices()[:1]))
-    importing.write(folder, run.config, run.description, run.variables)
+    # At step 0 it has seen nothing, and may be trained on any images of its classes.
+    described = replace(run.description, trained_on="")
+    importing.write(folder, run.config, described, run.variables)
     print(f"made {folder}; evaluate, predict with or train it with launch/main.py")
 
 

@@ -22,7 +22,7 @@ from didicm_jax import config as configuration
 from didicm_jax import files
 from didicm_jax.cli import entry, options
 from didicm_jax.cli.command_line import config_first, flagged, new_flags, parse, writable
-from didicm_jax.errors import UserError
+from didicm_jax.errors import UserError, first_line
 from didicm_jax.run import Places, RunFolder
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ def _dispatch(argv: list[str]) -> int:
     if values.mode == "report":
         from didicm_jax.cli import report
 
+        if given is not None:
+            raise UserError(
+                "--config: expected without --mode=report, which reads that of each run, found "
+                "both; leave it out"
+            )
         report.run(values)
         return 0
     if values.mode == "preflight":
@@ -86,15 +91,36 @@ def _dispatch(argv: list[str]) -> int:
             assert found is not None
             dispatch.run(values, found)
     except jax.errors.JaxRuntimeError as error:
+        full = _of_full_memory(values, error)
         if jax.process_count() == 1:
-            raise
-        # Not by the usual exit, which would wait for the one that is gone.
-        parallel.leave(
-            f"error: process {jax.process_index()}: expected all processes to take part, found "
-            f"{' '.join(str(error).split())[:200]}; {loop.ADVICE}",
-            3,
+            if full is None:
+                raise
+            raise full from error
+        words = full or (
+            f"expected all processes to take part, found {' '.join(str(error).split())[:200]}; "
+            f"{loop.ADVICE}"
         )
+        # Not by the usual exit, which would wait for the others.
+        parallel.leave(f"error: process {jax.process_index()}: {words}", 2 if full else 3)
     return 0
+
+
+def _of_full_memory(values: flags.FlagValues, error: Exception) -> UserError | None:
+    """What to do where a device has no room left; None of other errors."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return None
+    if values.mode == "train":
+        advice = (
+            "look at what --mode=preflight says of the memory, then use more devices, "
+            "config.train.remat=blocks, a larger config.train.accumulate, a smaller "
+            "config.evaluation.batch_size or, in a new run, a smaller config.train.batch_size"
+        )
+    elif values.mode == "predict" or values.images or values.pretrained:
+        advice = "use devices with more memory, or end what else takes it"
+    else:
+        advice = "use more devices or a smaller config.evaluation.batch_size"
+    found = first_line(error)[:200]
+    return UserError(f"expected room in the memory of the devices, found {found}; {advice}")
 
 
 def _find(
@@ -157,7 +183,8 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
 
     profile = options.profiled_steps(values)
     run = plan.make_plan(config, begun=Places(files.place(values.workdir)).begun)
-    profiling.check(profile, run.durations.total)
+    with parallel.together():
+        profiling.check(profile, run.durations.total)
     folder = RunFolder.claim(values.workdir, config, run.description)
     if parallel.is_main():
         print(run.describe(), flush=True)

@@ -101,7 +101,8 @@ _FLAGS = (
           "MPI and Kubernetes.", _STARTS),
     _Flag("num_processes", flags.DEFINE_integer, None, "How many there are.", _STARTS),
     _Flag("process_id", flags.DEFINE_integer, None, "Which of them this is, from 0.", _STARTS),
-    _Flag("peer_timeout", partial(flags.DEFINE_float, lower_bound=1), 600,
+    # Whole, as JAX takes it: a float may be NaN, which is outside of no bounds.
+    _Flag("peer_timeout", partial(_COUNT, upper_bound=10**6), 600,
           "Seconds of waiting for the other processes after which they are given up.", _STARTS),
 )  # fmt: skip
 _OTHER_DATA = ("dataset", "data_dir", "split", "examples")

@@ -1,7 +1,7 @@
 """The images that a user names: found, read, and predicted by one network or two."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,16 +24,18 @@ class Chunk(NamedTuple):
     answers: list[Prediction]  # of each network
 
 
-def find(given: Sequence[str]) -> list[Path]:
+def find(given: Sequence[str], without: Collection[Path] = ()) -> list[Path]:
     """The files that are named, and all files in the folders that are named, in order.
 
     Args:
       given: paths, or several with commas between them.
+      without: files and folders within those to leave out, such as what is about to be written.
 
     Raises:
       UserError: one is not there or in a store of objects, or there is no file.
     """
     found: list[Path] = []
+    left_out = {files.resolved(path) for path in without}
     # Images are read from disks alone.
     place = partial(files.local, about="--images", expected="files or folders on a disk")
     for path in paths(list(given), place):
@@ -43,6 +45,7 @@ def find(given: Sequence[str]) -> list[Path]:
                 for each in path.rglob("*")
                 if each.is_file()
                 and not any(p.startswith(".") for p in each.parts[len(path.parts) :])
+                and left_out.isdisjoint([each.resolve(), *each.resolve().parents])
             )
         elif path.exists():
             found.append(path)

@@ -18,6 +18,8 @@ from didicm_jax.cli.command_line import counted, printable
 from didicm_jax.inference.predictor import Prediction, Predictor
 from didicm_jax.plots import prediction as figures
 
+FIGURES = "prediction_figures"
+TABLES = ("predictions.csv", "predictions.json")
 _CLASSES_LISTED = 5
 _ROWS_PRINTED = 30
 _NAME_PRINTED = 60
@@ -46,20 +48,20 @@ def run(
     tables = _Tables(predictor, paths, max(max_figures, _ROWS_PRINTED))
     output.mkdir(parents=True, exist_ok=True)
     files.write_whole(
-        output / "predictions.csv",
+        output / TABLES[0],
         lambda table: files.write_whole(
-            output / "predictions.json", lambda objects: tables.write(table, objects)
+            output / TABLES[1], lambda objects: tables.write(table, objects)
         ),
     )
     _print(tables.first[:_ROWS_PRINTED], tables.total)
     chosen = [Path(record["file"]) for record in tables.first[:max_figures]]
-    drawn = _draw(predictor, chosen, output, gif=gif) if chosen else 0
+    drawn = _draw(predictor, chosen, output / FIGURES, gif=gif)
     rest = ""
     if len(chosen) < tables.total:
-        rest = f" (the first {len(chosen):,} of {counted(tables.total, 'image')}: --max_figures)"
+        rest = f" of the first of {counted(tables.total, 'image')}: --max_figures"
     print(
-        "\nwrote predictions.csv, predictions.json and "
-        f"{counted(drawn, 'figure')}{rest} in {printable(str(output))}"
+        f"\nwrote {', '.join(TABLES)} and {FIGURES} ({counted(drawn, 'figure')}{rest}) in "
+        f"{printable(str(output))}"
     )
 
 
@@ -115,10 +117,13 @@ def _record(path: Path, answer: Prediction, row: int, names: Sequence[str]) -> d
     return record
 
 
-def _draw(predictor: Predictor, paths: Sequence[Path], output: Path, *, gif: bool) -> int:
-    """A figure for each image, and how many there are in the end."""
+def _draw(predictor: Predictor, paths: Sequence[Path], folder: Path, *, gif: bool) -> int:
+    """A figure for each image, and how many there are in the end; those of before go."""
     number = drawn = 0
-    for chunk in pictures.chunks([predictor], paths):
+    old = {path.name: path for path in files.tree(folder)} if folder.exists() else {}
+    if paths:
+        folder.mkdir(exist_ok=True)
+    for chunk in pictures.chunks([predictor], paths) if paths else ():
         (answer,), (shown,) = chunk.answers, chunk.shown
         for row, path in enumerate(chunk.paths):
             number += 1
@@ -127,9 +132,15 @@ def _draw(predictor: Predictor, paths: Sequence[Path], output: Path, *, gif: boo
                 printable(path.name), shown[row], predictor.class_names, answer.probs[row], way
             )
             stem = f"{number:04d}-{_stem(path)}"
-            drawn += pictures.draw(output / f"{stem}.png", partial(_save, story))
+            new = {f"{stem}.png": partial(_save, story)}
             if gif:
-                pictures.draw(output / f"{stem}.gif", partial(figures.animate, story))
+                new[f"{stem}.gif"] = partial(figures.animate, story)
+            for name, write in new.items():
+                if pictures.draw(folder / name, write):
+                    old.pop(name, None)
+                    drawn += name.endswith(".png")
+    for path in old.values():
+        path.unlink()
     return drawn
 
 

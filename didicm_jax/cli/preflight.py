@@ -40,6 +40,7 @@ def run(values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> i
     # Only now: it starts jax.
     from didicm_jax.preflight import described, estimate, program
 
+    estimate.memory_available(topology)  # which may be refused, before minutes of compiling
     dataset = described.dataset(
         config, classes=values.classes, image_size=values.image_size, examples=values.examples
     )

@@ -49,6 +49,12 @@ def names_its_interval(text: str) -> bool:
     return found is not None and bool(found.every)
 
 
+def names_its_folder(text: str) -> bool:
+    """Whether a set of `config.evaluation.sets` says where it is."""
+    found = _parse(text)
+    return found is not None and bool(found.data_dir)
+
+
 def fault(texts: Sequence[Any]) -> str:
     """What `config.evaluation.sets` was expected to hold, or "" where it passes."""
     names: set[str] = set()

@@ -275,7 +275,8 @@ SETTINGS = (
             read=_DIFFUSING, change=ALWAYS),
     Setting("sampler.views", 1,
             "views of each image, itself and others mirrored and moved as in training: a diffusion "
-            "asks about another one at each step, by turns; else posteriors are averaged",
+            "asks about another one at each step, by turns, in S steps about S at most; else "
+            "posteriors are averaged",
             Number(1, 1024), change=ALWAYS),
     Setting("sampler.temperature", 1.0,
             "posteriors are raised to 1 over it and normalised: above 1 they are less confident",

@@ -66,7 +66,7 @@ class Answers:
     @property
     def captions(self) -> list[str]:
         """For each image its class and how sure that is."""
-        return _captions(self.answer)
+        return _captions(self.answer.classes, self.answer.probs)
 
     @property
     def steps(self) -> int | None:
@@ -104,9 +104,13 @@ class Answers:
         """An image at strengths from none of a corruption to all of it."""
         strengths = np.linspace(0, 1, BUCKETS[-1])
         images = corrupting.growing(self.pixels[row], corruption, strengths)
-        answer = self.model.ask(images, self.sampler)
-        first = answer.probs[:, answer.labels[0]]
-        return Growth(strengths, images, _captions(answer), entropy(answer.probs), first)
+        # Without corruption the answer is there; a sampler that draws would give another.
+        asked = self.model.ask(images[1:], self.sampler)
+        probs = np.concatenate([self.answer.probs[row][None], asked.probs])
+        classes = [self.answer.classes[row], *asked.classes]
+        captions = _captions(classes, probs)
+        first = probs[:, self.answer.labels[row]]
+        return Growth(strengths, images, captions, entropy(probs), first)
 
 
 def verdict(probs: np.ndarray, at_once: np.ndarray | None) -> str:
@@ -121,6 +125,7 @@ def verdict(probs: np.ndarray, at_once: np.ndarray | None) -> str:
     return words
 
 
-def _captions(answer: Prediction) -> list[str]:
-    sure = answer.probs.max(axis=-1)
-    return [f"{name}, {100 * p:.0f} %" for name, p in zip(answer.classes, sure, strict=True)]
+def _captions(classes: Sequence[str], probs: np.ndarray) -> list[str]:
+    """The number first: what a narrow thumbnail cuts off is the end of the name."""
+    sure = probs.max(axis=-1)
+    return [f"{100 * p:.0f} % {name}" for name, p in zip(classes, sure, strict=True)]

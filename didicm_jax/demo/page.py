@@ -86,7 +86,11 @@ class _Page:
         with gr.Row(visible=there):
             self._name = gr.Dropdown(names, value=own.name if there else None, label="Sampler")
             self._steps = gr.Dropdown(
-                list(self._model.steps), value=own.steps, label="Steps", min_width=120
+                list(self._model.steps),
+                value=own.steps,
+                label="Steps",
+                min_width=120,
+                visible=there and self._model.reads(own.name, "steps"),
             )
             self._query = gr.Dropdown(
                 list(QUERIES),
@@ -196,7 +200,8 @@ class _Page:
             return None, 0, faults, None
         with _told():
             answers = Answers.of(self._model, names, pixels, self._sampler(*controls))
-        return answers, 0, faults, _gallery(answers.pixels, answers.captions)
+        framed = gr.update(value=_gallery(answers.pixels, answers.captions), selected_index=0)
+        return answers, 0, faults, framed
 
     def _take_sampler(self, answers: Answers | None, *controls: Any) -> tuple[Any, ...]:
         """Another sampler: answers, the gallery, and which of the other settings it reads."""

@@ -17,10 +17,11 @@ _LARGEST = "32mb"  # of an upload
 # Fonts of the reader's machine: the themes' own come from the web.
 _FONTS = ["system-ui", "sans-serif"]
 _FIXED_FONTS = ["ui-monospace", "monospace"]
-# As many thumbnails side by side as there is room for.
+# As many thumbnails side by side as there is room for, with captions as wide as they are.
 _CSS = """
 .grid-container {grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)) !important}
 .grid-wrap {height: auto !important; min-height: 0 !important; max-height: 24rem}
+.caption-label {max-width: calc(100% - 8px) !important}
 """
 
 

@@ -20,8 +20,9 @@ def take_label(values: chex.Array, labels: chex.Array) -> chex.Array:
 def is_label(labels: chex.Array, num_classes: int) -> chex.Array:
     """True at the label, `[...]` to bool `[..., K]`."""
     # A comparison, not jax.nn.one_hot: XLA fuses it into whatever reads it.
-    shape = (*labels.shape, num_classes)
-    return jax.lax.broadcasted_iota(labels.dtype, shape, labels.ndim) == labels[..., None]
+    # Of int32, in which the classes can be counted, whatever holds the labels.
+    classes = jax.lax.broadcasted_iota(jnp.int32, (*labels.shape, num_classes), labels.ndim)
+    return classes == labels.astype(jnp.int32)[..., None]
 
 
 def marginal(probs: chex.Array, sigma: chex.Array) -> chex.Array:
@@ -96,7 +97,8 @@ def log_ratio(probs: chex.Array, sigma: chex.Array, labels: chex.Array) -> chex.
     chex.assert_type([probs, sigma, labels], [float, float, int])
     chex.assert_rank(probs, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([sigma, labels])
-    log_marginal = jnp.log(marginal(numerics.at_least_float32(probs), sigma))
+    probs, sigma = numerics.at_least_float32(probs), numerics.at_least_float32(sigma)
+    log_marginal = jnp.log(marginal(probs, sigma))
     return log_marginal - take_label(log_marginal, labels)[..., None]
 
 
@@ -135,16 +137,16 @@ def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> 
     chex.assert_type([probs, sigma], float)
     chex.assert_rank(probs, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([probs, sigma], jnp.ndim(sigma))
-    probs = numerics.at_least_float32(probs)
+    probs, sigma = numerics.at_least_float32(probs), numerics.at_least_float32(sigma)
     noise_key, class_key, clean_key = jax.random.split(key, 3)
     # Not one draw from q_t: `categorical` takes the largest of sums with Gumbel noise, which in
     # float32 ends at 16.6, so that classes of a probability like sigma / K < 1e-7 hardly occur.
     shape = probs.shape[:-1]
     # Waiting times come in steps of a float's epsilon, which a second draw fills: with the first
     # alone a label would be noised with a probability of 1e-7 however small sigma is.
-    within = jax.random.uniform(jax.random.fold_in(noise_key, 1), shape)
-    waited = jax.random.exponential(noise_key, shape) + jnp.finfo(within.dtype).eps * within
-    noised = waited < sigma
+    within = jax.random.uniform(jax.random.fold_in(noise_key, 1), shape, sigma.dtype)
+    waited = jax.random.exponential(noise_key, shape, sigma.dtype)
+    noised = waited + jnp.finfo(sigma.dtype).eps * within < sigma
     anything = jax.random.randint(class_key, shape, 0, probs.shape[-1], jnp.int32)
     clean = jax.random.categorical(clean_key, jnp.log(probs)).astype(jnp.int32)
     return jnp.where(noised, anything, clean)

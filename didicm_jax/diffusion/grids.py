@@ -46,7 +46,7 @@ Grid = Literal["original", "linear"]
 
 
 class Times(NamedTuple):
-    """The times of a sampler; they fall from 1 to `min_time`."""
+    """The times of a sampler; they fall from 1 to `min_time`. f64 where JAX has 64 bits."""
 
     query: chex.Array  # f32[S], where a step asks for the score
     width: chex.Array  # f32[S], the length of each step in t

@@ -121,7 +121,7 @@ def until_still(
     end = jax.lax.while_loop(goes_on, lambda now: varying(body(now)), varying(begin))
     path = end.path
     if path is not None:
-        made = jnp.arange(steps)[:, None, None] < end.count
+        made = jnp.arange(steps, dtype=jnp.int32)[:, None, None] < end.count
         path = jnp.where(made, path, end.posterior[None])
     return Walk(end.posterior, path, end.steps_used)
 

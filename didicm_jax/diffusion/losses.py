@@ -73,7 +73,7 @@ def sample_times(
       stratified: False draws independently.
 
     Returns:
-      f32 `shape`.
+      f32 `shape`, f64 where JAX has 64 bits.
 
     Raises:
       ValueError: `min_time` is outside [0, 1).
@@ -161,7 +161,8 @@ def denoising_cross_entropy(
     chex.assert_rank(log_clean, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([log_clean, probs])
     chex.assert_equal_shape([labels, sigma])
-    log_clean = at_least_float32(log_clean)
+    log_clean, probs = at_least_float32(log_clean), at_least_float32(probs)
+    sigma = at_least_float32(sigma)
     if sigma_0 > 0:
         log_clean = log_marginal(log_clean, jnp.full(labels.shape, sigma_0, log_clean.dtype))
     num_classes = log_clean.shape[-1]
@@ -231,6 +232,8 @@ def didicm_loss(
     time_key, label_key = jax.random.split(key)
     shape = (len(targets), draws_per_image)
     time = sample_times(time_key, shape, min_time=min_time, stratified=stratified)
+    # Where JAX has 64 bits the times have them, whatever the targets have.
+    time = time.astype(at_least_float32(probs).dtype)
 
     def ask(labels: chex.Array, sigma: chex.Array) -> chex.Array:
         if draws_per_image > 1:

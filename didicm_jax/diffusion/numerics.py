@@ -97,6 +97,6 @@ def bregman(log_score: chex.Array, log_ratio: chex.Array) -> chex.Array:
     near = (jnp.abs(excess) < 1) & (ratio > 0)
     small = jnp.where(near, excess, 0.0)
     large = jnp.where(near, 0.0, excess)
-    far_score = jnp.exp(jnp.where(near, -jnp.inf, log_score))
+    far_score = jnp.where(near, 0.0, jnp.exp(jnp.where(near, 0.0, log_score)))
     far_ratio = jnp.where(near, 0.0, ratio)
     return ratio * (jnp.expm1(small) - small) + far_score - far_ratio - far_ratio * large

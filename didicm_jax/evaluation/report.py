@@ -93,8 +93,11 @@ def _names(workdirs: Sequence[Path]) -> list[str]:
       UserError: two are the same.
     """
     paths = [files.resolved(path) for path in workdirs]
-    if len(set(paths)) < len(paths):
-        raise UserError("expected different runs, found one twice; name each once")
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"expected different runs, found {twice} twice; name each once", about="run folder"
+        )
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):
@@ -130,9 +133,11 @@ def _last_and_best(evaluated: Sequence[dict[str, Any]]) -> list[str]:
     row = [f"{evaluated[-1]['step']:,}"]
     for _, key, more, form in _COLUMNS:
         sign = -1 if more else 1
-        best = min(evaluated, key=lambda r: (sign * r[key], r["step"]))
-        row.append(form.format(evaluated[-1][key]))
-        row.append(f"{form.format(best[key])} at {best['step']:,}")
+        finite = [record for record in evaluated if record[key] is not None]
+        last = evaluated[-1][key]
+        row.append("not finite" if last is None else form.format(last))
+        best = min(finite, key=lambda r: (sign * r[key], r["step"]), default=None)
+        row.append("" if best is None else f"{form.format(best[key])} at {best['step']:,}")
     return row
 
 

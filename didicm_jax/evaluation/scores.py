@@ -28,7 +28,7 @@ class Scores(NamedTuple):
     mass: np.ndarray
     """f32[N]: the probability of the true class."""
     likely: np.ndarray
-    """i32[N,T]: the T most probable classes, in no order."""
+    """i32[N,T]: the T most probable classes, `predicted` among them, ascending."""
     likely_mass: np.ndarray
     """f32[N,T]: their probabilities."""
     steps_used: np.ndarray | None
@@ -49,11 +49,16 @@ def of(probs: np.ndarray, labels: np.ndarray, steps_used: np.ndarray | None = No
     """
     results = outcomes(probs, labels)
     kept = min(probs.shape[1], LIKELY)
+    predicted = np.argmax(probs, axis=1).astype(np.int32)
     likely = np.argpartition(probs, probs.shape[1] - kept, axis=1)[:, -kept:]
+    # Of more classes than are kept that are equally probable, the first is the predicted one.
+    left_out = (likely != predicted[:, None]).all(axis=1)
+    likely[left_out, 0] = predicted[left_out]
+    likely.sort(axis=1)
     return Scores(
         labels,
         results,
-        np.argmax(probs, axis=1).astype(np.int32),
+        predicted,
         np.take_along_axis(probs, labels[:, None], axis=1)[:, 0],
         likely.astype(np.int32),
         np.take_along_axis(probs, likely, axis=1),

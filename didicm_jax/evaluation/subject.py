@@ -3,7 +3,6 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import ml_collections
@@ -36,7 +35,6 @@ class OtherData(NamedTuple):
 class Subject(NamedTuple):
     """A network, where it runs, and N examples."""
 
-    folder: Path
     network: networks.Network
     mesh: Mesh
     source: data.Source
@@ -173,7 +171,7 @@ def open_subject(
     source = dataset.test
     if other.examples is not None:
         source = data.fixed_subset(source, min(other.examples, len(source)))
-    return Subject(folder.path, network, mesh, source, name, dataset.class_names)
+    return Subject(network, mesh, source, name, dataset.class_names)
 
 
 def other_dataset(

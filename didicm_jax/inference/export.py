@@ -45,6 +45,7 @@ def describe(run: Network) -> dict[str, Any]:
     return {
         "image_shape": list(run.description.image_shape),
         "image_dtype": "uint8",
+        "eval_crop": run.eval_crop,
         "class_names": list(run.description.class_names),
         "step": run.step,
     } | sweep.describe(run.config)

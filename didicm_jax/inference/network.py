@@ -8,7 +8,7 @@ import ml_collections
 from flax import nnx
 from jax.sharding import Mesh
 
-from didicm_jax import parallel
+from didicm_jax import data, files, parallel
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
@@ -25,6 +25,13 @@ class Network(NamedTuple):
     graphdef: nnx.GraphDef
     variables: Variables  # to predict with: the averages, where the run keeps them
     step: int  # of the checkpoint
+    name: str  # of the folder that it was read from
+
+    @property
+    def eval_crop(self) -> float | None:
+        """The share of an image's shorter side that it is shown; None for the whole image."""
+        settings = self.config.data
+        return None if data.shows_whole(settings.name) else settings.eval_crop
 
 
 Trained = RunFolder | Bundle  # where a network comes from, opened
@@ -42,13 +49,14 @@ def load(folder: Trained, which: str, mesh: Mesh) -> Network:
       UserError: there is no such checkpoint, it is damaged, or it is of another network.
     """
     config, description = folder.config, folder.description
+    name = files.resolved(folder.path).name  # "." has none
     # The structure of the network and the shapes of its arrays.
     graphdef, shapes = jax.eval_shape(lambda: split(build.model(config, description, nnx.Rngs(0))))
     everywhere = parallel.replicated(mesh)
     if isinstance(folder, Bundle):
         arrays.compare(folder.path, arrays.shapes(folder.variables), arrays.shapes(shapes))
         variables = jax.device_put(folder.variables, everywhere)
-        return Network(config, description, graphdef, variables, folder.step)
+        return Network(config, description, graphdef, variables, folder.step, name)
     if which not in ("latest", "best"):
         raise UserError(
             f"expected 'latest' or 'best', found {which!r}; choose one", about="checkpoint"
@@ -66,4 +74,4 @@ def load(folder: Trained, which: str, mesh: Mesh) -> Network:
                 about="checkpoint",
             )
         variables = checkpoints.restore_part(step, like)[field]
-    return Network(config, description, graphdef, variables, step)
+    return Network(config, description, graphdef, variables, step, name)

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from didicm_jax import data
 from didicm_jax.data import inputs
 from didicm_jax.data.options import cores
 from didicm_jax.errors import UserError
@@ -77,8 +76,7 @@ class Predictor:
         self._described = run.description
         self._mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
         self._buckets = sorted({round_up(size, self._mesh.size) for size in buckets})
-        whole = data.shows_whole(config.data.name)
-        self._eval_crop = None if whole else config.data.eval_crop
+        self._eval_crop = run.eval_crop
         self._max_pixels = config.data.max_pixels
         self._program = program.create(
             config, run.graphdef, run.description.num_classes, self._mesh, trajectory=trajectory

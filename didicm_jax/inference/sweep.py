@@ -47,10 +47,11 @@ def variations(
     bases = [NAMED.get(name, {"name": name}) for name in names]
     for key in choices:
         if key != "name" and not any(key in _reads(config.method, base) for base in bases):
+            suited = "cp" if key in _reads(config.method, {"name": "cp"}) else "cl"
             raise UserError(
-                f"expected a sampler that reads it, found {', '.join(map(str, names))}; leave it "
-                "out or add another sampler",
-                about=_name(key),
+                f"expected a sampler that reads {key}, found {', '.join(map(str, names))}; leave "
+                f"{key} out or name one that reads it, such as {suited}",
+                about=key,
             )
     result: dict[tuple[tuple[str, object], ...], ml_collections.ConfigDict] = {}
     for base in bases:

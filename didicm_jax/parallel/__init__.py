@@ -15,10 +15,12 @@ from didicm_jax.parallel.processes import (
     alone,
     any_process,
     barrier,
+    differing,
     gather,
     initialize,
     is_main,
     leave,
+    together,
 )
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "alone",
     "any_process",
     "barrier",
+    "differing",
     "from_hosts",
     "gather",
     "initialize",
@@ -38,4 +41,5 @@ __all__ = [
     "shard",
     "spread",
     "to_host",
+    "together",
 ]

@@ -1,6 +1,17 @@
-"""What the makers say of accelerators: peaks, memory, bandwidth. The one table of them."""
+"""What the makers say of accelerators: peaks, memory, bandwidth. The one table of them.
 
+And how much of a GPU's memory JAX takes of it.
+"""
+
+import os
 from typing import NamedTuple
+
+from didicm_jax.errors import UserError
+
+# The variables that say which share of a GPU's memory JAX takes. It refuses both together; one that
+# is empty counts as none.
+MEMORY_FRACTION, MEMORY_FRACTION_ONCE = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_JAX_TAKES = 0.75  # where neither says
 
 TERA, GIB = 1e12, 2**30
 
@@ -92,3 +103,30 @@ CHIPS = {
 def find(device_kind: str) -> Chip | None:
     """The chip of a `jax.Device.device_kind`; None for a CPU and for what is not in the table."""
     return CHIPS.get(device_kind)
+
+
+def memory_fraction() -> float:
+    """The share of a GPU's memory that JAX takes in this environment; the rest is for others.
+
+    Raises:
+      UserError: it is no number between 0 and 1, or is given under both names.
+    """
+    names = (MEMORY_FRACTION, MEMORY_FRACTION_ONCE)
+    given = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if len(given) > 1:
+        raise UserError(
+            f"{MEMORY_FRACTION}: expected alone, found it with {MEMORY_FRACTION_ONCE}, its old "
+            "name; unset the old one"
+        )
+    for name, word in given.items():
+        try:
+            share = float(word)
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            raise UserError(
+                f"{name}: expected a number above 0 and up to 1, found {word!r}; set one such as "
+                "0.9, or unset it"
+            )
+        return share
+    return _JAX_TAKES

@@ -6,12 +6,13 @@ writes reports. With one process everything here is free.
 
 import contextlib
 import faulthandler
+import hashlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -102,6 +103,40 @@ def any_process(flag: bool) -> bool:
 def barrier() -> None:
     """Waits until all processes have come this far; all must call it."""
     gather(np.zeros(1, np.uint8))
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What every process checks for itself: what one of them refuses, all do.
+
+    All must enter it. Nothing within may wait for another process, which may have refused by then
+    what comes before.
+
+    Raises:
+      UserError: this process refuses something, or another one does.
+    """
+    refusal: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        refusal = error
+    if any_process(refusal is not None):
+        raise refusal or UserError(
+            f"process {jax.process_index()}: expected all processes to accept what they are given, "
+            "found that another one refuses it; see what it says"
+        )
+
+
+def differing(facts: Mapping[str, Any]) -> list[str]:
+    """The names of those facts that are not the same on all processes.
+
+    All must call it, with the same names in the same order.
+    """
+    digests = [
+        hashlib.blake2b(repr(value).encode(), digest_size=8).digest() for value in facts.values()
+    ]
+    rows = gather(np.frombuffer(b"".join(digests), np.uint64)[None])
+    return [name for name, differs in zip(facts, (rows != rows[0]).any(0), strict=True) if differs]
 
 
 @contextlib.contextmanager

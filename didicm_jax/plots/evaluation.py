@@ -27,9 +27,12 @@ def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """
     figure, (left, right) = style.new(9, 3.8, 1, 2)
     every = sorted({record["steps"] for records in curves.values() for record in records})
-    for (name, records), (color, marker) in zip(curves.items(), style.colors(), strict=False):
+    apart = len(every) == 1  # side by side, where all would stand at one place
+    for number, ((name, records), (color, marker)) in enumerate(
+        zip(curves.items(), style.colors(), strict=False)
+    ):
         records = sorted(records, key=lambda record: record["steps"])
-        x = [record["steps"] for record in records]
+        x = [number if apart else record["steps"] for record in records]
         for axes, key, scale in ((left, "top1", 100), (right, "nll", 1)):
             y = np.array([scale * record[key] for record in records])
             ends = scale * np.array([record["intervals"][key] for record in records])
@@ -39,22 +42,25 @@ def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     left.set_ylabel("top-1 accuracy (%)")
     right.set_ylabel("negative log-likelihood (nats)")
     for axes in (left, right):
-        axes.set_xlabel("steps of the sampler (network calls)")
-        if len(every) > 1:
-            axes.set_xscale("log", base=2)
-        axes.set_xticks(_apart(every))
+        axes.margins(x=0.1)
+        if apart:
+            axes.set_xticks([])
+            continue
+        axes.set_xlabel("steps of the sampler")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(_spread(every))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.margins(x=0.1)
     if right.dataLim.minposy < np.inf:  # else every sampler is right and sure of it
         style.logarithmic(right, right.yaxis)
-    _leave_out_failures(left, curves)
+    _leave_out_failures(left, curves, apart)
     style.legend(figure, *left.get_legend_handles_labels())
-    figure.suptitle("What more steps bring (bars: 95 % of bootstrap resamples)", fontsize=11)
+    title = "Samplers" if apart else "What more steps bring"
+    figure.suptitle(f"{title} (bars: 95 % of bootstrap resamples)", fontsize=11)
     return figure
 
 
-def _apart(numbers: Sequence[int]) -> list[int]:
+def _spread(numbers: Sequence[int]) -> list[int]:
     """Of ascending numbers, those whose labels do not touch on a logarithmic axis."""
     chosen = list(numbers[:1])
     ratio = (numbers[-1] / numbers[0]) ** (1 / 10)
@@ -64,7 +70,9 @@ def _apart(numbers: Sequence[int]) -> list[int]:
     return chosen
 
 
-def _leave_out_failures(axes: Axes, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _leave_out_failures(
+    axes: Axes, curves: Mapping[str, Sequence[Mapping[str, Any]]], apart: bool
+) -> None:
     """Begins the axis of accuracy where the samplers are that do not fail.
 
     Those that do would press all others together at the top: a triangle and a number at the lower
@@ -84,13 +92,16 @@ def _leave_out_failures(axes: Axes, curves: Mapping[str, Sequence[Mapping[str, A
     low = low - 3 * margin
     axes.set_ylim(low, high + margin)
     stacked: dict[int, int] = {}
-    for records, (color, _) in zip(curves.values(), style.colors(), strict=False):
+    for number, (records, (color, _)) in enumerate(
+        zip(curves.values(), style.colors(), strict=False)
+    ):
         for record in records:
             if 100 * record["top1"] < low:
-                row = stacked[record["steps"]] = stacked.get(record["steps"], 0) + 1
+                x = number if apart else record["steps"]
+                row = stacked[x] = stacked.get(x, 0) + 1
                 axes.annotate(
                     f"▼ {100 * record['top1']:.1f}",
-                    (record["steps"], 0),
+                    (x, 0),
                     (4, 11 * row - 8),
                     xycoords=axes.get_xaxis_transform(),
                     textcoords="offset points",

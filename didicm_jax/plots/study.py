@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter
 
 from didicm_jax.plots import style
 
@@ -228,9 +228,7 @@ def compute(places: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
                 label=name,
             )
         axes.set_title(textwrap.fill(place, 38), fontsize=10)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        style.logarithmic(axes, axes.xaxis)
     for axes in every[len(places) :]:
         axes.set_visible(False)
     for axes in np.atleast_2d(np.reshape(all_axes, (rows, columns)))[:, 0]:

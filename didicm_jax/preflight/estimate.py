@@ -1,7 +1,6 @@
 """What a compiled step costs on its devices, in numbers: from its text and the makers' peaks."""
 
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 
 from didicm_jax.augment.groups import MOST_GROUPS
+from didicm_jax.parallel import chips
 from didicm_jax.preflight import execution, hlo, origin, traffic
 from didicm_jax.preflight.execution import Execution
 from didicm_jax.preflight.program import Compiled
@@ -86,11 +86,13 @@ def _images_per_device(run: Plan) -> int:
 
 
 def memory_available(topology: Topology) -> int:
-    """Bytes of a device that a program may take: JAX keeps a quarter of a GPU's for others."""
+    """Bytes of a device that a program may take: of a GPU's, JAX leaves some to others.
+
+    Raises:
+      UserError: the environment says of a GPU what is no share of its memory.
+    """
     whole = topology.makers.hbm_bytes
-    if topology.platform != "cuda":
-        return whole
-    return int(whole * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)))
+    return int(whole * chips.memory_fraction()) if topology.platform == "cuda" else whole
 
 
 def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | str | None]:

@@ -2,10 +2,10 @@
 
 `model.safetensors` has the arrays by the paths of their variables, such as
 `params.layer1.0.conv1.kernel`; `config.json` has what is needed to predict with them; `README.md`,
-the model card, says to people what it is. Nothing else knows these files.
+the model card, says to people what it is. Nothing else knows these files, but that `Places` tells a
+bundle from a run by the first.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -21,21 +21,21 @@ import numpy as np
 
 from didicm_jax import config as configuration
 from didicm_jax import files
+from didicm_jax.config import sets
 from didicm_jax.errors import UserError, first_line
 from didicm_jax.models.variables import Variables
 from didicm_jax.run.description import Description
 from didicm_jax.run.folder import stored_config
+from didicm_jax.run.places import WEIGHTS_FILE, Places
 
 LIBRARY = "didicm-jax"
 # The networks that come with the package, a folder each.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
+CONFIG_FILE, CARD_FILE = "config.json", "README.md"
 
 _HUB = "hf://"
 _DIGEST = "weights_sha256"  # a bit that flips in the data of an array is not noticed otherwise
-# Settings that say where something is on one machine, which is nothing of the network.
-OF_THE_MACHINE = ("data.data_dir",)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def find(source: str | os.PathLike) -> Bundle:
         return read(_download(source))
     if source in names():
         return read(PRETRAINED / source)
-    if Path(source).is_dir():
-        return read(Path(source))
+    folder = files.local(source, "pretrained")
+    if folder.is_dir():
+        return read(folder)
     raise UserError(
         f"expected a network of this package ({', '.join(names()) or 'which has none'}), a folder "
         f"or hf://user/name, found {source!r}; choose one of these",
@@ -84,6 +85,12 @@ def read(folder: Path) -> Bundle:
     Raises:
       UserError: a file is missing or damaged.
     """
+    if Places(folder).description_file.exists():
+        raise UserError(
+            f"expected a network without a run in {folder}, found a run; name it as workdir, or "
+            "make such a folder of it with launch/convert.py",
+            about="pretrained",
+        )
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
     if missing:
         raise UserError(
@@ -120,10 +127,6 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
     """
     from safetensors.numpy import save
 
-    config = copy.deepcopy(bundle.config)
-    defaults = configuration.flatten(configuration.default())
-    with config.unlocked():
-        config.update_from_flattened_dict({key: defaults[key] for key in OF_THE_MACHINE})
     tensors = {name: _stored(array, dtype) for name, array in flatten(bundle.variables)}
     data = save(tensors, metadata={"format": LIBRARY})
     values = {
@@ -131,12 +134,28 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
         "step": bundle.step,
         **asdict(bundle.description),
         _DIGEST: hashlib.sha256(data).hexdigest(),
-        "config": json.loads(config.to_json()),
+        "config": json.loads(given_away(bundle.config).to_json()),
     }
     with files.new_folder(folder, about="hub") as partial:
         files.write_whole(partial / WEIGHTS_FILE, lambda file: file.write(data))
         files.write_json(partial / CONFIG_FILE, values)
         files.write_whole(partial / CARD_FILE, lambda file: file.write(card.encode()))
+
+
+def given_away(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A valid config without what is said of folders of one machine, which others do not have.
+
+    Such are the folder of the data, evaluation sets that name one, and the run or bundle that a
+    training began with.
+    """
+    values = json.loads(config.to_json())
+    values["data"]["data_dir"] = ""
+    named = values["evaluation"]["sets"]
+    values["evaluation"]["sets"] = [text for text in named if not sets.names_its_folder(text)]
+    source = config.model.init_from
+    if source not in names() and not source.startswith(_HUB):
+        values["model"]["init_from"] = ""
+    return configuration.from_json(values)  # what only those read goes, too
 
 
 def flatten(variables: Variables) -> Iterator[tuple[str, np.ndarray]]:

@@ -4,6 +4,7 @@ One that is found to be damaged is moved to `damaged/<step>`, and the one before
 """
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ class Checkpoints(SavedCheckpoints):
 
     def _open(self, *, create: bool = True) -> ocp.CheckpointManager:
         if parallel.is_main():
+            self._clear()
             worth.mend(self._folder, self._say)
         parallel.barrier()  # until they are whole
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
@@ -163,6 +165,16 @@ class Checkpoints(SavedCheckpoints):
                 create_directories_asynchronously=jax.process_count() > 1,
             ),
         )
+
+    def _clear(self) -> None:
+        """Deletes what a process was writing when it was killed: no later save may have that step.
+
+        By the name. What orbax itself would clean of a bucket is all without its mark, and so what
+        was copied there from a disk.
+        """
+        if not bucket.holds(self._folder):
+            for half in self._folder.glob(f"*{ocp.path.step.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(half, ignore_errors=True)  # it is only in the way
 
     def _gone(self) -> bool:
         """Whether the folder is there no more, or its bucket does not answer."""

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from didicm_jax import bucket
 
+WEIGHTS_FILE = "model.safetensors"  # of a bundle, which `run.bundle` reads and writes
+
 
 @dataclass(frozen=True)
 class Places:
@@ -21,6 +23,11 @@ class Places:
     def description_file(self) -> Path:
         """`class_names` and `image_shape`."""
         return self.path / "dataset.json"
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether here is a network without a run; weights may be exported into a run's folder."""
+        return (self.path / WEIGHTS_FILE).exists() and not self.description_file.exists()
 
     @property
     def lock(self) -> Path:

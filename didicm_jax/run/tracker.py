@@ -54,7 +54,7 @@ class Tracker:
             self._run: Any = wandb.init(
                 id=name,
                 resume="allow",
-                name=places.path.name,
+                name=files.resolved(places.path).name,
                 dir=files.spool(places.path),
                 config=dict(config),
                 settings=wandb.Settings(console="off", silent=True),

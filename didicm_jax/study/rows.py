@@ -3,13 +3,14 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from didicm_jax import evaluation
+from didicm_jax.config import durations
 from didicm_jax.study import axes, methods
 from didicm_jax.study.folder import Record
 
@@ -128,7 +129,7 @@ def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
         for free, key in kinds:
             chosen = {seed: find_sampler(record, key) for seed, record in cells.items()}
             rows.append(Row(place, method, stopped, free, chosen, cells))
-    order = {place: i for i, place in enumerate(dict.fromkeys(row.place for row in rows))}
+    order = {place: i for i, place in enumerate(in_order(row.place for row in rows))}
     names = ["", *methods.METHODS]
 
     def rank(row: Row) -> tuple[int, int, str, bool, bool]:
@@ -136,6 +137,30 @@ def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
         return order[row.place], names.index(name), row.method, row.stopped, row.free
 
     return sorted(rows, key=rank)
+
+
+def in_order(places: Iterable[Place]) -> list[Place]:
+    """Each place once: numbers in the direction in which they begin, names as they come."""
+    found = list(dict.fromkeys(places))
+    values = [list(dict.fromkeys(column)) for column in zip(*found, strict=True)]
+    ranks = [{value: i for i, value in enumerate(_ascending(column))} for column in values]
+    return sorted(found, key=lambda place: [r[v] for r, v in zip(ranks, place, strict=True)])
+
+
+def _ascending(column: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+    """The values of a coordinate, or descending where the second is less than the first."""
+    numbers = {each: number_of(each[1]) for each in column}
+    if len({unit for _, unit in numbers.values()} | {None}) > 2 or len(column) < 2:
+        return column
+    down = numbers[column[1]] < numbers[column[0]]
+    return sorted(column, key=lambda each: numbers[each][0], reverse=down)
+
+
+def number_of(value: Any) -> tuple[float, str | None]:
+    """A coordinate as a number and its unit, "" for a bare one and None for what is neither."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value), ""
+    return (isinstance(value, str) and durations.parse(value)) or (0.0, None)
 
 
 def _key(sampler: Record) -> tuple[str, int]:
@@ -246,3 +271,15 @@ def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None
     factor = -100 / (metric.scale * statistics.fmean(shared.over_seeds(metric.key)))
     half = None if found.half is None else abs(factor) * found.half
     return Difference(factor * found.value, half)
+
+
+def baselines_of(rows: Sequence[Row]) -> tuple[Baseline, ...]:
+    """What methods are compared with."""
+    stopped = any(row.stopped for row in rows)
+    return (UNMATCHED, MATCHED, STOPPED) if stopped else (UNMATCHED, MATCHED)
+
+
+def mean_of(values: Sequence[float]) -> tuple[float, float]:
+    """Over seeds, and its standard error, 0 where there is but one."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.fmean(values), error

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from didicm_jax.errors import UserError
+from didicm_jax.parallel.chips import MEMORY_FRACTION, MEMORY_FRACTION_ONCE
 from didicm_jax.training.stopping import StopRequest
 
 STOPPED = 75  # the exit status of a cell that was asked to stop and can go on (EX_TEMPFAIL)
 _POLL = 0.2  # seconds
-# Of a GPU's memory, the share that JAX takes, and how much of it all cells on it take together.
-_MEMORY, _TAKEN = "XLA_PYTHON_CLIENT_MEM_FRACTION", 0.9
+_TAKEN = 0.9  # of a GPU's memory, by all cells on it together
 
 
 class Lane(NamedTuple):
@@ -61,7 +61,8 @@ def lanes(jobs: int | None) -> list[Lane]:
         names = visible if len(visible) == devices else [str(i) for i in range(devices)]
         count = jobs or devices
         shared = -(-count // devices)
-        memory = {} if shared == 1 else {_MEMORY: f"{_TAKEN / shared:.3f}"}
+        share = {MEMORY_FRACTION: f"{_TAKEN / shared:.3f}", MEMORY_FRACTION_ONCE: ""}
+        memory = {} if shared == 1 else share
         return [
             Lane(None, {"CUDA_VISIBLE_DEVICES": names[lane % devices], **memory})
             for lane in range(count)

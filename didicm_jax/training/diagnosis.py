@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
+from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables
 from didicm_jax.parallel import AXIS
@@ -37,10 +38,20 @@ def diagnose(
 
     Raises:
       FloatingPointError: what the operation is, with a traceback that ends at it.
-      UserError: every operation was finite this time.
+      UserError: every operation was finite this time, or the one is on another process.
     """
-    for run in (_up_to_a_nan, _up_to_an_infinity):
-        _run_again(local_gradients, before, batch, step, run)
+    found: FloatingPointError | None = None
+    try:
+        # An infinity first: a NaN that comes of one would be found at its consequence.
+        for run in (_up_to_an_infinity, _up_to_a_nan):
+            _run_again(local_gradients, before, batch, step, run)
+    except FloatingPointError as error:
+        found = error
+    if parallel.any_process(found is not None):
+        raise found or UserError(
+            f"step {step}: expected to find what was not finite, found every operation finite on "
+            "the images of this process; see what the process says whose images are behind it"
+        )
     raise UserError(
         f"step {step}: expected to find what was not finite, found every operation finite one at a "
         "time: it overflows only in the compiled step; start a new run with a lower "
@@ -107,7 +118,7 @@ def _up_to_a_nan(function: Callable, *inputs: Any) -> None:
 
 
 def _up_to_an_infinity(function: Callable, *inputs: Any) -> None:
-    """Up to the first infinity that an operation makes of finite inputs, but for a logarithm of 0.
+    """Up to the first infinity or NaN that an operation makes of finite inputs, but for log 0.
 
     Not by `jax.debug_infs`, which stops at the first of any kind: honest ones are in every loss,
     such as the start of a maximum or the logarithm of a hard label.
@@ -129,18 +140,21 @@ def _up_to_an_infinity(function: Callable, *inputs: Any) -> None:
         made = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*(values[x] for x in used))
         given = [x.val if isinstance(x, Literal) else values[x] for x in operation.invars]
         name = operation.primitive.name
-        if name != "log" and _finite(given) and not _finite(made):
+        if name != "log" and not _any(_odd, given) and _any(_odd, made):
             at = operation.source_info.traceback
-            error = FloatingPointError(f"infinity encountered in {name}")
+            kind = "invalid value (nan)" if _any(jnp.isnan, made) else "infinity"
+            error = FloatingPointError(f"{kind} encountered in {name}")
             raise error.with_traceback(at and at.as_python_traceback())
         values |= dict(zip(operation.outvars, made, strict=True))
         for gone in (x for x in used if last[x] == number):
             del values[gone]
 
 
-def _finite(arrays: Sequence[Any]) -> bool:
-    return all(
-        bool(jnp.isfinite(x).all())
-        for x in arrays
-        if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+def _odd(x: chex.Array) -> chex.Array:
+    return ~jnp.isfinite(x)
+
+
+def _any(predicate: Callable[[chex.Array], chex.Array], arrays: Sequence[Any]) -> bool:
+    return any(
+        bool(predicate(x).any()) for x in arrays if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
     )

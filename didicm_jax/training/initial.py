@@ -1,6 +1,7 @@
 """The weights of a trained network as those that a run starts from: which fit, which stay fresh."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from didicm_jax.config.table import BY_KEY
 from didicm_jax.errors import UserError
 from didicm_jax.inference import network
 from didicm_jax.models.variables import Variables, split
-from didicm_jax.run import Description, RunFolder, arrays, bundle
+from didicm_jax.run import Description, Places, RunFolder, arrays, bundle
 
 _SETTING = "config.model.init_from"
 # Settings of the network that leave its arrays, and what they stand for, as they are.
@@ -125,8 +126,9 @@ def match(
 
 
 def _find(source: str) -> RunFolder | bundle.Bundle:
-    path = files.place(source, _SETTING) if bucket.holds(source) else Path(source)
-    if source in bundle.names() or not path.is_dir() or (path / bundle.WEIGHTS_FILE).exists():
+    local = Path(os.path.expanduser(source))  # hf://user/name, too, which then is no folder
+    path = files.place(source, _SETTING) if bucket.holds(source) else local
+    if source in bundle.names() or not path.is_dir() or Places(path).is_bundle:
         return bundle.find(source)
     return RunFolder.open(path)
 

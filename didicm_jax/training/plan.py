@@ -135,18 +135,19 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
       begun: it has a checkpoint to go on from, so what it started from is not asked for.
 
     Raises:
-      UserError: for every mistake that can be found before the first step.
+      UserError: for every mistake that can be found before the first step, on any process.
     """
     mesh = parallel.make_mesh()
-    check(config, mesh.size)
-    if config.report.wandb:
-        tracker.check()
-    dataset = build.dataset(config)
-    drafted = draft(config, dataset, mesh)
+    with parallel.together():
+        check(config, mesh.size)
+        if config.report.wandb:
+            tracker.check()
+        dataset = build.dataset(config)
+        drafted = draft(config, dataset, mesh)
+        opened = sets.open_all(config, dataset, drafted.durations.total)
     start = None
     if config.model.init_from and not parallel.any_process(begun):
         start = initial.read(config, Description.of(dataset), drafted.abstract, mesh)
-    opened = sets.open_all(config, dataset, drafted.durations.total)
     return replace(drafted, sets=opened, start=start)
 
 
@@ -188,6 +189,12 @@ def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) 
         raise UserError(
             f"config.train.batch_size: expected at most the {len(dataset.train)} training images, "
             f"found {batch_size}; lower it in a new run"
+        )
+    shift, side = config.augment.shift, min(dataset.image_shape[:2])
+    if shift >= side:
+        raise UserError(
+            f"config.augment.shift: expected less than the {side} pixels of the shorter side, of "
+            f"which nothing would be left, found {shift}; lower it"
         )
     graphdef, abstract = jax.eval_shape(lambda: _create(config, dataset))
     durations = _durations(config, len(dataset.train))

@@ -1,6 +1,7 @@
 """Words of a command line, in and out."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,28 @@ def test_a_flag_takes_the_place_of_the_thing_that_it_names(flag, error, said):
         raise error
     assert str(raised.value).startswith(said)
     assert error in (raised.value, raised.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "file", [["--config=F"], ["-config=F"], ["--config", "F"], ["-config", "F"]]
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_config_file_may_stand_anywhere(tmp_path, file, place):
+    (tmp_path / "F").write_text((Path(__file__).parents[2] / "configs" / "digits.py").read_text())
+    words = [word.replace("F", str(tmp_path / "F")) for word in file]
+    rest = ["--config.seed=7", "--config.train.batch_size=32"]
+    argv = ["main.py", *rest[:place], *words, *rest[place:]]
+    argv = command_line.config_first(argv)
+    assert argv == ["main.py", *words, *rest]
+    config = command_line.parse(command_line.new_flags(argv, "A file."), argv)
+    assert (config.seed, config.train.batch_size) == (7, 32)
+
+
+@pytest.mark.parametrize("argv", [["--config.seed=7", "--config"], ["--config"]])
+def test_a_config_without_its_file_is_said(argv):
+    argv = command_line.config_first(["main.py", *argv])
+    with pytest.raises(UserError, match="config"):
+        command_line.parse(command_line.new_flags(argv, "A file."), argv)
 
 
 def test_of_flags_within_flags_the_inner_one_knows_better():

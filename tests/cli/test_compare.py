@@ -18,6 +18,9 @@ from didicm_jax.plots import prediction as figures
 from didicm_jax.run import RunFolder
 from tests.cli.looking import is_picture, one_line, table
 
+# What tells who was compared.
+SIDE = ("workdir", "step", "sampler", "steps")
+
 
 def test_two_runs_compared_on_labels(main, run, classifier, tmp_path, capsys):
     given = [f"--workdir={run}", f"--baseline={classifier}", "--sheet=3", f"--output={tmp_path}"]
@@ -34,6 +37,7 @@ def test_two_runs_compared_on_labels(main, run, classifier, tmp_path, capsys):
     rows = table(tmp_path / "disagreements.csv")
     assert len(rows) == result["num_disagreements"] > 0
     assert all(row["run"] != row["baseline"] for row in rows)
+    assert [result["run"][key] for key in SIDE] == ["run", 12, "cp", 2]
     distances = [float(row["total_variation"]) for row in rows]
     assert distances == sorted(distances, reverse=True)
     assert is_picture(tmp_path / "disagreements.png")
@@ -43,11 +47,20 @@ def test_a_comparison_says_which_images_it_is_of(run, tmp_path):
     folder, other = RunFolder.open(run), OtherData(split="train[90%:]", examples=20)
     subject = open_subject(folder, "latest", other)
     images = record.images_of(folder.config, other)
-    pair = compare.Pair((subject, subject), (folder.config, folder.config), images)
-    compare.labelled(pair, 3, tmp_path, contextlib.nullcontext)
+    compare.labelled((subject, subject), images, 3, tmp_path, contextlib.nullcontext)
     assert json.loads((tmp_path / "comparison.json").read_text()).items() >= images.items()
     words = "The data: digits, part train[90%:], of which 20 were asked for."
     assert words in (tmp_path / "comparison.html").read_text()
+
+
+def test_the_current_folder_has_a_name(main, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run)
+    for mode in (["--mode=evaluate"], ["--mode=compare", f"--baseline={run}"]):
+        assert main(*mode, "--workdir=.", "--examples=8", f"--output={tmp_path}") == 0
+    result = json.loads((tmp_path / "comparison.json").read_text())
+    assert [result[each]["workdir"] for each in ("run", "baseline")] == ["run", "run"]
+    assert "The run: run, checkpoint" in (tmp_path / "comparison.html").read_text()
+    assert "Evaluation of run<" in (tmp_path / "evaluation.html").read_text()
 
 
 def test_two_runs_compared_without_labels(main, run, classifier, folder, tmp_path, capsys):
@@ -58,6 +71,11 @@ def test_two_runs_compared_without_labels(main, run, classifier, folder, tmp_pat
     result = json.loads((tmp_path / "comparison.json").read_text())
     assert result["num_images"] == 3
     assert "mcnemar" not in result
+    sides = [[result[each][key] for key in SIDE] for each in ("run", "baseline")]
+    assert sides == [["run", 12, "cp", 2], ["classifier", 4, "softmax", 1]]
+    page = (tmp_path / "comparison.html").read_text()
+    assert "The run: run, checkpoint of step 12, by cp exact with 2 steps." in page
+    assert "The baseline: classifier, checkpoint of step 4, by softmax with 1 step." in page
     assert is_picture(tmp_path / "disagreements.png")
 
 
@@ -71,6 +89,20 @@ def test_a_classifier_takes_of_the_flags_what_it_reads(main, run, classifier, tm
     capsys.readouterr()
     assert main(*given, *flags) == 2
     assert "--steps: expected a run of method didicm, found cross_entropy" in one_line(capsys)
+
+
+def test_a_sampler_that_the_baseline_cannot_use_is_said_to_be_of_the_baseline(
+    main, run, classifier, tmp_path, capsys
+):
+    other = changed(run, tmp_path / "other", sampler__name="one_shot")
+    given = ["--mode=compare", f"--baseline={other}", f"--output={tmp_path / 'out'}"]
+    assert main(*given, f"--workdir={run}", "--steps=2") == 2
+    assert "--baseline: expected a sampler that reads steps, found one_shot" in one_line(capsys)
+    # What it advises is accepted.
+    assert main(*given, f"--workdir={run}", "--steps=2", "--sampler=cp", "--examples=8") == 0
+    capsys.readouterr()
+    assert main(*given, f"--workdir={classifier}", "--sampler=cp,cl") == 2
+    assert "error: --mode=compare: expected one sampler, found 2" in one_line(capsys)
 
 
 def changed(run, place, **settings):

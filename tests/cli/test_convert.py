@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from didicm_jax import models
 from didicm_jax.cli import convert as entry_point
 from didicm_jax.inference.predictor import Predictor
-from didicm_jax.pytorch import interop
+from didicm_jax.pytorch import interop, torch_files
+from didicm_jax.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +123,8 @@ def test_the_exported_file_runs_without_the_project(convert, made, tmp_path, sam
     described = json.loads((tmp_path / "model.jaxexport.json").read_text())
     assert described["class_names"] == ["ant", "bee", "cat", "dog", "emu"]
     assert (described["image_shape"], described["steps"]) == ([224, 224, 3], 2)
+    config = json.loads((made / "config.json").read_text())
+    assert described["eval_crop"] == config["data"]["eval_crop"]
     pixels = images(5)
     np.save(tmp_path / "in.npy", pixels)
     arguments = [path, tmp_path / "in.npy", tmp_path / "out.npz"]
@@ -131,6 +134,16 @@ def test_the_exported_file_runs_without_the_project(convert, made, tmp_path, sam
     with np.load(tmp_path / "out.npz") as parts:
         for found in parts.values():
             np.testing.assert_allclose(found, expected[: len(found)], atol=2e-3)
+
+
+def test_names_of_classes_are_what_an_editor_shows(convert, original, tmp_path):
+    """Not the mark with which some begin a file, and not its blank lines."""
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffant\r\n\nbee\n  \ncat\ndog\n\temu \n\n".encode())
+    given = [f"--torch={original}", f"--workdir={tmp_path / 'run'}", f"--class_names={names}"]
+    assert convert(*given) == 0
+    described = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    assert described["class_names"] == ["ant", "bee", "cat", "dog", "emu"]
 
 
 def test_a_plain_resnet_becomes_a_classifier(convert, tmp_path):
@@ -179,6 +192,25 @@ def test_a_plain_trunk_initialises_a_diffusion_which_then_trains(convert, main, 
         np.testing.assert_array_equal(found[ours], given[key])
     assert main(f"--workdir={workdir}", *config) == 0  # goes on from step 0
     assert json.loads((workdir / "evaluation.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "source", "seed"),
+    [([], "moving average", 1), (["--weights=raw"], "weights", 0)],
+    ids=["auto", "raw"],
+)
+def test_the_trunk_of_an_average_is_loaded_as_is_said(
+    convert, tmp_path, monkeypatch, capsys, flags, source, seed
+):
+    options = {"stem": "small", "in_channels": 1, "image_size": 8}
+    raw, averaged = (state_dict("resnet4", seed, **options) for seed in (0, 1))
+    monkeypatch.setattr(torch_files, "read", lambda path: torch_files.Weights(raw, averaged))
+    workdir, out = tmp_path / "run", tmp_path / "out.safetensors"
+    assert convert("--torch=both.pth", f"--workdir={workdir}", *DIGITS, *flags) == 0
+    assert f"{source} to predict with" in capsys.readouterr().out
+    assert convert(f"--workdir={workdir}", f"--safetensors={out}") == 0
+    expected = (raw, averaged)[seed]
+    np.testing.assert_array_equal(load_file(out)["conv1.weight"], expected["conv1.weight"])
 
 
 DIGITS = [
@@ -313,8 +345,6 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
             "--checkpoint: expected with --export or --safetensors or --hub, found without",
         ),
         ([f"--workdir={made}", f"--export={tmp_path}", "--weights=raw"], "with --torch, found"),
-        ([f"--workdir={made}", f"--export={made}"], "expected files that can be"),
-        ([f"--workdir={made}", f"--export={tmp_path / 'no' / 'x'}"], "expected files that can be"),
     ]
     for name, content, message in (
         ("missing", missing, "missing: bn1.bias"),
@@ -336,3 +366,43 @@ def test_mistakes_are_one_line_and_leave_nothing(convert, made, original, tmp_pa
         assert said.count("\n") == 1
     left = {path.suffix for path in tmp_path.iterdir()}
     assert left == {".safetensors"}
+
+
+def test_files_that_could_not_be_written_are_refused_before_the_network_is_read(
+    convert, made, tmp_path, capsys, monkeypatch
+):
+    def refuse(*arguments):
+        raise AssertionError("the run was opened")
+
+    monkeypatch.setattr(RunFolder, "open", refuse)
+    (tmp_path / "a.json").mkdir()
+    place, nowhere = tmp_path / "x", tmp_path / "no" / "x"
+    cases = [
+        ([f"--export={made}"], "--export: expected a file that can be written, found the f"),
+        (
+            [f"--export={nowhere}"],
+            "--export: expected a file that can be written, found no folder",
+        ),
+        ([f"--export={tmp_path / 'a'}"], f"found the folder {tmp_path / 'a.json'}"),
+        ([f"--safetensors={tmp_path}"], "--safetensors: expected a file that can be written"),
+        ([f"--safetensors={nowhere}"], "--safetensors: expected a file that can be written"),
+        (
+            [f"--export={place}", f"--safetensors={tmp_path / '.' / 'a.json' / '..' / 'x'}"],
+            f"--safetensors: expected a place of its own, found {place}, which --export writes",
+        ),
+        (
+            [f"--export={place}", f"--safetensors={place}.json"],
+            f"--safetensors: expected a place of its own, found {place}.json, which --ex",
+        ),
+        (
+            [f"--export={place}", f"--hub={place}"],
+            f"--hub: expected a place of its own, found {place}, which --export writes",
+        ),
+    ]
+    for given, message in cases:
+        assert convert(f"--workdir={made}", *given) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.startswith("error: --")
+        assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

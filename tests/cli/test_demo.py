@@ -43,6 +43,8 @@ def gradio(monkeypatch):
         (["--pretrained=nowhere"], "--pretrained: expected a network of this package"),
         (["--pretrained=x", "--workdir=x"], "--workdir: expected without --pretrained"),
         (["--pretrained=x", "--checkpoint=best"], "--checkpoint: expected without --pretrained"),
+        (["--checkpoint=best"], "--checkpoint: expected with --workdir"),
+        (["--workdir="], "--workdir: expected a value, found none"),
         (["--workdir=x", "--port=0"], "port"),
         (["--workdir=x", "--host=no.such.host.invalid"], "--port: expected a free port"),
         (["--workdir=x", "more"], "found 'more'"),

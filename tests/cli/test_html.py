@@ -62,7 +62,7 @@ def test_the_page_of_an_evaluation(main, run, renamed, tmp_path):
             np.testing.assert_allclose(shown, scale * np.array(expected), atol=0.0051)
     scaled = record["best_temperature"]
     assert page.root.only("code").text == f"--temperature={scaled['temperature']:.4g}"
-    assert f"NLL of cp exact 2 is {scaled['nll']:.4f}" in " ".join(page.root.text.split())
+    assert f"NLL of cp exact, 2 steps is {scaled['nll']:.4f}" in " ".join(page.root.text.split())
     drawn = [image for image in page.root.all("img") if "width" in image.attributes]
     assert len(drawn) == 4
     of_classes = table(tmp_path / "out" / "classes.csv")

@@ -16,11 +16,12 @@ from didicm_jax import config as configuration
 from didicm_jax.cli import command_line
 from didicm_jax.cli import convert as entry_point
 from didicm_jax.cli.card import Facts, write
+from didicm_jax.cli.hub import Beginning
 from didicm_jax.inference import sweep
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.run import Description, RunFolder, bundle
 from tests.cli.looking import one_line, table
-from tests.cli.running import DIGITS, SMALL
+from tests.cli.running import DIGITS, ROOT, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +50,20 @@ def commands(text):
     return [shlex.split(each.replace("\\\n", "")) for each in found]
 
 
-def figures_of(made, evaluation):
+def config_of(words):
+    """What the words of a training command give, as `launch/main.py` reads them."""
+    words = ["main.py", *words]
+    values = command_line.new_flags(words, "")
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    found = command_line.parse(values, words)
+    assert values.workdir == "RUN"
+    return found
+
+
+def figures_of(made, evaluation, trained=None):
     """Metadata and text of the card with another record of an evaluation."""
     facts = Facts(made, "float32", "latest", evaluation, None, None, None)
-    _, metadata, text = write(bundle.find(made), facts).split("---\n", 2)
+    _, metadata, text = write(trained or bundle.find(made), facts).split("---\n", 2)
     return yaml.safe_load(metadata), text
 
 
@@ -91,12 +102,23 @@ def test_the_command_of_the_card_is_whole_however_the_config_is_named(
     convert, run, tmp_path, given
 ):
     assert convert(f"--workdir={run}", f"--hub={tmp_path / 'net'}", *given) == 0
-    words = ["main.py", *commands(card(tmp_path / "net")[1])[0]]
-    values = command_line.new_flags(words, "")
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    found = command_line.parse(values, words)
-    assert values.workdir == "RUN"
+    found = config_of(commands(card(tmp_path / "net")[1])[0])
     assert configuration.differences(found, RunFolder.open(run).config) == {}
+
+
+@pytest.mark.parametrize("name", bundle.names())
+def test_the_training_command_of_a_packaged_card_is_true(name, monkeypatch):
+    """It is accepted, gives the config of the network, and has all that is written today."""
+    monkeypatch.chdir(ROOT)  # where config files are named from
+    words = commands(card(bundle.PRETRAINED / name)[1])[0]
+    found, trained = config_of(words), bundle.find(name)
+    configuration.validate(found)
+    assert [*configuration.differences(found, trained.config)] == ["data.data_dir"]
+    assert found.data.data_dir == "DATA"
+    start = words[0].removeprefix("--config=")
+    began = Beginning(start, config_of([words[0], "--workdir=RUN"]))
+    text = write(trained, Facts(trained.path, "bfloat16", "latest", None, None, None, began))
+    assert {*commands(text)[0]} <= {*words}  # defaults have changed since
 
 
 def test_the_hubs_own_library_reads_the_card(made):
@@ -130,9 +152,11 @@ def test_the_figures_of_the_card_are_found_again(main, made, run, tmp_path, monk
 def test_a_run_is_made_of_it(convert, made, run, tmp_path):
     workdir = tmp_path / "again"
     assert convert(f"--pretrained={made}", f"--workdir={workdir}") == 0
-    assert json.loads((workdir / "dataset.json").read_text()) == json.loads(
-        (run / "dataset.json").read_text()
-    )
+    ours, theirs = (RunFolder.open(folder) for folder in (workdir, run))
+    assert ours.description == dataclasses.replace(theirs.description, trained_on="")
+    # To train on with other images of these classes.
+    mine = dataclasses.replace(theirs.description, trained_on="the digest of others")
+    assert RunFolder.claim(workdir, ours.config, mine).description == mine
     path = tmp_path / "net"
     assert convert(f"--workdir={workdir}", f"--hub={path}") == 0
     for name, array in load_file(made / "model.safetensors").items():
@@ -270,6 +294,29 @@ def test_the_card_of_photos_of_many_classes(made, run):
     assert "float32" not in text
 
 
+def test_the_card_names_no_folder_of_the_machine(made):
+    trained = bundle.find(made)
+    config = trained.config.copy_and_resolve_references()
+    config.model.init_from = "/home/somebody/run"
+    config.evaluation.sets = ("a=test", "b=test of idx in /home/somebody")
+    trained = dataclasses.replace(trained, config=config)
+    for began in (None, Beginning("configs/digits.py", configuration.default())):
+        text = write(trained, Facts(made, "float32", "latest", None, None, None, began))
+        assert "somebody" not in text
+        assert "config.evaluation.sets=('a=test',)" in text.replace("'\"'\"'", "'")
+        assert ", seed 0, from the weights of another network. " in text
+
+
+def test_the_card_of_a_namesake_of_a_packaged_network(made, run):
+    """Its commands are of the folder beside them."""
+    record = json.loads((run / "evaluation.json").read_text())
+    for folder, source in ((made.with_name("cifar10"), "./cifar10"), (made, "tiny")):
+        _, text = figures_of(folder, record, bundle.find(made))
+        assert f"\n# {folder.name}\n" in text
+        assert f'from_pretrained("{source}")' in text
+        assert commands(text)[0][:2] == ["--mode=evaluate", f"--pretrained={source}"]
+
+
 def test_mistakes_are_one_line_and_leave_nothing(
     main, convert, made, run, folder, tmp_path, capsys
 ):
@@ -302,6 +349,8 @@ def test_mistakes_are_one_line_and_leave_nothing(
             "one sampler",
         ),
         (["--mode=predict", f"--pretrained={made}", DIGITS], "--config: expected without"),
+        (["--mode=predict", f"--workdir={made}", images], f"--workdir: expected a run in {made},"),
+        (["--mode=predict", f"--pretrained={run}", images], "--pretrained: expected a network wi"),
         (["--mode=evaluate", f"--pretrained={made}", "--data_dir=x"], "--data_dir: expected its"),
     ]
     for given, message in called:

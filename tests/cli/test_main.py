@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from didicm_jax import parallel
+from didicm_jax.cli import dispatch
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
 from tests.cli.running import DIGITS, SMALL, comparable, interrupt_at, records
@@ -200,6 +202,59 @@ def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeyp
     # What it advises is accepted.
     settings[0] = "--config.train.max_skipped=99"
     assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 0
+
+
+def too_large(*_):
+    """More than any device has."""
+    jnp.zeros(10**14).block_until_ready()
+
+
+def test_a_step_without_room_says_what_needs_less(main, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "make_step", lambda run, donate: too_large)
+    assert main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: expected room in the memory of the devices, found RESOURCE_EXH")
+    for setting in ("train.batch_size", "train.accumulate", "train.remat", "evaluation.batch_size"):
+        assert f"config.{setting}" in error
+    assert "--mode=preflight" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "reads_the_setting"),
+    [
+        (["--mode=evaluate"], True),
+        (["--mode=compare", "--baseline={run}"], True),
+        (["--mode=compare", "--baseline={run}", "--images=x"], False),
+        (["--mode=predict", "--images=x"], False),
+    ],
+)
+def test_a_mode_without_room_says_what_it_reads(
+    main, run, capsys, monkeypatch, given, reads_the_setting
+):
+    monkeypatch.setattr(dispatch, "run", too_large)
+    assert main(f"--workdir={run}", *(word.format(run=run) for word in given)) == 2
+    error = capsys.readouterr().err
+    assert "found RESOURCE_EXHAUSTED" in error
+    assert ("config.evaluation.batch_size" in error) is reads_the_setting
+    assert "config.train" not in error
+
+
+def test_one_of_several_without_room_does_not_say_start_again(main, run, monkeypatch):
+    """It would come to the same end; and it waits for nobody."""
+    said = []
+
+    def one_of_two(*_):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        too_large()
+
+    monkeypatch.setattr(dispatch, "run", one_of_two)
+    monkeypatch.setattr(parallel, "leave", lambda message, status: said.append((message, status)))
+    main("--mode=evaluate", f"--workdir={run}")
+    ((message, status),) = said
+    assert message.startswith("error: process 0: expected room in the memory of the devices")
+    assert "the same command" not in message
+    assert status == 2
 
 
 def test_debug_nans_points_at_the_operation(main, tmp_path):

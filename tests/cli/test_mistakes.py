@@ -49,6 +49,10 @@ BAD = {
         [DIGITS, "--config.train.batch_size=2000"],
         "expected at most the 1437 training images, found 2000",
     ),
+    "a shift that leaves nothing": (
+        [DIGITS, "--config.augment.shift=8"],
+        "config.augment.shift: expected less than the 8 pixels",
+    ),
     "devices": ([DIGITS, "--config.train.batch_size=30"], "expected a multiple of 4"),
     "micro-batches": (
         [DIGITS, "--config.train.accumulate=3"],

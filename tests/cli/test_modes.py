@@ -227,7 +227,7 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         ),
         (["--mode=evaluate", of_run, "--steps=two"], "--steps: expected whole numbers"),
         (["--mode=evaluate", of_run, "--views=0"], "config.sampler.views: expected a number at"),
-        (["--mode=evaluate", of_run, "--chains=3"], "--chains: expected a sampler that reads it"),
+        (["--mode=evaluate", of_run, "--chains=3"], "--chains: expected a sampler that reads"),
         (["--mode=evaluate", of_run, "--gif"], "--gif: expected with --mode=predict"),
         # What was typed is what is named.
         (["--mode=evaluate", of_run, "--dataset=nonsense"], "check --dataset and --data_dir"),
@@ -280,6 +280,7 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
             "of method didicm",
         ),
         (["--mode=report"], "--workdir: expected one folder"),
+        (["--mode=report", of_run, "--config=configs/digits.py"], "--config: expected without"),
         (["--mode=report", f"--workdir={empty}"], "expected a run with metrics.jsonl"),
         (["--mode=report", of_run, f"--output={a_file}"], "--output: expected a folder"),
         ([DIGITS, f"--workdir={tmp_path / 'new'}", "--images=x"], "--images: expected with"),

@@ -82,3 +82,12 @@ def test_each_mode_takes_the_flags_that_its_help_says(mode):
     assert ({"checkpoint", "output", "steps"} <= read) == (
         mode not in ("train", "report", "preflight")
     )
+
+
+@pytest.mark.parametrize("given", ["0", "inf", "nan", "1e12", "1000000000000"])
+def test_a_timeout_is_one_that_jax_can_wait_for(given):
+    values = flags.FlagValues()
+    options.define(values)
+    with pytest.raises(flags.IllegalFlagValueError, match="peer_timeout"):
+        values(["main.py", f"--peer_timeout={given}"])
+    assert checked("--peer_timeout=1000000").peer_timeout == 10**6

@@ -12,8 +12,13 @@ from PIL import Image
 
 from didicm_jax import data, plots
 from didicm_jax.cli import pictures
+from didicm_jax.cli.predict import FIGURES
 from didicm_jax.inference.predictor import Predictor
 from tests.cli.looking import is_picture, one_line, table
+
+
+def figures(folder):
+    return sorted(path.name for path in (folder / FIGURES).iterdir())
 
 
 def test_prediction_of_a_folder(main, run, folder, tmp_path, capsys):
@@ -33,18 +38,34 @@ def test_prediction_of_a_folder(main, run, folder, tmp_path, capsys):
     records = json.loads((tmp_path / "predictions.json").read_text())
     assert [r["class"] for r in records] == list(expected.classes)
     assert records[0]["top"][0]["class"] == expected.classes[0]
-    figures = sorted(path.name for path in tmp_path.glob("0*"))
-    assert figures == ["0001-digit0.gif", "0001-digit0.png", "0002-digit1.gif", "0002-digit1.png"]
-    assert is_picture(tmp_path / "0001-digit0.png")
-    with Image.open(tmp_path / "0001-digit0.gif") as image:
+    assert figures(tmp_path) == [
+        *("0001-digit0.gif", "0001-digit0.png", "0002-digit1.gif", "0002-digit1.png")
+    ]
+    assert is_picture(tmp_path / FIGURES / "0001-digit0.png")
+    with Image.open(tmp_path / FIGURES / "0001-digit0.gif") as image:
         assert image.n_frames == 3
-    assert "the first 2 of 3" in said.out
+    assert f"{FIGURES} (2 figures of the first of 3 images: --max_figures) in" in said.out
+
+
+def test_figures_of_another_prediction_do_not_stay(main, run, folder, tmp_path, capsys):
+    """Nor are they, or its tables, images to predict: the second call is given all of it."""
+    out = tmp_path / "out"
+    for given in ([f"--images={folder / 'digit0.png'}", "--gif"], [f"--images={tmp_path}"]):
+        for name in ("a.png", "b.png") if len(given) == 1 else ():
+            (tmp_path / name).write_bytes((folder / "digit0.png").read_bytes())
+        assert main("--mode=predict", f"--workdir={run}", *given, f"--output={out}") == 0
+        assert capsys.readouterr().err == ""
+    assert [Path(row["file"]).name for row in table(out / "predictions.csv")] == ["a.png", "b.png"]
+    assert figures(out) == ["0001-a.png", "0002-b.png"]
+    words = [f"--images={tmp_path}", f"--output={out}", "--max_figures=0"]
+    assert main("--mode=predict", f"--workdir={run}", *words) == 0
+    assert figures(out) == []
 
 
 def test_a_classifier_predicts_too(main, classifier, folder, tmp_path):
     given = [f"--images={folder / 'digit0.png'}", f"--output={tmp_path}"]
     assert main("--mode=predict", f"--workdir={classifier}", *given) == 0
-    assert is_picture(tmp_path / "0001-digit0.png")
+    assert is_picture(tmp_path / FIGURES / "0001-digit0.png")
 
 
 def posteriors(folder):
@@ -94,10 +115,10 @@ def test_odd_names_and_commas_lose_nothing(main, run, same, tmp_path, capsys):
     assert found == ["a,b.png", "ä$x_y$.png", names[0], "caf\\udce9.png"]
     records = json.loads((out / "predictions.json").read_text())
     assert [Path(record["file"]) for record in records] == [same / names[k] for k in (2, 3, 0, 1)]
-    drawn = sorted(path.name for path in out.glob("0*.png"))
+    drawn = [name for name in figures(out) if name.endswith(".png")]
     assert drawn == ["0001-a,b.png", "0002-ä$x_y$.png", f"0003-{'n' * 200}.png", "0004-caf_.png"]
-    assert all(is_picture(out / name) for name in drawn)
-    assert len(list(out.glob("0*.gif"))) == 4
+    assert all(is_picture(out / FIGURES / name) for name in drawn)
+    assert len(figures(out)) == 8
 
 
 def test_a_figure_that_fails_costs_one_figure(main, run, same, tmp_path, monkeypatch, capsys):
@@ -115,14 +136,14 @@ def test_a_figure_that_fails_costs_one_figure(main, run, same, tmp_path, monkeyp
     assert main("--mode=predict", f"--workdir={run}", *given) == 0
     said = capsys.readouterr()
     assert said.err == "warning: 0002-1.png could not be drawn: RuntimeError: no such glyph\n"
-    assert sorted(path.name for path in out.glob("0*")) == ["0001-0.png", "0003-2.png"]
-    assert "and 2 figures (the first 3 of 5 images: --max_figures)" in said.out
+    assert figures(out) == ["0001-0.png", "0003-2.png"]
+    assert "(2 figures of the first of 5 images: --max_figures)" in said.out
 
 
 def test_one_figure_is_not_1_figures(main, run, same, tmp_path, capsys):
     given = [f"--images={same / '0.png'}", f"--output={tmp_path / 'out'}"]
     assert main("--mode=predict", f"--workdir={run}", *given) == 0
-    assert "predictions.json and 1 figure in" in capsys.readouterr().out
+    assert f"{FIGURES} (1 figure) in" in capsys.readouterr().out
 
 
 def test_images_are_predicted_some_at_a_time(main, run, same, tmp_path, monkeypatch):

@@ -78,6 +78,18 @@ def test_mistakes(capsys, flags, words):
     assert words in capsys.readouterr().err
 
 
+def test_a_share_of_the_memory_that_is_none_is_refused_before_anything_is_compiled(
+    tmp_path, capsys, compiler, monkeypatch
+):
+    compiler(0, 0)
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "most")
+    assert preflight(CONFIG, "--topology=h100:4", f"--output={tmp_path / 'there'}") == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: XLA_CLIENT_MEM_FRACTION: expected a number above 0")
+    assert "compiling" not in said.out
+    assert not (tmp_path / "there").exists()
+
+
 def test_a_set_that_nothing_describes(capsys, compiler):
     compiler(0, 0)
     assert preflight(CONFIG, "--config.data.name=birds", "--topology=h100:4") == 2

@@ -64,7 +64,9 @@ def start(cache, tmp_path):
     """Starts processes of a run, and leaves none behind."""
     started = []
 
-    def start(workdir, *arguments, devices=2, processes=1, slurm=False, program=PROGRAM):
+    def start(
+        workdir, *arguments, devices=2, processes=1, slurm=False, program=PROGRAM, apart=None
+    ):
         port = free_port()
         group = []
         for index in range(processes):
@@ -94,6 +96,7 @@ def start(cache, tmp_path):
             with log.open("wb") as output:
                 command = [sys.executable, str(program), f"--workdir={workdir}", *arguments]
                 command += several if processes > 1 else []
+                command += (apart or {}).get(index, [])
                 # Through a pipe: what is done to the process's files is not done to its words.
                 writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
             process = subprocess.Popen(
@@ -230,6 +233,18 @@ def test_a_mistake_that_process_0_alone_finds_ends_all(alone, start, tmp_path):
         ends(process, 2)
     assert said(processes[0]).splitlines()[-1] == "error: a mistake"
     assert "process 1: expected process 0 to do its part" in said(processes[1]).splitlines()[-1]
+
+
+def test_a_mistake_on_one_host_ends_all(start, tmp_path):
+    """Before anything is written, and without a wait for one another's end."""
+    first, second = start(
+        tmp_path / "run", DIGITS, *VIT, processes=2, apart={1: ["--config.augment.shift=8"]}
+    )
+    for process in (first, second):
+        ends(process, 2)
+    assert "config.augment.shift: expected less than" in said(second).splitlines()[-1]
+    assert "another one refuses it" in said(first).splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["dead", pytest.param("hung", marks=pytest.mark.slow)])

@@ -31,6 +31,10 @@ ADVICE = {
     ("cli/from_torch.py", "data.mean"): ((START,), {}, (0.3,)),
     ("cli/from_torch.py", "data.std"): ((START,), {}, (0.3,)),
     ("cli/from_torch.py", "model.init_from"): ((START,), {"model.init_from": "x"}, ""),
+    ("cli/main.py", "train.batch_size"): ((START,), {}, 32),
+    ("cli/main.py", "train.accumulate"): ((START, AGAIN), {}, 2),
+    ("cli/main.py", "train.remat"): ((START, AGAIN), {}, "blocks"),
+    ("cli/main.py", "evaluation.batch_size"): ((START, AGAIN, LOOK), {}, 32),
     ("cli/preflight.py", "train.batch_size"): ((START,), {}, 32),
     ("cli/preflight.py", "train.accumulate"): ((START, AGAIN), {}, 2),
     ("cli/preflight.py", "train.remat"): ((START, AGAIN), {}, "blocks"),
@@ -65,12 +69,13 @@ ADVICE = {
     ("training/diagnosis.py", "train.max_skipped"): ((START, AGAIN), {}, 500),
     ("training/diagnosis.py", "diffusion.min_time"): ((START,), {}, 0.01),
     ("training/sets.py", "evaluation.sets"): ((START, AGAIN), {}, ("a", "b=train every 1 step")),
+    ("training/plan.py", "augment.shift"): ((START,), {}, 2),
     ("training/plan.py", "train.batch_size"): ((START,), {}, 128),
     ("training/plan.py", "train.accumulate"): ((START, AGAIN), {}, 2),
     ("training/plan.py", "optimizer.warmup"): ((START,), {}, "0 steps"),
 }
 # Seen while a run is under way: what they advise of another run, they say so.
-UNDER_WAY = {"augment/mix.py", "training/diagnosis.py", "training/plan.py"}
+UNDER_WAY = {"augment/mix.py", "cli/main.py", "training/diagnosis.py", "training/plan.py"}
 
 
 def literal(node):

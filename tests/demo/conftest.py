@@ -31,7 +31,7 @@ def network(shallow_models):
         config.model.width, config.model.stem = 0.0625, "small"
         description = Description(tuple("abcde"), (8, 8, 1))
         made = split(build.model(config, description, nnx.Rngs(0)))
-        return Network(config, description, *made, step=1234)
+        return Network(config, description, *made, step=1234, name="run")
 
     return make
 

@@ -34,7 +34,7 @@ def test_every_sampler_can_be_chosen_and_answers_as_the_predictor_does(model, ne
     np.testing.assert_allclose(found.posterior(1, 0), 0.2, atol=1e-6)
     np.testing.assert_allclose(found.posterior(1, 2), found.posterior(1), atol=1e-6)
     assert list(found.named(found.posterior(1))) == list("abcde")
-    assert found.captions[0].startswith(f"{expected.classes[0]}, ")
+    assert found.captions[0].endswith(f" % {expected.classes[0]}")
 
 
 @pytest.fixture
@@ -88,6 +88,13 @@ def test_a_corruption_is_asked_from_none_to_all(model):
     probs = found.posterior(2)
     np.testing.assert_allclose(growth.entropy[0], -np.sum(probs * np.log(probs)), rtol=1e-4)
     np.testing.assert_allclose(growth.probs[0], probs.max(), rtol=1e-4)
+
+
+def test_an_image_that_is_not_corrupted_has_one_answer_of_a_sampler_that_draws(model):
+    found = answers(model, Sampler("cl", 2, "min"))
+    growth = found.growth(2, Corruption(noise=1.0))
+    assert growth.probs[0] == found.posterior(2).max()
+    assert growth.captions[0] == found.captions[2]
 
 
 def test_the_verdict_counts_classes():

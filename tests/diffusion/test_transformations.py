@@ -140,6 +140,62 @@ def test_stochastic_kernels_under_pmap_and_shard_map(theta):
         np.testing.assert_allclose(jax.jit(mapped)(keys, shards), expected, rtol=1e-5)
 
 
+def test_stochastic_kernels_where_jax_has_64_bits(theta, x64):
+    """Single and double precision alike, without a promotion between them."""
+    for dtype in (jnp.float32, jnp.float64):
+        x = theta.astype(dtype)
+        probs, key = jax.nn.softmax(x), jax.random.key(0)
+        labels = diffusion.sample_marginal(key, probs, times(x))
+        assert labels.dtype == jnp.int32
+
+        def score_fn(labels, sigma, x=x, dtype=dtype):
+            return score_with(x)(labels, sigma.astype(dtype))
+
+        for loss in ("score_entropy", "cross_entropy"):
+            keys = jax.random.split(key, 8)
+            found = diffusion.loss_at_times(
+                keys, score_fn, probs, times(x)[:, None], SCHEDULE, loss
+            )
+            assert found.dtype == dtype, loss
+        for draws in (1, 3):
+            theta_m = jnp.repeat(x, draws, axis=0)
+            found = diffusion.didicm_loss(
+                key, score_with(theta_m), probs, SCHEDULE, draws_per_image=draws
+            )
+            assert found.dtype == dtype
+    found = diffusion.sample_cp(
+        score_with(theta.astype(jnp.float64)),
+        SCHEDULE,
+        batch_size=8,
+        num_classes=10,
+        steps=3,
+        tolerance=0.1,
+        return_trajectory=True,
+    )
+    assert np.isfinite(found.trajectory).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_targets_and_noise_lose_no_digits(theta, dtype):
+    """As the same numbers in float32."""
+    labels = jnp.argmax(theta, -1)
+    narrow = jax.nn.softmax(-theta).astype(dtype), jnp.full(8, 0.5, dtype)
+    wide = tuple(each.astype(jnp.float32) for each in narrow)
+    kernels = (
+        lambda probs, sigma: diffusion.log_ratio(probs, sigma, labels),
+        lambda probs, sigma: diffusion.denoising_cross_entropy(theta, probs, labels, sigma),
+        lambda probs, sigma: diffusion.sample_marginal(jax.random.key(0), probs, sigma),
+    )
+    for kernel in kernels:
+        np.testing.assert_array_equal(kernel(*narrow), kernel(*wide))
+
+
+def test_labels_of_any_integer_type_are_found_among_many_classes():
+    """In uint8 a count of 300 classes began again at 256: label 3 was 259 too."""
+    found = diffusion.transition(jnp.array([3], jnp.uint8), jnp.zeros(1), 300)
+    np.testing.assert_array_equal(found[0], np.eye(300)[3])
+
+
 def test_the_loss_differentiates_through_a_network_under_jit():
     def total(w, key):
         score_fn = lambda c, s: jnp.tanh(jnp.ones((8, 4)) @ w) * s[:, None]  # noqa: E731

@@ -76,6 +76,16 @@ def test_scores_are_in_the_order_of_the_source(logits):
     np.testing.assert_allclose(scores.join(kept).probs, softmax(logits), rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_classes", [10, 40])
+def test_what_is_kept_of_ties_holds_the_answer(num_classes):
+    """Of equally probable classes the first is the answer, and listed first."""
+    probs = np.full((1, num_classes), 1 / num_classes, np.float32)
+    found = scores.of(probs, np.array([3]))
+    assert found.predicted[0] == found.likely[0, 0] == 0
+    assert (np.diff(found.likely[0]) > 0).all()
+    np.testing.assert_array_equal(found.likely_mass, probs[:, : scores.LIKELY])
+
+
 def test_a_stop_between_batches_leaves_no_result(logits):
     asked = []
     stop = partial(loop.evaluate, program(), VARIABLES, source_of(logits), batch_size=4)

@@ -94,11 +94,22 @@ def test_a_run_that_has_just_begun(tmp_path):
     assert "not evaluated yet" in page.read_text()
 
 
+def test_a_value_that_was_not_finite_is_not_the_best(tmp_path):
+    folder = run(tmp_path / "a", top1=(0.5, 0.6))
+    path = folder / "metrics.jsonl"
+    (*lines, torn) = path.read_text().splitlines(keepends=True)
+    last = next(i for i, line in enumerate(lines) if '"eval/top1": 0.6' in line)
+    lines[last] = json.dumps(json.loads(lines[last]) | {"eval/nll": None}) + "\n"
+    path.write_text("".join([*lines, torn]))
+    _, page = report.write([folder], tmp_path)
+    assert "not finite" in page.read_text()
+
+
 def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"expected a run with metrics\.jsonl in .*nothing"):
         report.write([tmp_path / "nothing"], tmp_path / "out")
     whole = run(tmp_path / "a")
-    with pytest.raises(UserError, match="found one twice"):
+    with pytest.raises(UserError, match=r"different runs, found \S*a twice"):
         report.write([whole, tmp_path / "." / "a"], tmp_path / "out")
     (whole / "metrics.jsonl").write_text('{"st')
     with pytest.raises(UserError, match="expected records of training, found none"):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,7 +32,7 @@ def subject(images, names=("cat", "dog"), name="pets"):
     """Whose network must not be asked."""
     source = Identified(images, np.arange(len(images)) % len(names))
     network = SimpleNamespace(config=configuration.default())
-    return Subject(Path("run"), network, parallel.make_mesh(), source, name, tuple(names))
+    return Subject(network, parallel.make_mesh(), source, name, tuple(names))
 
 
 @pytest.fixture

@@ -102,7 +102,13 @@ def test_another_sampler_forgets_what_it_does_not_read():
 @pytest.mark.parametrize(
     ("changes", "choices", "message"),
     [
-        ({}, {"chains": [2]}, "^chains: expected a sampler that reads it, found cp"),
+        ({}, {"chains": [2]}, "^chains: expected .* reads chains, found cp; .*, such as cl$"),
+        (
+            {"sampler__name": "one_shot"},
+            {"steps": [2]},
+            "^steps: expected a sampler that reads steps, found one_shot; leave steps out or name "
+            "one that reads it, such as cp$",
+        ),
         ({}, {"name": ["ddim"]}, r"config.sampler.name: expected one of cp, cl, one_shot"),
         ({}, {"steps": [0]}, r"config.sampler.steps: expected a number at least 1, found 0"),
         ({}, {"integrator": ["rk4"]}, "expected one of euler, exact, heun"),

@@ -32,10 +32,11 @@ def host(tmp_path):
                 (self.commands / name).write_text(f"#!/bin/sh\n{answer}\n")
                 (self.commands / name).chmod(0o755)
 
-        def stage(self):
-            """The folder to read, by its name."""
+        def stage(self, source=None, *places):
+            """The folder to read, by its name; places may be relative to the folder of all."""
             done = subprocess.run(
-                ["bash", SCRIPT, self.source, self.memory, self.disk],
+                ["bash", SCRIPT, source or self.source, *(places or (self.memory, self.disk))],
+                cwd=tmp_path,
                 env={"PATH": f"{self.commands}:{os.environ['PATH']}"},
                 capture_output=True,
                 text=True,
@@ -106,3 +107,56 @@ def test_a_copy_that_was_cut_off_is_made_anew_and_one_that_fails_is_left_out(hos
     assert host.stage() == host.source
     assert host.said.count("failed") == 2
     assert list(host.memory.iterdir()) == list(host.disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("linked", ["source", "folder", "file"])
+def test_data_behind_links_are_measured_and_copied(host, tmp_path, linked):
+    """A set is often a link to a larger disk: the copy holds files, with no way back to it."""
+    whole = contents(host.source)
+    path = {
+        "source": host.source,
+        "folder": host.source / "photos" / "1.0.0",
+        "file": host.source / "photos" / "1.0.0" / "train-00000",
+    }[linked]
+    with (host.source / "photos" / "1.0.0" / "train-00000").open("ab") as file:
+        file.truncate(2 * GIB)  # sparse: it takes no room
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    host.has(size=0, memory=2, disk=0)  # 95 % of it are less than 2 GiB
+    (host.commands / "du").unlink()  # the real one measures
+    assert host.stage() == host.source.resolve()
+    assert "shm has room for 1 GiB of 2" in host.said
+    (host.source / "photos" / "1.0.0" / "train-00000").write_bytes(b"records")
+    copy = host.stage()
+    assert copy == host.memory / "didicm-data"
+    assert contents(copy) == whole
+    assert not any(path.is_symlink() for path in copy.rglob("*"))
+    assert host.stage() == copy
+    assert "has the data already" in host.said
+
+
+def test_files_of_one_folder_are_copied_at_once(host):
+    host.has(size=1, memory=100, disk=0)
+    for folder in range(100):
+        (host.source / "folders" / str(folder)).mkdir(parents=True)
+        for name in "abcd":
+            (host.source / "folders" / str(folder) / name).touch()
+    assert contents(host.stage()) == contents(host.source)
+    assert "failed" not in host.said
+
+
+def test_a_relative_place_is_one_too(host):
+    host.has(size=1, memory=100, disk=0)
+    copy = host.stage("bucket", "shm")
+    assert copy == host.memory / "didicm-data"
+    assert contents(copy) == contents(host.source)
+
+
+def test_a_source_that_is_no_folder_is_one_line(host, tmp_path):
+    done = subprocess.run(
+        ["bash", SCRIPT, "nowhere", host.memory], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "expected the folder of the data, found no folder nowhere: prepare the data first"
+    ]

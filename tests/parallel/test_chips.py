@@ -1,6 +1,7 @@
 import jax
 import pytest
 
+from didicm_jax.errors import UserError
 from didicm_jax.parallel import chips
 
 
@@ -31,3 +32,46 @@ def test_peaks_are_dense_and_float32_is_no_faster():
 def test_a_cpu_has_no_peak():
     assert chips.find(jax.devices("cpu")[0].device_kind) is None
     assert chips.find("an accelerator to come") is None
+
+
+@pytest.fixture
+def share(monkeypatch):
+    """Sets the two names of JAX's share of the memory, the current and the old one."""
+
+    def put(now, once):
+        monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", now)
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", once)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("now", "once", "found"), [("", "", 0.75), ("0.5", "", 0.5), ("", ".9", 0.9), ("1", "", 1.0)]
+)
+def test_the_share_of_the_memory_is_what_jax_reads(share, now, once, found):
+    from jaxlib import xla_client
+
+    share(now, once)
+    assert chips.memory_fraction() == found
+    options = xla_client.generate_pjrt_gpu_plugin_options()
+    assert options.get("memory_fraction", 0.75) == found
+
+
+@pytest.mark.parametrize(
+    ("now", "once", "said"),
+    [
+        (
+            "most",
+            "",
+            "XLA_CLIENT_MEM_FRACTION: expected a number above 0 and up to 1, found 'most'",
+        ),
+        ("0", "", "XLA_CLIENT_MEM_FRACTION: expected a number .*, found '0'"),
+        ("nan", "", "XLA_CLIENT_MEM_FRACTION: expected a number .*, found 'nan'"),
+        ("", "90", "XLA_PYTHON_CLIENT_MEM_FRACTION: expected a number .*, found '90'"),
+        ("0.5", "0.5", "XLA_CLIENT_MEM_FRACTION: expected alone, .* unset the old one"),
+    ],
+)
+def test_what_is_no_share_of_the_memory_is_refused(share, now, once, said):
+    share(now, once)
+    with pytest.raises(UserError, match=f"^{said}"):
+        chips.memory_fraction()

@@ -47,6 +47,15 @@ def test_steps_shows_each_sampler_in_the_order_of_its_steps():
     assert "nats" in right.get_ylabel()
 
 
+def test_samplers_of_as_many_steps_stand_side_by_side():
+    """One lay on the other: a classifier's with one view and with eight."""
+    figure = figures.steps({"softmax": [record(1, 0.6, 1.2)], "8 views": [record(1, 0.7, 1.0)]})
+    for axes in figure.axes:
+        x = [bars.lines[0].get_xdata()[0] for bars in axes.containers]
+        assert len(set(x)) == 2
+        assert len(axes.get_xticks()) == 0
+
+
 def test_steps_of_samplers_that_are_right_and_sure(tmp_path):
     """Their NLL of 0 has no place on a logarithmic axis, of which matplotlib warned."""
     sure = record(2, 1.0, 0.0) | {"intervals": {"top1": (1.0, 1.0), "nll": (0.0, 0.0)}}

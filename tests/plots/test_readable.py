@@ -295,6 +295,17 @@ def test_compute_names_every_method():
     assert [text.get_text() for text in legend.get_texts()] == ["softmax", "paper"]
 
 
+@pytest.mark.parametrize("most", [1.6, 1.9, 28.0])
+def test_compute_says_how_many_passes(most):
+    points = [study.Point(passes, 80.0, 0.0, False) for passes in (1.05, most)]
+    figure = study.compute({"28": {"softmax": points}})
+    figure.canvas.draw()
+    axis = figure.axes[0].xaxis
+    low, high = axis.get_view_interval()
+    seen = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+    assert len(seen) >= 3
+
+
 def test_colours_are_seen_on_white():
     """By the contrast of WCAG 2; 1.05 is white on white, and the yellow that was here had 1.3."""
     for color in style.COLORS:

@@ -155,10 +155,12 @@ def test_a_compiler_that_runs_out_of_memory_says_how_much_it_wanted():
 
 
 def test_jax_leaves_a_quarter_of_a_gpu_to_others(monkeypatch):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
     assert estimate.memory_available(topologies.find("h100:1")) == 60 * GIB
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.9")
     assert estimate.memory_available(topologies.find("h100:1")) == 72 * GIB
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "most")  # which only a GPU reads
     assert estimate.memory_available(topologies.find("v5e:2x2")) == 16 * GIB
 
 

@@ -17,9 +17,12 @@ from didicm_jax import config as configuration
 from didicm_jax import files
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables
-from didicm_jax.run import Description, bundle
+from didicm_jax.run import Description, RunFolder, bundle
 
 ROOT = Path(__file__).parents[2]
+
+
+SETS = ("a=test every 1 epoch", "b of gulls in /home/somebody", "c of gulls every 1 epoch")
 
 
 def network():
@@ -36,12 +39,22 @@ def network():
         {
             "data.name": "birds",
             "data.data_dir": "/home/somebody/birds",
+            "evaluation.sets": SETS,
+            "evaluation.every": "3 epochs",
+            "model.init_from": "/home/somebody/run",
             "optimizer.warmup": "1 step",
         }
     )
     described = Description(("no", "yes"), (8, 8, 1), "a digest")
     variables = Variables(params, {"bn": {"mean": some(4), "var": np.abs(some(4))}})
     return bundle.Bundle(config, described, variables, 12)
+
+
+@pytest.mark.parametrize("source", ["cifar10", "hf://somebody/net@v1", "/home/somebody/run"])
+def test_what_a_training_began_with_is_told_where_others_have_it(source):
+    config = network().config
+    config.model.init_from = source
+    assert bundle.given_away(config).model.init_from == (source if source[0] != "/" else "")
 
 
 @pytest.fixture
@@ -74,7 +87,12 @@ def test_only_where_something_is_on_this_machine_is_left_out(tmp_path):
     given, folder = network(), tmp_path / "net"
     bundle.write(folder, given, "")
     changed = configuration.differences(given.config, bundle.find(folder).config)
-    assert changed == {"data.data_dir": ("/home/somebody/birds", "")}
+    assert changed == {
+        "data.data_dir": ("/home/somebody/birds", ""),
+        "evaluation.every": ("3 epochs", "10 epochs"),  # which none of those left reads
+        "evaluation.sets": (SETS, SETS[::2]),
+        "model.init_from": ("/home/somebody/run", ""),
+    }
     assert "somebody" not in (folder / "config.json").read_text()
 
 
@@ -167,6 +185,26 @@ def test_what_comes_with_the_package_is_found_by_its_name(folder, tmp_path, monk
     for unknown in ("nett", str(tmp_path / "no")):
         with pytest.raises(UserError, match=r"^pretrained: expected .* package \(net\), a folder"):
             bundle.find(unknown)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
+    """A shell does not expand it behind `--pretrained=`."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert bundle.find("~/net").path == folder
+
+
+def test_a_bundle_is_no_run_and_a_run_no_bundle(folder, tmp_path):
+    with pytest.raises(UserError, match=r"^run folder: .* found a network without a run; name it"):
+        RunFolder.open(folder)
+    given = network()
+    config = configuration.default()
+    run = RunFolder.claim(tmp_path / "run", config, given.description)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^pretrained: .* found a run; name it as workdir"):
+            bundle.find(run.path)
+        # Weights that were exported into it make no bundle of it.
+        shutil.copy(folder / "model.safetensors", run.path)
+        assert RunFolder.open(run.path).config == config
 
 
 def test_all_that_comes_with_the_package_is_installed(monkeypatch):

@@ -147,9 +147,15 @@ def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, mesh):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.zeros(3)})
     whole = tmp_path / "checkpoints" / "1"
-    shutil.copytree(whole, tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp")
+    half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    shutil.copytree(whole, half)
+    # One that looks may do so while another process writes.
+    with contextlib.closing(SavedCheckpoints(tmp_path)) as checkpoints:
+        assert checkpoints.latest() == 1
+    assert half.is_dir()
     with opened(tmp_path) as checkpoints:
         assert checkpoints.restore_latest(like({"x": jnp.zeros(3)}, mesh))[0] == 1
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_where_all_are_damaged_nothing_is_touched(tmp_path, mesh):

@@ -5,11 +5,12 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import pytest
 
 from didicm_jax import config as configuration
-from didicm_jax import parallel
 from didicm_jax.errors import UserError
+from didicm_jax.parallel import processes
 from didicm_jax.run import Description, RunFolder
 
 DIGITS = Description(("zero", "one", "two"), (8, 8, 1))
@@ -287,10 +288,30 @@ def test_a_store_of_objects_is_no_folder(tmp_path, monkeypatch):
 
 def test_what_another_process_refuses_is_not_written(tmp_path, monkeypatch):
     """Its data may be others than those of this one."""
-    monkeypatch.setattr(parallel, "any_process", lambda value: True)
+    monkeypatch.setattr(processes, "any_process", lambda value: True)
     one_line(
         lambda: RunFolder.claim(tmp_path / "run", configuration.default(), DIGITS),
         "another one refuses it",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_of_other_settings_do_not_train_one_run(tmp_path, monkeypatch):
+    """Each trained a network of its own, and process 0 alone wrote what it had been told."""
+    other = configuration.default()
+    other.seed, other.optimizer.learning_rate, other.data.data_dir = 1, 0.5, "/elsewhere"
+    alone, rows = processes.gather, []
+    monkeypatch.setattr(processes, "gather", lambda values: rows.append(values) or alone(values))
+    RunFolder(tmp_path / "run", other, DIGITS)._check_others()
+    (of_other,) = rows
+
+    def both(values):
+        return np.concatenate([values, of_other]) if values.dtype == np.uint64 else values
+
+    monkeypatch.setattr(processes, "gather", both)
+    one_line(
+        lambda: RunFolder.claim(tmp_path / "run", configuration.default(), DIGITS),
+        "they differ in config.optimizer.learning_rate, config.seed; start",
     )
     assert not (tmp_path / "run").exists()
 

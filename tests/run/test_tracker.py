@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,12 @@ def test_a_second_start_goes_on_with_the_same_run(fake, tmp_path):
     assert (first["resume"], first["config"]) == ("allow", CONFIG)
     record = {"train/loss": 0.5, "train/images_per_second": 9.0}
     assert fake.logged == [(10, record), (20, record)]
+
+
+def test_a_run_in_the_current_folder_has_a_name_there(fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with opened(Path()):
+        assert fake.begun[0]["name"] == tmp_path.name
 
 
 def test_what_cannot_begin_is_one_line(fake, tmp_path):

@@ -6,7 +6,7 @@ from scipy import stats
 
 from didicm_jax import evaluation
 from didicm_jax.study import axes, results
-from didicm_jax.study.rows import MATCHED, SHOWN, best_of, gain_of, rows_of
+from didicm_jax.study.rows import MATCHED, SHOWN, best_of, gain_of, in_order, rows_of
 
 
 def record(method, seed, top1, nll, validation=0.5, passes=1.0, left_out=True, **place):
@@ -55,6 +55,20 @@ def table(text, number):
     found = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     named = [dict(zip(titles, row, strict=True)) for row in found]
     return {row["method"]: row for row in named}
+
+
+def test_numbers_stand_in_order_whichever_was_asked_for_first():
+    def places(*values):
+        return [(("resolution", r), ("data_ratio", d)) for r, d in values]
+
+    given = places((8, 0.05), (8, 1.0), (8, 0.25), (16, 0.25), (16, 0.05))
+    assert in_order(given) == places((8, 0.05), (8, 0.25), (8, 1.0), (16, 0.05), (16, 0.25))
+    assert in_order(places((28, 0.1), (14, 0.1), (7, 0.1)))[-1] == places((7, 0.1))[0]
+    names = [(("model.name", name),) for name in ("vit", "resnet", "a")]
+    assert in_order(names) == names
+    lengths = [(("train.duration", f"{n} examples"),) for n in (40_000, 500_000, 100_000)]
+    assert in_order(lengths) == [lengths[0], lengths[2], lengths[1]]
+    assert in_order([()]) == [()]
 
 
 def test_differences_are_paired_and_samplers_chosen_without_the_test_split(tmp_path):

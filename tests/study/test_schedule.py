@@ -51,8 +51,21 @@ def test_more_cells_than_gpus_share_their_memory(monkeypatch):
     found = [lane.environment for lane in schedule.lanes(5)]
     assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["0", "1", "0", "1", "0"]
     # At most three of them are on one card, which keeps a tenth for itself.
-    assert {each["XLA_PYTHON_CLIENT_MEM_FRACTION"] for each in found} == {"0.300"}
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in schedule.lanes(2)[0].environment
+    assert {each["XLA_CLIENT_MEM_FRACTION"] for each in found} == {"0.300"}
+    alone = schedule.lanes(2)[0].environment
+    assert {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & alone.keys() == set()
+
+
+def test_jax_takes_the_share_of_a_cell_where_the_old_variable_is_set(monkeypatch):
+    """It refuses two that are not empty."""
+    from jaxlib import xla_client
+
+    answer = SimpleNamespace(returncode=0, stdout="gpu 1", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.8")
+    for name, value in schedule.lanes(2)[0].environment.items():
+        monkeypatch.setenv(name, value)
+    assert xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"] == 0.45
 
 
 def test_a_cell_has_the_cores_of_its_lane_and_the_study_keeps_its_own(tmp_path):

@@ -80,6 +80,39 @@ def test_where_every_operation_is_finite_it_says_so():
         diagnose(*prepared(range(8), 1.0), step=7)
 
 
+class Scores(nnx.Module):
+    """The same output for every image."""
+
+    def __init__(self, offset):
+        self.offset = nnx.Param(jnp.asarray(offset))
+
+    def __call__(self, images):
+        return jnp.broadcast_to(self.offset[...], (len(images), 4))
+
+    def encode(self, images):
+        return images
+
+    def score(self, features, labels, sigma):
+        return self(labels)
+
+    output = score
+
+
+def scoring(offset, settings, smoothing):
+    """A local step of a loss of scores, the state before it and a batch."""
+
+    def prepare(keys, images, labels, index):
+        return images, (1 - smoothing) * jax.nn.one_hot(labels, 4) + smoothing / 4
+
+    _, current, batch = prepared(range(8), 1.0)
+    graphdef, variables = split(Scores(offset))
+    variables = jax.device_put(variables, parallel.replicated(parallel.make_mesh()))
+    config = configuration.default()
+    config.update_from_flattened_dict(settings)
+    local = make_local_gradients(graphdef, objectives.create(config), prepare, seed=0)
+    return local, current._replace(variables=variables), batch
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(
     "settings",
@@ -94,30 +127,19 @@ def test_where_every_operation_is_finite_it_says_so():
 )
 def test_honest_infinities_are_not_accused(settings, smoothing):
     """The logarithm of a hard label is one, and a maximum starts at one, in any finite step."""
-
-    class Scores(nnx.Module):
-        def __init__(self):
-            self.offset = nnx.Param(jnp.zeros(4))
-
-        def __call__(self, images):
-            return jnp.broadcast_to(self.offset[...], (len(images), 4))
-
-        def encode(self, images):
-            return images
-
-        def score(self, features, labels, sigma):
-            return self(labels)
-
-        output = score
-
-    def prepare(keys, images, labels, index):
-        return images, (1 - smoothing) * jax.nn.one_hot(labels, 4) + smoothing / 4
-
-    _, current, batch = prepared(range(8), 1.0)
-    graphdef, variables = split(Scores())
-    variables = jax.device_put(variables, parallel.replicated(parallel.make_mesh()))
-    config = configuration.default()
-    config.update_from_flattened_dict(settings)
-    local = make_local_gradients(graphdef, objectives.create(config), prepare, seed=0)
     with pytest.raises(UserError, match="found every operation finite"):
-        diagnose(local, current._replace(variables=variables), batch, step=7)
+        diagnose(*scoring(np.zeros(4, np.float32), settings, smoothing), step=7)
+
+
+def test_a_score_that_overflows_is_found_where_it_does():
+    """Its infinity comes first; the NaN of the gradient is its consequence."""
+    offset = np.array([0, 0, 0, 100], np.float32)
+    with pytest.raises(FloatingPointError, match="infinity encountered in exp") as error:
+        diagnose(*scoring(offset, {}, 0.0), step=7)
+    assert any(entry.name == "bregman" for entry in error.traceback)
+
+
+def test_what_another_process_finds_is_not_said_to_be_nowhere(monkeypatch):
+    monkeypatch.setattr(parallel, "any_process", lambda found: True)
+    with pytest.raises(UserError, match="on the images of this process; see what the process"):
+        diagnose(*prepared(range(8), 1.0), step=7)

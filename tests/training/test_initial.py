@@ -145,6 +145,10 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path, monkeypatch):
     source = trained({})
     bundle.write(tmp_path / "bundle", source, "a card")
     read(tmp_path / "bundle")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    read("~/bundle")
+    with pytest.raises(UserError, match=rf"^config.model.init_from: .* run in {tmp_path}, found"):
+        read("~")
     monkeypatch.setattr(parallel, "any_process", lambda flag: True)  # another has none
     with pytest.raises(UserError, match=r"^config.model.init_from: .* another one cannot; see"):
         read(tmp_path / "bundle")
