@@ -106,24 +106,36 @@ def barrier() -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """What every process checks for itself: what one of them refuses, all do.
+def together(
+    otherwise: UserError | None = None, *, fault: type[Exception] = UserError
+) -> Iterator[None]:
+    """What every process does for itself, and what ends it on one of them ends it on all.
 
     All must enter it. Nothing within may wait for another process, which may have refused by then
     what comes before.
 
+    Args:
+      otherwise: what is raised where another process has the fault; by default, that it refuses
+        what it is given.
+      fault: the kind of exception that the others are told of.
+
     Raises:
-      UserError: this process refuses something, or another one does.
+      fault: this process has it.
+      UserError: another one has.
     """
-    refusal: UserError | None = None
+    own: Exception | None = None
     try:
         yield
-    except UserError as error:
-        refusal = error
-    if any_process(refusal is not None):
-        raise refusal or UserError(
-            f"process {jax.process_index()}: expected all processes to accept what they are given, "
-            "found that another one refuses it; see what it says"
+    except fault as error:
+        own = error
+    if any_process(own is not None):
+        raise (
+            own
+            or otherwise
+            or UserError(
+                f"process {jax.process_index()}: expected all processes to accept what they are "
+                "given, found that another one refuses it; see what it says"
+            )
         )
 
 
@@ -155,16 +167,12 @@ def alone() -> Iterator[bool]:
     Raises:
       UserError: on the others, where process 0 has failed.
     """
-    fault: Exception | None = None
-    try:
+    failed = UserError(
+        f"process {jax.process_index()}: expected process 0 to do its part, found that it failed; "
+        "see its message"
+    )
+    with together(failed, fault=Exception):
         yield is_main()
-    except Exception as error:
-        fault = error
-    if any_process(fault is not None):
-        raise fault or UserError(
-            f"process {jax.process_index()}: expected process 0 to do its part, found that it "
-            "failed; see its message"
-        )
 
 
 def gather(values: np.ndarray) -> np.ndarray:

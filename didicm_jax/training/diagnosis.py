@@ -40,18 +40,14 @@ def diagnose(
       FloatingPointError: what the operation is, with a traceback that ends at it.
       UserError: every operation was finite this time, or the one is on another process.
     """
-    found: FloatingPointError | None = None
-    try:
+    elsewhere = UserError(
+        f"step {step}: expected to find what was not finite, found every operation finite on the "
+        "images of this process; see what the process says whose images are behind it"
+    )
+    with parallel.together(elsewhere, fault=FloatingPointError):
         # An infinity first: a NaN that comes of one would be found at its consequence.
         for run in (_up_to_an_infinity, _up_to_a_nan):
             _run_again(local_gradients, before, batch, step, run)
-    except FloatingPointError as error:
-        found = error
-    if parallel.any_process(found is not None):
-        raise found or UserError(
-            f"step {step}: expected to find what was not finite, found every operation finite on "
-            "the images of this process; see what the process says whose images are behind it"
-        )
     raise UserError(
         f"step {step}: expected to find what was not finite, found every operation finite one at a "
         "time: it overflows only in the compiled step; start a new run with a lower "

@@ -1,12 +1,13 @@
 """The weights of a trained network as those that a run starts from: which fit, which stay fresh."""
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -30,8 +31,6 @@ _FREE = (
     *("model.attention", "model.init"),
 )
 _NAMED = 8  # at most so many layers are named in a line
-
-Found = TypeVar("Found")
 
 
 class Initial(NamedTuple):
@@ -61,9 +60,12 @@ def read(
     """
     source = config.model.init_from
     # First what no process waits for another in: one that finds nothing must not be waited for.
-    place = _together(lambda: _find(source))
-    found = _together(lambda: _load(place, mesh))
-    matched = _together(lambda: match(config, described, abstract, found))
+    with _together():
+        place = _find(source)
+    with _together():
+        found = _load(place, mesh)
+    with _together():
+        matched = match(config, described, abstract, found)
     digest = hashlib.blake2b(digest_size=8)
     for array in jax.tree.leaves(matched.variables):
         digest.update(array.tobytes())
@@ -141,21 +143,20 @@ def _load(place: RunFolder | bundle.Bundle, mesh: Mesh) -> bundle.Bundle:
     return bundle.Bundle(run.config, run.description, weights, run.step, place.path)
 
 
-def _together(found_by: Callable[[], Found]) -> Found:
-    """What a reader finds, or its refusal on all processes."""
-    refusal: UserError | None = None
-    try:
-        found = found_by()
-    except UserError as error:
-        setting = error.about if error.about.startswith("config.") else _SETTING
-        refusal = UserError(error.message, about=setting)
-    if parallel.any_process(refusal is not None):
-        raise refusal or UserError(
-            "expected a network that all processes can read, found that another one cannot; see "
-            "what it says",
-            about=_SETTING,
-        )
-    return found
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """What is refused within is refused on all processes, as said of a setting."""
+    otherwise = UserError(
+        "expected a network that all processes can read, found that another one cannot; see what "
+        "it says",
+        about=_SETTING,
+    )
+    with parallel.together(otherwise):
+        try:
+            yield
+        except UserError as error:
+            setting = error.about if error.about.startswith("config.") else _SETTING
+            raise UserError(error.message, about=setting) from error
 
 
 def _check_settings(

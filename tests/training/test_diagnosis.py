@@ -11,6 +11,7 @@ from didicm_jax import config as configuration
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import split
+from didicm_jax.parallel import processes
 from didicm_jax.training import objectives, state
 from didicm_jax.training.diagnosis import diagnose
 from didicm_jax.training.step import make_local_gradients
@@ -140,6 +141,6 @@ def test_a_score_that_overflows_is_found_where_it_does():
 
 
 def test_what_another_process_finds_is_not_said_to_be_nowhere(monkeypatch):
-    monkeypatch.setattr(parallel, "any_process", lambda found: True)
+    monkeypatch.setattr(processes, "any_process", lambda found: True)
     with pytest.raises(UserError, match="on the images of this process; see what the process"):
         diagnose(*prepared(range(8), 1.0), step=7)

@@ -9,6 +9,7 @@ from didicm_jax import parallel
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import split
+from didicm_jax.parallel import processes
 from didicm_jax.run import Description, arrays, bundle
 from didicm_jax.training import initial
 from tests import shallow
@@ -149,7 +150,7 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path, monkeypatch):
     read("~/bundle")
     with pytest.raises(UserError, match=rf"^config.model.init_from: .* run in {tmp_path}, found"):
         read("~")
-    monkeypatch.setattr(parallel, "any_process", lambda flag: True)  # another has none
+    monkeypatch.setattr(processes, "any_process", lambda flag: True)  # another has none
     with pytest.raises(UserError, match=r"^config.model.init_from: .* another one cannot; see"):
         read(tmp_path / "bundle")
     monkeypatch.undo()
