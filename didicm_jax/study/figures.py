@@ -22,7 +22,7 @@ from didicm_jax.study.rows import (
     gain_of,
     in_order,
     mean_of,
-    number_of,
+    numbers_of,
     sampler_keys,
     select,
 )
@@ -100,10 +100,8 @@ def _curves(rows: Sequence[Row]) -> Any:
     if not rows[0].place:
         return None
     axis = rows[0].place[-1][0]
-    at = {row.place[-1][1]: number_of(row.place[-1][1]) for row in rows}
-    units = {unit for _, unit in at.values()}
-    unit = units.pop()
-    if len(at) < 3 or units or unit is None:
+    at = numbers_of(row.place[-1][1] for row in rows)
+    if at is None or len(at.values) < 3:
         return None
     panels = []
     for other in dict.fromkeys(row.place[:-1] for row in rows):
@@ -112,10 +110,10 @@ def _curves(rows: Sequence[Row]) -> Any:
             for row in rows:
                 if row.place[:-1] == other:
                     values = [metric.scale * value for value in row.over_seeds(metric.key)]
-                    point = plots.At(at[row.place[-1][1]][0], *mean_of(values))
+                    point = plots.At(at.values[row.place[-1][1]], *mean_of(values))
                     lines.setdefault(row.name, []).append(point)
             panels.append(plots.Curves(_title(other), metric.title, lines))
-    return plots.curves(panels, len(_CURVES), f"{axis} ({unit})" if unit else axis)
+    return plots.curves(panels, len(_CURVES), f"{axis} ({at.unit})" if at.unit else axis)
 
 
 def _title(place: Place) -> str:

@@ -143,20 +143,38 @@ def in_order(places: Iterable[Place]) -> list[Place]:
     """Each place once: numbers in the direction in which they begin, names as they come."""
     found = list(dict.fromkeys(places))
     values = [list(dict.fromkeys(column)) for column in zip(*found, strict=True)]
-    ranks = [{value: i for i, value in enumerate(_ascending(column))} for column in values]
+    ranks = [{value: i for i, value in enumerate(_ranked(column))} for column in values]
     return sorted(found, key=lambda place: [r[v] for r, v in zip(ranks, place, strict=True)])
 
 
-def _ascending(column: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
-    """The values of a coordinate, or descending where the second is less than the first."""
-    numbers = {each: number_of(each[1]) for each in column}
-    if len({unit for _, unit in numbers.values()} | {None}) > 2 or len(column) < 2:
+def _ranked(column: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+    """The coordinates of an axis: numbers ascend, or descend where the second is less."""
+    numbers = numbers_of(value for _, value in column)
+    if numbers is None or len(column) < 2:
         return column
-    down = numbers[column[1]] < numbers[column[0]]
-    return sorted(column, key=lambda each: numbers[each][0], reverse=down)
+    values = numbers.values
+    down = values[column[1][1]] < values[column[0][1]]
+    return sorted(column, key=lambda each: values[each[1]], reverse=down)
 
 
-def number_of(value: Any) -> tuple[float, str | None]:
+class Numbers(NamedTuple):
+    """Coordinates that are numbers of one unit."""
+
+    values: dict[Any, float]
+    unit: str  # "" of bare ones
+
+
+def numbers_of(coordinates: Iterable[Any]) -> Numbers | None:
+    """Coordinates as numbers; None where one of them is none, or of another unit."""
+    found = {each: _number(each) for each in coordinates}
+    units = {unit for _, unit in found.values()}
+    unit = units.pop()
+    if units or unit is None:
+        return None
+    return Numbers({each: number for each, (number, _) in found.items()}, unit)
+
+
+def _number(value: Any) -> tuple[float, str | None]:
     """A coordinate as a number and its unit, "" for a bare one and None for what is neither."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value), ""

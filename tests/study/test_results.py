@@ -66,6 +66,8 @@ def test_numbers_stand_in_order_whichever_was_asked_for_first():
     assert in_order(places((28, 0.1), (14, 0.1), (7, 0.1)))[-1] == places((7, 0.1))[0]
     names = [(("model.name", name),) for name in ("vit", "resnet", "a")]
     assert in_order(names) == names
+    mixed = [(("model.init_from", value),) for value in (8, "vit", 2)]
+    assert in_order(mixed) == mixed
     lengths = [(("train.duration", f"{n} examples"),) for n in (40_000, 500_000, 100_000)]
     assert in_order(lengths) == [lengths[0], lengths[2], lengths[1]]
     assert in_order([()]) == [()]
