@@ -45,7 +45,7 @@ def find(given: Sequence[str], without: Collection[Path] = ()) -> list[Path]:
                 for each in path.rglob("*")
                 if each.is_file()
                 and not any(p.startswith(".") for p in each.parts[len(path.parts) :])
-                and left_out.isdisjoint([each.resolve(), *each.resolve().parents])
+                and not (left_out and any(map(each.resolve().is_relative_to, left_out)))
             )
         elif path.exists():
             found.append(path)

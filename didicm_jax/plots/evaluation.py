@@ -28,11 +28,13 @@ def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     figure, (left, right) = style.new(9, 3.8, 1, 2)
     every = sorted({record["steps"] for records in curves.values() for record in records})
     apart = len(every) == 1  # side by side, where all would stand at one place
-    for number, ((name, records), (color, marker)) in enumerate(
-        zip(curves.items(), style.colors(), strict=False)
-    ):
-        records = sorted(records, key=lambda record: record["steps"])
-        x = [number if apart else record["steps"] for record in records]
+    curves = {
+        name: [{**record, "x": number if apart else record["steps"]} for record in records]
+        for number, (name, records) in enumerate(curves.items())
+    }
+    for (name, records), (color, marker) in zip(curves.items(), style.colors(), strict=False):
+        records = sorted(records, key=lambda record: record["x"])
+        x = [record["x"] for record in records]
         for axes, key, scale in ((left, "top1", 100), (right, "nll", 1)):
             y = np.array([scale * record[key] for record in records])
             ends = scale * np.array([record["intervals"][key] for record in records])
@@ -53,7 +55,7 @@ def steps(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
     if right.dataLim.minposy < np.inf:  # else every sampler is right and sure of it
         style.logarithmic(right, right.yaxis)
-    _leave_out_failures(left, curves, apart)
+    _leave_out_failures(left, curves)
     style.legend(figure, *left.get_legend_handles_labels())
     title = "Samplers" if apart else "What more steps bring"
     figure.suptitle(f"{title} (bars: 95 % of bootstrap resamples)", fontsize=11)
@@ -70,9 +72,7 @@ def _spread(numbers: Sequence[int]) -> list[int]:
     return chosen
 
 
-def _leave_out_failures(
-    axes: Axes, curves: Mapping[str, Sequence[Mapping[str, Any]]], apart: bool
-) -> None:
+def _leave_out_failures(axes: Axes, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Begins the axis of accuracy where the samplers are that do not fail.
 
     Those that do would press all others together at the top: a triangle and a number at the lower
@@ -92,12 +92,10 @@ def _leave_out_failures(
     low = low - 3 * margin
     axes.set_ylim(low, high + margin)
     stacked: dict[int, int] = {}
-    for number, (records, (color, _)) in enumerate(
-        zip(curves.values(), style.colors(), strict=False)
-    ):
+    for records, (color, _) in zip(curves.values(), style.colors(), strict=False):
         for record in records:
             if 100 * record["top1"] < low:
-                x = number if apart else record["steps"]
+                x = record["x"]
                 row = stacked[x] = stacked.get(x, 0) + 1
                 axes.annotate(
                     f"▼ {100 * record['top1']:.1f}",
