@@ -29,6 +29,7 @@ from didicm_jax.cli import entry, from_torch, hub, options
 from didicm_jax.cli.command_line import check_file, config_first, flagged, new_flags, parse
 from didicm_jax.cli.hub import Beginning
 from didicm_jax.errors import UserError
+from didicm_jax.run import Places
 
 
 def main(argv: list[str]) -> int:
@@ -129,8 +130,14 @@ def _check_places(values: flags.FlagValues) -> None:
         places += [("export", path), ("export", _sidecar(path))]
     if values.safetensors:
         places.append(("safetensors", _file("safetensors", values.safetensors)))
+    of_run = [files.resolved(each) for each in Places(files.place(values.workdir)).files]
     for flag, path in places:
         check_file(flag, path)
+        if path.resolve() in of_run:
+            raise UserError(
+                f"--{flag}: expected a place of its own, found {path}, which is of the run; name "
+                "another"
+            )
     if values.hub:
         places.append(("hub", files.local(values.hub, "hub")))
         files.check_new(places[-1][1], about="hub")

@@ -31,10 +31,12 @@ def run(values: flags.FlagValues, folder: Trained) -> None:
 
 
 def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
-    output = _output(values, "evaluation" if values.pretrained else "")
-    names, severities = options.chosen_corruptions(values)
-    configs = sweep.variations(folder.config, options.sampler_choices(values))
-    other = _baseline(values) if values.baseline else None
+    with parallel.together():
+        output = _output(values, "evaluation" if values.pretrained else "")
+        names, severities = options.chosen_corruptions(values)
+        configs = sweep.variations(folder.config, options.sampler_choices(values))
+        other = _baseline(values) if values.baseline else None
+        real_labels = files.local(values.real_labels, "real_labels") if values.real_labels else None
     asked = values.checkpoint, options.other_data(values)
     with _data_flags(values):
         subject = open_subject(folder, *asked)
@@ -44,7 +46,7 @@ def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
         names,
         severities,
         baseline,
-        files.local(values.real_labels, "real_labels") if values.real_labels else None,
+        real_labels,
         values.trajectories,
     )
     with parallel.Watch(values.peer_timeout, "start all of them again") as watch:
@@ -55,11 +57,12 @@ def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
 def _compare(values: flags.FlagValues, folder: Trained) -> None:
     if not values.baseline:
         raise UserError("--baseline: expected the workdir of a run, found none; add --baseline=DIR")
-    output = _output(values, "comparison")
-    other = _baseline(values)
-    ours = _chosen(values, folder, other)
-    with flagged("baseline"):
-        theirs = _chosen(values, other, folder)
+    with parallel.together():
+        output = _output(values, "comparison")
+        other = _baseline(values)
+        ours = _chosen(values, folder, other)
+        with flagged("baseline"):
+            theirs = _chosen(values, other, folder)
     if values.images is not None:
         _only_one_process()
         paths = pictures.find(values.images)

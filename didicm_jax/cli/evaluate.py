@@ -79,19 +79,19 @@ def run(
       UserError: the ReaL labels or the baseline are not of these images, the last sampler has no
         trajectories to keep, or the posteriors are not finite.
     """
-    path = requests.real_labels
-    if requests.trajectories and not sweep.has_trajectory(configs[-1]):
-        name = sweep.describe(configs[-1])["sampler"]
-        raise UserError(
-            f"expected cp as the last sampler, found {name}, which diffuses no probabilities; "
-            "leave it out or change the sampler",
-            about="trajectories",
-        )
-    real = (
-        None if path is None else real_labels.read(path, subject.source, len(subject.class_names))
-    )
-    if requests.baseline is not None:  # before the work
-        check_comparable(subject, requests.baseline)
+    path, real = requests.real_labels, None
+    with parallel.together():  # before the work
+        if requests.trajectories and not sweep.has_trajectory(configs[-1]):
+            name = sweep.describe(configs[-1])["sampler"]
+            raise UserError(
+                f"expected cp as the last sampler, found {name}, which diffuses no probabilities; "
+                "leave it out or change the sampler",
+                about="trajectories",
+            )
+        if path is not None:
+            real = real_labels.read(path, subject.source, len(subject.class_names))
+        if requests.baseline is not None:
+            check_comparable(subject, requests.baseline)
     with Predictions(output) as kept:
         scored = []
         for number, config in enumerate(configs):

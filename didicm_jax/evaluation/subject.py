@@ -162,9 +162,12 @@ def open_subject(
       other: what to evaluate on instead of the run's own test examples.
 
     Raises:
-      UserError: there is no such checkpoint, or the data are not there or have other classes.
+      UserError: there is no such checkpoint, or the data are not there or have other classes, on
+        any process, or are not the same on all.
     """
-    dataset = other_dataset(folder.config, folder.description, other)
+    with parallel.together():
+        dataset = other_dataset(folder.config, folder.description, other)
+    parallel.agree({"the images to evaluate on": dataset.test.digest()})
     mesh = parallel.make_mesh()
     network = networks.load(folder, checkpoint, mesh)
     name = other.dataset or folder.config.data.name

@@ -12,10 +12,10 @@ from didicm_jax.parallel.mesh import (
 )
 from didicm_jax.parallel.processes import (
     Watch,
+    agree,
     alone,
     any_process,
     barrier,
-    differing,
     gather,
     initialize,
     is_main,
@@ -26,10 +26,10 @@ from didicm_jax.parallel.processes import (
 __all__ = [
     "AXIS",
     "Watch",
+    "agree",
     "alone",
     "any_process",
     "barrier",
-    "differing",
     "from_hosts",
     "gather",
     "initialize",

@@ -139,16 +139,25 @@ def together(
         )
 
 
-def differing(facts: Mapping[str, Any]) -> list[str]:
-    """The names of those facts that are not the same on all processes.
+def agree(facts: Mapping[str, Any]) -> None:
+    """Refuses facts that are not the same on all processes: they would wait for other things.
 
     All must call it, with the same names in the same order.
+
+    Raises:
+      UserError: some differ, on all processes.
     """
     digests = [
         hashlib.blake2b(repr(value).encode(), digest_size=8).digest() for value in facts.values()
     ]
     rows = gather(np.frombuffer(b"".join(digests), np.uint64)[None])
-    return [name for name, differs in zip(facts, (rows != rows[0]).any(0), strict=True) if differs]
+    differs = (rows != rows[0]).any(0)
+    if differs.any():
+        others = [name for name, other in zip(facts, differs, strict=True) if other]
+        raise UserError(
+            "expected the same settings and data on all processes, found that they differ in "
+            f"{', '.join(others)}; start all of them by the same command"
+        )
 
 
 @contextlib.contextmanager

@@ -19,9 +19,6 @@ from didicm_jax.errors import UserError
 from didicm_jax.run.description import Description
 from didicm_jax.run.places import Places
 
-# Settings that each host may have of its own: what is read is compared by its content.
-_OF_A_HOST = ("data.data_dir", "data.num_workers", "data.cache_gib", "model.init_from")
-
 
 @dataclass(frozen=True)
 class RunFolder(Places):
@@ -120,13 +117,12 @@ class RunFolder(Places):
 
         Raises:
           UserError: the folder holds another run or one that is being trained with other settings,
-            cannot be written, or it or the settings are not the same on all processes.
+            cannot be written, or is not the same on all processes.
         """
         wanted = cls(files.place(path), config, description)
         with parallel.together():
             found = cls.find(path)
             wanted._check(found)
-        wanted._check_others()
         fault: Exception | None = None
         if parallel.is_main():
             try:
@@ -175,18 +171,6 @@ class RunFolder(Places):
             "work; wait for its end or stop it",
             about="run folder",
         )
-
-    def _check_others(self) -> None:
-        """Refuses settings or data that other processes do not have: they would train others."""
-        settings = configuration.flatten(self.config)
-        facts = {f"config.{k}": value for k, value in settings.items() if k not in _OF_A_HOST}
-        facts |= {"classes": self.description.class_names, "images": self.description.image_shape}
-        others = parallel.differing(facts)
-        if others:
-            raise UserError(
-                "expected the same settings and data on all processes, found that they differ in "
-                f"{', '.join(others)}; start all of them by the same command"
-            )
 
     def _check(self, found: "RunFolder | None") -> None:
         """Refuses to go on with the run that the folder holds, if it is another."""

@@ -78,6 +78,17 @@ class Places:
         return self.path / "evaluation.json"
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """What no other file may be written over."""
+        return (
+            self.config_file,
+            self.description_file,
+            self.metrics_file,
+            self.wandb_file,
+            self.evaluation_file,
+        )
+
+    @property
     def compilation_cache(self) -> Path:
         """Compiled programs, so that a restart need not compile."""
         return self.path / "compilation_cache"

@@ -20,6 +20,9 @@ from didicm_jax.parallel import chips
 from didicm_jax.run import Description, tracker
 from didicm_jax.training import initial, optimizers, sets, state
 
+# Settings that each host may have of its own: what is read is compared by its content.
+_OF_A_HOST = ("data.data_dir", "data.num_workers", "data.cache_gib", "model.init_from")
+
 
 @dataclass(frozen=True)
 class Durations:
@@ -135,7 +138,8 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
       begun: it has a checkpoint to go on from, so what it started from is not asked for.
 
     Raises:
-      UserError: for every mistake that can be found before the first step, on any process.
+      UserError: for every mistake that can be found before the first step, on any process;
+        processes have other settings or data, so that each would train a network of its own.
     """
     mesh = parallel.make_mesh()
     with parallel.together():
@@ -145,10 +149,12 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
         dataset = build.dataset(config)
         drafted = draft(config, dataset, mesh)
         opened = sets.open_all(config, dataset, drafted.durations.total)
-    start = None
+    drafted = replace(drafted, sets=opened)
+    parallel.agree(_facts(drafted))
     if config.model.init_from and not parallel.any_process(begun):
-        start = initial.read(config, Description.of(dataset), drafted.abstract, mesh)
-    return replace(drafted, sets=opened, start=start)
+        start = initial.read(config, drafted.description, drafted.abstract, mesh)
+        drafted = replace(drafted, start=start)
+    return drafted
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -235,6 +241,19 @@ def _create(
     # rbg: the hundred draws of an initialisation compile in a third of the time of threefry's.
     key = jax.random.key(config.seed, impl="rbg")
     return split(build.model(config, dataset, nnx.Rngs(key)))
+
+
+def _facts(drafted: Plan) -> dict[str, object]:
+    """What must be the same on all processes, by its name."""
+    settings, described = configuration.flatten(drafted.config), drafted.description
+    facts = {f"config.{key}": value for key, value in settings.items() if key not in _OF_A_HOST}
+    return facts | {
+        "whether they start from a trained network": bool(drafted.config.model.init_from),
+        "the classes": described.class_names,
+        "the shape of the images": described.image_shape,
+        "the training images": described.trained_on,
+        "the images to evaluate on": [each.source.digest() for each in drafted.sets],
+    }
 
 
 def _batch_fault(config: ml_collections.ConfigDict, num_devices: int) -> str:

@@ -394,6 +394,7 @@ def test_files_that_could_not_be_written_are_refused_before_the_network_is_read(
             [f"--export={place}", f"--safetensors={place}.json"],
             f"--safetensors: expected a place of its own, found {place}.json, which --ex",
         ),
+        ([f"--export={made / 'config'}"], "--export: expected a place of its own, found"),
         (
             [f"--export={place}", f"--hub={place}"],
             f"--hub: expected a place of its own, found {place}, which --export writes",

@@ -10,11 +10,19 @@ from sklearn import datasets
 
 from didicm_jax import config as configuration
 from didicm_jax import data, parallel
+from didicm_jax.config import build
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
 from didicm_jax.evaluation import corruptions
-from didicm_jax.evaluation.subject import OtherData, Subject, check_comparable, other_dataset
+from didicm_jax.evaluation.subject import (
+    OtherData,
+    Subject,
+    check_comparable,
+    open_subject,
+    other_dataset,
+)
+from didicm_jax.parallel import processes
 from didicm_jax.run import Description
 from tests.config.test_table import PHOTOS, configured
 from tests.data.making import make_tree
@@ -26,6 +34,31 @@ class Identified(data.ArraySource):
     def digest(self, indices=None):
         rows = np.arange(len(self)) if indices is None else indices
         return hashlib.sha256(self.batch(rows)["image"].tobytes()).hexdigest()
+
+
+def test_what_one_process_cannot_open_is_refused_on_all(monkeypatch):
+    """Else the others would wait for it when they read the network."""
+    monkeypatch.setattr(processes, "any_process", lambda value: True)
+    with pytest.raises(UserError, match="another one refuses it"):
+        open_subject(of_digits(), "latest")
+
+
+def test_processes_with_other_images_do_not_evaluate_one_network(monkeypatch):
+    alone = processes.gather
+
+    def both(values):
+        other = values + 1 if values.dtype == np.uint64 else values
+        return np.concatenate([alone(values), other])
+
+    monkeypatch.setattr(processes, "gather", both)
+    with pytest.raises(UserError, match="they differ in the images to evaluate on; start"):
+        open_subject(of_digits(), "latest")
+
+
+def of_digits():
+    """A run without a network, which must not be asked."""
+    config = configuration.default()
+    return SimpleNamespace(config=config, description=Description.of(build.dataset(config)))
 
 
 def subject(images, names=("cat", "dog"), name="pets"):

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 
-import numpy as np
 import pytest
 
 from didicm_jax import config as configuration
@@ -292,26 +291,6 @@ def test_what_another_process_refuses_is_not_written(tmp_path, monkeypatch):
     one_line(
         lambda: RunFolder.claim(tmp_path / "run", configuration.default(), DIGITS),
         "another one refuses it",
-    )
-    assert not (tmp_path / "run").exists()
-
-
-def test_processes_of_other_settings_do_not_train_one_run(tmp_path, monkeypatch):
-    """Each trained a network of its own, and process 0 alone wrote what it had been told."""
-    other = configuration.default()
-    other.seed, other.optimizer.learning_rate, other.data.data_dir = 1, 0.5, "/elsewhere"
-    alone, rows = processes.gather, []
-    monkeypatch.setattr(processes, "gather", lambda values: rows.append(values) or alone(values))
-    RunFolder(tmp_path / "run", other, DIGITS)._check_others()
-    (of_other,) = rows
-
-    def both(values):
-        return np.concatenate([values, of_other]) if values.dtype == np.uint64 else values
-
-    monkeypatch.setattr(processes, "gather", both)
-    one_line(
-        lambda: RunFolder.claim(tmp_path / "run", configuration.default(), DIGITS),
-        "they differ in config.optimizer.learning_rate, config.seed; start",
     )
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,83 @@
+"""What processes must have in common before the first of them waits for another."""
+
+import contextlib
+from dataclasses import replace
+
+import digits as digits_config
+import numpy as np
+import pytest
+
+from didicm_jax.config import build
+from didicm_jax.errors import UserError
+from didicm_jax.parallel import processes
+from didicm_jax.training import plan
+
+
+@pytest.fixture
+def config():
+    config = digits_config.get_config()
+    config.data.train_examples = 200
+    config.train.batch_size = 16
+    return config
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """Makes a plan beside a process that has made one by another config."""
+    alone, rows = processes.gather, []
+
+    def kept(values):
+        if values.dtype == np.uint64:
+            rows.append(values)
+        return alone(values)
+
+    def both(values):
+        return np.concatenate([values, rows[0]]) if values.dtype == np.uint64 else alone(values)
+
+    def make(config, other):
+        monkeypatch.setattr(processes, "gather", kept)
+        with contextlib.suppress(UserError):  # of what it starts from
+            plan.make_plan(other)
+        monkeypatch.setattr(processes, "gather", both)
+        return plan.make_plan(config)
+
+    return make
+
+
+def test_processes_of_other_settings_do_not_train_one_run(config, beside):
+    """Each trained a network of its own, and process 0 alone wrote what it had been told."""
+    other = config.copy_and_resolve_references()
+    other.seed, other.optimizer.learning_rate = 1, 0.5
+    names = r"config.optimizer.learning_rate, config.seed, the training images; start all of them"
+    with pytest.raises(UserError, match=names):
+        beside(config, other)
+
+
+def test_a_process_without_weights_to_start_from_does_not_leave_those_with_them_waiting(
+    config, beside
+):
+    other = config.copy_and_resolve_references()
+    other.model.init_from = "/nowhere"
+    with pytest.raises(UserError, match="differ in whether"):
+        beside(config, other)
+
+
+def test_processes_of_other_images_do_not_train_one_run(config, beside, monkeypatch):
+    """Of the same classes, in a folder of the same name on each host."""
+    opened, versions = build.dataset, iter([200, 190])
+
+    def dataset(config):
+        config = config.copy_and_resolve_references()
+        config.data.train_examples = next(versions)
+        return opened(config)
+
+    monkeypatch.setattr(build, "dataset", dataset)
+    with pytest.raises(UserError, match="they differ in the training images; start"):
+        beside(config, config)
+
+
+def test_the_folders_of_the_data_are_each_hosts_own(config):
+    other = config.copy_and_resolve_references()
+    other.data.update(data_dir="/elsewhere", num_workers=7, cache_gib=2.0)
+    made = plan.make_plan(config)
+    assert plan._facts(replace(made, config=other)) == plan._facts(made)
