@@ -20,7 +20,7 @@ from didicm_jax import files
 from didicm_jax.cli import entry
 from didicm_jax.cli.command_line import config_first, counted, new_flags, parse
 from didicm_jax.errors import UserError
-from didicm_jax.study import axes, methods, results, schedule
+from didicm_jax.study import axes, coordinates, methods, results, schedule
 from didicm_jax.study.folder import StudyFolder
 
 
@@ -113,8 +113,8 @@ def _conclude(study: StudyFolder, failures: int) -> None:
     """Writes and shows what the cells that are done have found."""
     found = [record for cell in study.cells if (record := study.record(cell)) is not None]
     if found:
-        places = [axes.coordinates(cell.values) for cell in study.cells]
-        written = results.write(found, study.path, axes.following(places))
+        places = [coordinates.of(cell.values) for cell in study.cells]
+        written = results.write(found, study.path, coordinates.following(places))
         print((study.path / "results.md").read_text())
         print(f"wrote {', '.join(path.name for path in written)} in {study.path}")
     if len(found) + failures < len(study.cells):

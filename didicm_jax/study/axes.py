@@ -12,12 +12,10 @@ import ml_collections
 from didicm_jax import config as configuration
 from didicm_jax.errors import UserError
 from didicm_jax.study import methods
+from didicm_jax.study.coordinates import METHOD, SEED, Values
 
-METHOD, SEED = "method", "seed"
 # Of these a method takes what is its own: the network of the trunk, a stem coarser than this one.
 _RELATIVE = ("model.name", "model.stem")
-
-Values = dict[str, Any]  # of each axis
 
 
 class Cell(NamedTuple):
@@ -138,31 +136,6 @@ def union(products: Sequence[Sequence[Cell]]) -> list[Cell]:
         raise _wrong(f"the same axes in the same order each time, found {found}")
     each = {identity(cell.name): cell for product in products for cell in product}
     return sorted(each.values(), key=lambda cell: cell.values.get(SEED, 0))
-
-
-def following(places: Sequence[Values]) -> set[str]:
-    """The axes that tell no places apart that the axes before them do not.
-
-    Such as a stem that goes with the resolution: it is a part of what a place is, and no
-    coordinate of it.
-    """
-    names = list(places[0])
-    result: set[str] = set()
-    for number, name in enumerate(names[1:], start=1):
-        pairs = [
-            {(place[before], place[name]) for place in places}
-            for before in names[:number]
-            if before not in result
-        ]
-        varies = len({place[name] for place in places}) > 1
-        if varies and any(len({key for key, _ in each}) == len(each) for each in pairs):
-            result.add(name)
-    return result
-
-
-def coordinates(values: Values) -> Values:
-    """Where a cell lies, whatever its method and seed."""
-    return {axis: value for axis, value in values.items() if axis not in (METHOD, SEED)}
 
 
 def _cell(base: ml_collections.ConfigDict, values: Values, held_out: int) -> Cell:

@@ -8,21 +8,19 @@ import numpy as np
 
 from didicm_jax.plots import study as plots
 from didicm_jax.study import methods
+from didicm_jax.study.coordinates import Place, in_order, numbers_of
 from didicm_jax.study.folder import Record
 from didicm_jax.study.rows import (
     ALL,
     MATCHED,
     SHOWN,
     Metric,
-    Place,
     Row,
     baselines_of,
     best_of,
     find_sampler,
     gain_of,
-    in_order,
     mean_of,
-    numbers_of,
     sampler_keys,
     select,
 )

@@ -26,7 +26,7 @@ def write(records: Sequence[Record], folder: Path, following: Collection[str] = 
     Args:
       records: of the cells that are done.
       folder: where to.
-      following: axes that `axes.following` finds in the whole study: for the CSV file alone.
+      following: axes that `coordinates.following` finds in the whole study: for the CSV file alone.
     """
     rows = rows_of(records, following)
     written = [folder / name for name in ("results.csv", "results.md", "samplers.md")]

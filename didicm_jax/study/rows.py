@@ -3,18 +3,16 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from didicm_jax import evaluation
-from didicm_jax.config import durations
-from didicm_jax.study import axes, methods
+from didicm_jax.study import coordinates, methods
+from didicm_jax.study.coordinates import Place
 from didicm_jax.study.folder import Record
-
-Place = tuple[tuple[str, Any], ...]  # where a cell lies, whatever its method and seed
 
 
 class Metric(NamedTuple):
@@ -112,9 +110,9 @@ def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
     groups: dict[tuple[Place, str, bool], dict[int, Record]] = defaultdict(dict)
     for record in records:
         values = record["values"]
-        found = axes.coordinates(values)
+        found = coordinates.of(values)
         place = tuple((axis, value) for axis, value in found.items() if axis not in following)
-        method, seed = values.get(axes.METHOD, ""), values.get(axes.SEED, 0)
+        method, seed = values.get(coordinates.METHOD, ""), values.get(coordinates.SEED, 0)
         groups[place, method, False][seed] = record
         if "stopped" in record:
             groups[place, method, True][seed] = record | record["stopped"]
@@ -129,7 +127,7 @@ def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
         for free, key in kinds:
             chosen = {seed: find_sampler(record, key) for seed, record in cells.items()}
             rows.append(Row(place, method, stopped, free, chosen, cells))
-    order = {place: i for i, place in enumerate(in_order(row.place for row in rows))}
+    order = {place: i for i, place in enumerate(coordinates.in_order(row.place for row in rows))}
     names = ["", *methods.METHODS]
 
     def rank(row: Row) -> tuple[int, int, str, bool, bool]:
@@ -137,48 +135,6 @@ def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
         return order[row.place], names.index(name), row.method, row.stopped, row.free
 
     return sorted(rows, key=rank)
-
-
-def in_order(places: Iterable[Place]) -> list[Place]:
-    """Each place once: numbers in the direction in which they begin, names as they come."""
-    found = list(dict.fromkeys(places))
-    values = [list(dict.fromkeys(column)) for column in zip(*found, strict=True)]
-    ranks = [{value: i for i, value in enumerate(_ranked(column))} for column in values]
-    return sorted(found, key=lambda place: [r[v] for r, v in zip(ranks, place, strict=True)])
-
-
-def _ranked(column: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
-    """The coordinates of an axis: numbers ascend, or descend where the second is less."""
-    numbers = numbers_of(value for _, value in column)
-    if numbers is None or len(column) < 2:
-        return column
-    values = numbers.values
-    down = values[column[1][1]] < values[column[0][1]]
-    return sorted(column, key=lambda each: values[each[1]], reverse=down)
-
-
-class Numbers(NamedTuple):
-    """Coordinates that are numbers of one unit."""
-
-    values: dict[Any, float]
-    unit: str  # "" of bare ones
-
-
-def numbers_of(coordinates: Iterable[Any]) -> Numbers | None:
-    """Coordinates as numbers; None where one of them is none, or of another unit."""
-    found = {each: _number(each) for each in coordinates}
-    units = {unit for _, unit in found.values()}
-    unit = units.pop()
-    if units or unit is None:
-        return None
-    return Numbers({each: number for each, (number, _) in found.items()}, unit)
-
-
-def _number(value: Any) -> tuple[float, str | None]:
-    """A coordinate as a number and its unit, "" for a bare one and None for what is neither."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value), ""
-    return (isinstance(value, str) and durations.parse(value)) or (0.0, None)
 
 
 def _key(sampler: Record) -> tuple[str, int]:

@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from didicm_jax import evaluation
-from didicm_jax.study import axes, results
-from didicm_jax.study.rows import MATCHED, SHOWN, best_of, gain_of, in_order, rows_of
+from didicm_jax.study import coordinates, results
+from didicm_jax.study.coordinates import in_order
+from didicm_jax.study.rows import MATCHED, SHOWN, best_of, gain_of, rows_of
 
 
 def record(method, seed, top1, nll, validation=0.5, passes=1.0, left_out=True, **place):
@@ -239,10 +240,10 @@ def test_an_axis_that_goes_with_another_is_no_coordinate(tmp_path):
         for size, stem in ((8, "fine"), (16, "small"))
         for r in (1.0, 0.5)
     ]
-    places = [axes.coordinates(each["values"]) for each in found]
-    assert axes.following(places) == {"model.stem"}
-    assert axes.following(places[:2]) == set()
-    results.write(found, tmp_path, axes.following(places))
+    places = [coordinates.of(each["values"]) for each in found]
+    assert coordinates.following(places) == {"model.stem"}
+    assert coordinates.following(places[:2]) == set()
+    results.write(found, tmp_path, coordinates.following(places))
     header = (tmp_path / "results.md").read_text().splitlines()[0]
     assert [cell.strip() for cell in header.split("|")[1:4]] == [
         *("resolution", "data_ratio", "method"),
