@@ -2,8 +2,9 @@
 
 from didicm_jax.evaluation.metrics import (
     Outcomes,
+    Variance,
     intervals,
-    jackknife_error,
+    jackknife,
     left_out,
     outcomes,
     reliability,
@@ -13,8 +14,9 @@ from didicm_jax.evaluation.metrics import (
 
 __all__ = [
     "Outcomes",
+    "Variance",
     "intervals",
-    "jackknife_error",
+    "jackknife",
     "left_out",
     "outcomes",
     "reliability",

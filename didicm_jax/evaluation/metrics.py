@@ -6,8 +6,10 @@ reduces each posterior to six numbers, `summarize` averages those.
 Shapes: N examples, K classes.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -213,25 +215,48 @@ def bootstrap(
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
-def left_out(results: Outcomes, *, parts: int = PARTS) -> dict[str, list[float]]:
-    """`summarize` without each part of the examples in turn, for `jackknife_error`.
+def left_out(results: Outcomes, num_classes: int) -> dict[str, list[list[float]]]:
+    """`summarize` without each part of the examples in turn, for `jackknife`.
 
-    Example i is in part i mod `parts`, so that parts are alike where the examples are sorted. Two
-    models that are compared on the same examples subtract these numbers first.
-    """
-    part = np.arange(len(results.correct1)) % parts
-    found = [summarize_rows(results, np.flatnonzero(part != number)) for number in range(parts)]
-    return {name: [each[name] for each in found] for name in found[0]}
-
-
-def jackknife_error(left_out: np.ndarray) -> float:
-    """The standard error of a statistic over the examples (grouped jackknife, Tukey 1958).
+    Example i is in part i mod P, so that parts are alike where the examples are sorted. Where the
+    classes take turns instead (`data.stratified_order`), a part has some of the K classes alone,
+    and only those whose numbers agree modulo G = gcd(P, K) have the same. They stand in one row. P
+    is the first number from `PARTS` on with several in each.
 
     Args:
-      left_out: the statistic without each part of the examples, f64[parts].
+      results: of all examples, each once and in their order.
+      num_classes: K.
+
+    Returns:
+      For each metric `[G, P / G]`. Two models that are compared on the same examples subtract these
+      numbers first.
     """
-    parts = len(left_out)
-    return float(np.sqrt((parts - 1) * np.var(left_out)))
+    parts = next(n for n in count(PARTS) if math.gcd(n, num_classes) <= math.isqrt(PARTS))
+    part = np.arange(len(results.correct1)) % parts
+    found = [summarize_rows(results, np.flatnonzero(part != number)) for number in range(parts)]
+    alike = math.gcd(parts, num_classes)
+    in_rows = [found[row::alike] for row in range(alike)]
+    return {name: [[each[name] for each in row] for row in in_rows] for name in found[0]}
+
+
+class Variance(NamedTuple):
+    """Of a statistic, as a few numbers tell it."""
+
+    value: float
+    freedom: int  # degrees of it, for Student's interval
+
+
+def jackknife(left_out: np.ndarray) -> Variance:
+    """How far a statistic scatters over the choice of the examples (grouped jackknife, Tukey 1958).
+
+    Args:
+      left_out: the statistic without each part of the examples, f64[G, P / G], of which those in a
+        row are alike: what one row differs from another by is no matter of chance.
+    """
+    rows, in_row = left_out.shape
+    deviations = (left_out.size - 1) / left_out.size * (left_out - left_out.mean(1, keepdims=True))
+    value = in_row / (in_row - 1) * np.sum(deviations**2)
+    return Variance(float(value), rows * (in_row - 1))
 
 
 def _equal_width(bins: int) -> np.ndarray:

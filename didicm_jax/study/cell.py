@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def _samplers(
             {"label": sweep.label(chosen), **described, "temperature": scale}
             | {"megaflops": cost / 1e6, "plain_passes": cost / plain_pass}
             | {split: _metrics(*pair) for split, pair in pairs.items()}
-            | {"left_out": _left_out(*pairs["test"])}
+            | {"left_out": _left_out(pairs["test"], len(on["test"].class_names))}
         )
     return records
 
@@ -125,12 +125,17 @@ def _metrics(posterior: Outcomes, scaled: Outcomes) -> dict[str, float]:
     return evaluation.summarize(posterior) | {f"{key}_scaled": found[key] for key in _SCALED}
 
 
-def _left_out(posterior: Outcomes, scaled: Outcomes) -> dict[str, list[float]]:
-    """What paired errors are computed from when this cell is compared with others."""
-    found, also = evaluation.left_out(posterior), evaluation.left_out(scaled)
+def _left_out(pair: Sequence[Outcomes], num_classes: int) -> dict[str, list[list[float]]]:
+    """What paired errors are computed from when this cell is compared with others.
+
+    Args:
+      pair: as they are, and scaled.
+      num_classes: of the examples.
+    """
+    found, also = (evaluation.left_out(each, num_classes) for each in pair)
     kept = {key: found[key] for key in ("top1", *_SCALED)}
     kept |= {f"{key}_scaled": also[key] for key in _SCALED}
-    return {key: [round(value, _DIGITS) for value in values] for key, values in kept.items()}
+    return {key: np.round(values, _DIGITS).tolist() for key, values in kept.items()}
 
 
 def _stability(folder: Path) -> dict[str, float | None]:

@@ -91,13 +91,6 @@ class Difference(NamedTuple):
     half: float | None  # of its interval of 95 %; None where one seed of an old record is all
 
 
-class _Variance(NamedTuple):
-    """Of a mean difference, as few seeds or parts of the test examples tell it."""
-
-    value: float
-    freedom: int
-
-
 def rows_of(records: Sequence[Record], following: Collection[str]) -> list[Row]:
     """The rows of the tables, in their order.
 
@@ -210,41 +203,66 @@ def best_of(
 
 def difference_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
     """In the unit of the table, over the seeds that both have; None where there is none."""
-    seeds = sorted(row.chosen.keys() & baseline.chosen.keys()) if baseline else []
-    if not baseline or not seeds or row.name == baseline.name:
+    pairs = _pairs(row, baseline)
+    if not pairs:
         return None
-    pairs = [(row.chosen[seed], baseline.chosen[seed]) for seed in seeds]
-    values = [ours["test"][metric.key] - theirs["test"][metric.key] for ours, theirs in pairs]
+    ours, theirs = _means(pairs, metric)
+    half = _half_width(pairs, metric, 1.0)
+    scaled = None if half is None else metric.scale * half
+    return Difference(metric.scale * (ours - theirs), scaled)
+
+
+def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
+    """More is better: points, or per cent of the baseline."""
+    pairs = _pairs(row, baseline)
+    if not metric.relative or not pairs:
+        return difference_of(row, baseline, metric)
+    ours, theirs = _means(pairs, metric)
+    # Of a ratio r = a / b of means the error is, to first order, that of a - r b, divided by b.
+    half = _half_width(pairs, metric, ours / theirs)
+    return Difference(100 * (1 - ours / theirs), None if half is None else 100 / theirs * half)
+
+
+_Pairs = Sequence[tuple[Record, Record]]  # of each seed that two methods have
+
+
+def _pairs(row: Row, baseline: Row | None) -> _Pairs:
+    if baseline is None or row.name == baseline.name:
+        return []
+    seeds = sorted(row.chosen.keys() & baseline.chosen.keys())
+    return [(row.chosen[seed], baseline.chosen[seed]) for seed in seeds]
+
+
+def _means(pairs: _Pairs, metric: Metric) -> tuple[float, ...]:
+    """Of both sides, over the seeds."""
+    sides = zip(*pairs, strict=True)
+    return tuple(statistics.fmean(each["test"][metric.key] for each in side) for side in sides)
+
+
+def _half_width(pairs: _Pairs, metric: Metric, share: float) -> float | None:
+    """Of the interval of 95 % of the mean of `ours - share * theirs`: Student's.
+
+    Seeds and test examples each have a variance, of degrees of freedom that Welch and Satterthwaite
+    add. None where one seed of an old record is all.
+    """
+    key = metric.key
+    values = [ours["test"][key] - share * theirs["test"][key] for ours, theirs in pairs]
     variances = []
     if len(values) > 1:
-        variances.append(_Variance(statistics.variance(values) / len(values), len(values) - 1))
-    kept = [[np.array(each.get("left_out", {}).get(metric.key, ())) for each in p] for p in pairs]
-    if all(len(ours) == len(theirs) > 1 for ours, theirs in kept):
+        variance = statistics.variance(values) / len(values)
+        variances.append(evaluation.Variance(variance, len(values) - 1))
+    kept = [[np.array(each.get("left_out", {}).get(key, ())) for each in pair] for pair in pairs]
+    if all(ours.shape == theirs.shape and ours.ndim == 2 for ours, theirs in kept):
         # All seeds are judged on the same test examples.
-        gaps = np.mean([ours - theirs for ours, theirs in kept], axis=0)
-        variances.append(_Variance(evaluation.jackknife_error(gaps) ** 2, len(gaps) - 1))
-    half = metric.scale * _half_width(variances) if variances else None
-    return Difference(metric.scale * statistics.fmean(values), half)
-
-
-def _half_width(variances: Sequence[_Variance]) -> float:
-    """Of an interval of 95 %: Student's, by the degrees of freedom of Welch and Satterthwaite."""
+        gaps = np.mean([ours - share * theirs for ours, theirs in kept], axis=0)
+        variances.append(evaluation.jackknife(gaps))
+    if not variances:
+        return None
     total = sum(each.value for each in variances)
     if total == 0:
         return 0.0
     freedom = total**2 / sum(each.value**2 / each.freedom for each in variances)
     return float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
-
-
-def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
-    """More is better: points, or per cent of the baseline."""
-    found = difference_of(row, baseline, metric)
-    if found is None or baseline is None or not metric.relative:
-        return found
-    shared = baseline.of(row.chosen)
-    factor = -100 / (metric.scale * statistics.fmean(shared.over_seeds(metric.key)))
-    half = None if found.half is None else abs(factor) * found.half
-    return Difference(factor * found.value, half)
 
 
 def baselines_of(rows: Sequence[Row]) -> tuple[Baseline, ...]:

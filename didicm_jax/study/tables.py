@@ -57,17 +57,19 @@ def markdown(rows: Sequence[Row]) -> str:
         "held-out examples. Bold: of the methods that may choose, the one that the held-out "
         "examples choose."
         + (
-            " Stopped: by the checkpoint, and the sampler, that the held-out examples choose."
+            " Stopped: by the checkpoint that the held-out examples choose, with the sampler of "
+            "the config, and by the sampler that they choose then."
             if STOPPED in baselines
             else ""
         )
         + "\n\n"
         + _table(gaps, [*names, "method", *headers])
         + "\nDifferences with intervals of 95 %, paired by seed and test example, against the "
-        f"classifier that is best in the metric among the paper's baselines "
-        f"({', '.join(methods.UNMATCHED)}) and among the matched ones "
+        "classifier that is best in the metric on the test split, of those that are done there, "
+        f"among the paper's baselines ({', '.join(methods.UNMATCHED)}) and among the matched ones "
         f"({', '.join(methods.MATCHED)}). An interval covers the choice of the test examples "
-        "(jackknife) and, where there are several, that of the seeds (Student's).\n"
+        "(jackknife) and, where there are several, that of the seeds (Student's); where there is "
+        "one, what another would give is not in it.\n"
     )
 
 

@@ -234,3 +234,23 @@ def test_intervals_agree_with_scipys_bootstrap():
         np.testing.assert_allclose(found[key], reference, atol=0.1 * spread)
     assert found.keys() == evaluation.summarize(results).keys() - {"num_examples"}
     assert found == evaluation.intervals(results, resamples=2000)
+
+
+@pytest.mark.parametrize("num_classes", [10, 100, 7])
+def test_what_classes_differ_in_is_no_error_of_a_set_that_has_its_share_of_each(num_classes):
+    """Whether the classes take turns, as in what is prepared, or stand in random order."""
+    random = np.random.default_rng(0)
+    labels = np.arange(20_000 // num_classes * num_classes, dtype=np.int32) % num_classes
+    easy = labels < num_classes / 2
+    right = random.random(len(labels)) < np.where(easy, 0.9, 0.3)
+    probs = np.full((len(labels), num_classes), 0.1 / (num_classes - 1), np.float32)
+    probs[np.arange(len(labels)), np.where(right, labels, (labels + 1) % num_classes)] = 0.9
+    within = np.sqrt((0.9 * 0.1 + 0.3 * 0.7) / 2 / len(labels))
+    both = np.sqrt(np.var(right) / len(labels))
+    for order, exact in ((slice(None), within), (random.permutation(len(labels)), both)):
+        scored = evaluation.outcomes(probs[order], labels[order])
+        parts = np.array(evaluation.left_out(scored, num_classes)["top1"])
+        error = evaluation.jackknife(parts)
+        assert error.freedom >= 20
+        assert abs(error.value**0.5 / exact - 1) < 0.4  # so few tell it to a seventh
+    assert parts.shape[0] == np.gcd(parts.size, num_classes)

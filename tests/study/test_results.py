@@ -31,8 +31,8 @@ def record(method, seed, top1, nll, validation=0.5, passes=1.0, left_out=True, *
         }
         if left_out:  # as if each of four parts of the examples were an example
             keys = ("top1", "nll", "ece", "nll_scaled", "ece_scaled")
-            found["left_out"] = {key: [0.1, 0.2, 0.1, 0.2] for key in keys}
-            found["left_out"]["top1"] = [top1 + 0.01, top1 + 0.01, top1 - 0.01, top1 - 0.01]
+            found["left_out"] = {key: [[0.1, 0.2, 0.1, 0.2]] for key in keys}
+            found["left_out"]["top1"] = [[top1 + 0.01, top1 + 0.01, top1 - 0.01, top1 - 0.01]]
         return found
 
     training = dict.fromkeys(
@@ -179,7 +179,7 @@ def test_one_seed_has_the_error_of_its_test_examples(tmp_path):
         made = record(method, 0, right.mean(), 0.5)
         for sampler in made["samplers"]:
             sampler["test"]["top1"] = right.mean()
-            sampler["left_out"] = evaluation.left_out(scored)
+            sampler["left_out"] = evaluation.left_out(scored, 2)
         found.append(made)
     results.write(found, tmp_path)
     shown = table((tmp_path / "results.md").read_text(), 2)["paper"]["top-1 %, matched"]
@@ -196,15 +196,31 @@ def test_an_interval_over_seeds_and_examples_is_that_of_welch(tmp_path):
     found = []
     for seed, gap in enumerate(gaps):
         ours, theirs = record("paper", seed, 0.4 + gap, 1.0), record("softmax", seed, 0.4, 1.0)
-        theirs["samplers"][0]["left_out"]["top1"] = [0.0] * 4
+        theirs["samplers"][0]["left_out"]["top1"] = [[0.0] * 4]
         for sampler in ours["samplers"]:
-            sampler["left_out"]["top1"] = list(parts)
+            sampler["left_out"]["top1"] = [list(parts)]
         found += [ours, theirs]
     results.write(found, tmp_path)
     shown = table((tmp_path / "results.md").read_text(), 2)["paper"]["top-1 %, matched"]
     # A jackknife's values, times one less than their number, are as a sample.
     welch = stats.ttest_ind(gaps, 3 * parts, equal_var=False).confidence_interval()
     assert shown == f"+4.00 ± {100 * (welch.high - welch.low) / 2:.2f}"
+
+
+def test_a_gain_in_per_cent_knows_that_its_baseline_is_measured_too():
+    """What scatters alike in both leaves their ratio as it is."""
+    found = []
+    for seed, nll in enumerate((1.0, 1.5, 1.1)):
+        for method, share in (("paper", 0.8), ("softmax", 1.0)):
+            made = record(method, seed, 0.4, share * nll)
+            for sampler in made["samplers"]:
+                sampler["test"]["nll"] = share * nll
+                sampler["left_out"]["nll"] = [[share * x for x in (1.0, 1.2, 1.1, 1.3)]]
+            found.append(made)
+    softmax, paper = (row for row in rows_of(found, ()) if not row.free)
+    gain = gain_of(paper, softmax, SHOWN[1])
+    assert gain.value == pytest.approx(20)
+    assert gain.half == pytest.approx(0, abs=1e-6)
 
 
 def test_a_gain_is_over_the_seeds_that_both_have(tmp_path):
