@@ -27,7 +27,7 @@ from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
 from didicm_jax.inference import sweep
 from didicm_jax.plots import evaluation as figures
-from didicm_jax.run import journal
+from didicm_jax.run import Places, journal
 
 _PAIRS = 20  # of classes, in the table
 
@@ -162,7 +162,7 @@ def _report(
         print(_temperature_line(scaled, records[-1]))
     print(_class_tables(whole["classes"]))
     output.mkdir(parents=True, exist_ok=True)
-    written = ["evaluation.json"]
+    written = [Places(output).evaluation_file.name]
     for name, rows in classes.tables(last.scores, subject.class_names, pairs=_PAIRS).items():
         files.write_csv(output / name, rows)
         written.append(name)

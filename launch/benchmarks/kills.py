@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from didicm_jax.run import Places
+
 # What may differ: how long things took, and the memory and replaced images of the last start.
 TIMINGS = (
     "images_per_second",
@@ -107,7 +109,7 @@ class Job:
 
     def records(self) -> list[dict[str, Any]]:
         """What `metrics.jsonl` holds."""
-        lines = (self._workdir / "metrics.jsonl").read_text().splitlines()
+        lines = Places(self._workdir).metrics_file.read_text().splitlines()
         return [json.loads(line) for line in lines]
 
 
