@@ -159,11 +159,10 @@ def _sidecar(path: Path) -> Path:
 
 
 def _export(values: flags.FlagValues, began: Beginning | None) -> None:
-    import jax
     from flax import nnx
 
     from didicm_jax.inference import export, network, sweep
-    from didicm_jax.parallel import make_mesh
+    from didicm_jax.parallel import one_device
     from didicm_jax.pytorch import interop
     from didicm_jax.run import RunFolder
 
@@ -175,7 +174,7 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
         raise UserError(
             f"--{flag}: expected one sampler, found {len(configs)}; give one value each"
         )
-    mesh = make_mesh(jax.local_devices()[:1])
+    mesh = one_device()
     run = network.load(folder.changed(configs[0], evaluates=True), values.checkpoint, mesh)
     if values.export:
         path = _file("export", values.export)

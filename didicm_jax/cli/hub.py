@@ -27,17 +27,15 @@ def read(values: flags.FlagValues) -> None:
     Raises:
       UserError: the run's folder holds something, or there is no such bundle.
     """
-    import jax
-
     from didicm_jax.inference import network
-    from didicm_jax.parallel import make_mesh
+    from didicm_jax.parallel import one_device
     from didicm_jax.pytorch import importing
     from didicm_jax.run import bundle
 
     folder = files.local(values.workdir, "run folder")
     files.check_new(folder, about="run folder")
     # As for predicting, so that arrays of another network are refused.
-    run = network.load(bundle.find(values.pretrained), "latest", make_mesh(jax.local_devices()[:1]))
+    run = network.load(bundle.find(values.pretrained), "latest", one_device())
     # At step 0 it has seen nothing, and may be trained on any images of its classes.
     described = replace(run.description, trained_on="")
     importing.write(folder, run.config, described, run.variables)
