@@ -151,7 +151,7 @@ def given_away(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     values = json.loads(config.to_json())
     values["data"]["data_dir"] = ""
     named = values["evaluation"]["sets"]
-    values["evaluation"]["sets"] = [text for text in named if not sets.names_its_folder(text)]
+    values["evaluation"]["sets"] = [text for text in named if not sets.says(text, "data_dir")]
     source = config.model.init_from
     if source not in names() and not source.startswith(_HUB):
         values["model"]["init_from"] = ""
