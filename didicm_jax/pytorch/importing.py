@@ -20,7 +20,7 @@ from didicm_jax.models.variables import Variables, split
 from didicm_jax.pytorch import interop, parts
 from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
-from didicm_jax.training import plan, state
+from didicm_jax.training import optimizers, state
 
 # By the blocks of the four stages and whether they are bottlenecks, which is what tensors tell.
 _NUMBERS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -188,7 +188,7 @@ def write(
     with files.new_folder(workdir, about="run folder") as partial:
         RunFolder.claim(partial, config, described)
         # The rate does not matter, only that it is a schedule, which counts its calls in the state.
-        optimizer = plan.optimizer(config, lambda count: 0.0)
+        optimizer = optimizers.create(config.optimizer, lambda count: 0.0)
         new = state.create(variables, optimizer, ema=config.train.ema_decay > 0)
         if new.ema is not None and averaged is not None:
             new = new._replace(ema=averaged)

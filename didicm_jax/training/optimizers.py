@@ -4,6 +4,7 @@ LAMB is timm's, which trained the paper's models: optax's pieces in timm's order
 """
 
 import jax
+import ml_collections
 import optax
 
 
@@ -53,6 +54,15 @@ def sgd(
 
 
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw, "sgd": sgd}
+
+
+def create(
+    settings: ml_collections.ConfigDict, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer of `config.optimizer`."""
+    return OPTIMIZERS[settings.name](
+        learning_rate, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
+    )
 
 
 def _clip(norm: float) -> optax.GradientTransformation:

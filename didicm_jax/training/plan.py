@@ -222,17 +222,7 @@ def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) 
         durations,
         (),
         learning_rate,
-        optimizer(config, learning_rate),
-    )
-
-
-def optimizer(
-    config: ml_collections.ConfigDict, learning_rate: optax.Schedule
-) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`."""
-    settings = config.optimizer
-    return optimizers.OPTIMIZERS[settings.name](
-        learning_rate, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
+        optimizers.create(settings, learning_rate),
     )
 
 
