@@ -196,7 +196,7 @@ import runpy
 import time
 
 from didicm_jax import plots
-from didicm_jax.evaluation import metrics
+from didicm_jax.evaluation import resampling
 
 def slow_once(function):
     delays = [7]
@@ -207,7 +207,7 @@ def slow_once(function):
 
     return slower
 
-metrics.intervals = slow_once(metrics.intervals)
+resampling.intervals = slow_once(resampling.intervals)
 plots.save = slow_once(plots.save)
 runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
 """
