@@ -1,24 +1,17 @@
 """`launch/convert.py --hub` and `--pretrained`: a run to a bundle, and a bundle to a run."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import ml_collections
 from absl import flags
 
 from didicm_jax import files
+from didicm_jax.cli.beginning import Beginning
 from didicm_jax.errors import UserError
 from didicm_jax.run import RunFolder
 
 if TYPE_CHECKING:
     from didicm_jax.inference.network import Network
-
-
-class Beginning(NamedTuple):
-    """The config file that a run began with."""
-
-    file: str  # with what stands behind its colon
-    config: ml_collections.ConfigDict  # that it gives, with nothing changed
 
 
 def read(values: flags.FlagValues) -> None:
