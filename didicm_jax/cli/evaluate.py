@@ -51,7 +51,7 @@ class Scored(NamedTuple):
     @property
     def name(self) -> str:
         """Of the sampler, with its steps."""
-        steps = int(str(sweep.describe(self.config)["steps"]))
+        steps = sweep.describe(self.config)["steps"]
         return f"{sweep.label(self.config)}, {counted(steps, 'step')}"
 
 
@@ -279,7 +279,9 @@ def _draw(
         "classes.png": partial(figures.classes, of_classes, class_names),
     }
     if corrupted is not None:
-        makers["corruptions.png"] = partial(figures.corruptions, corrupted.accuracies)
+        makers["corruptions.png"] = partial(
+            figures.corruptions, corrupted.names, corrupted.severities, corrupted.accuracies
+        )
     return [
         file for file, make in makers.items() if pictures.draw(output / file, partial(_save, make))
     ]
