@@ -121,6 +121,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     _sync_names(path.parent)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    write_whole(path, lambda file: file.write(content))
+
+
 def _sync_names(folder: Path) -> None:
     """Puts the names of a folder's files on the disk, where its file system can do that."""
     with contextlib.suppress(OSError):
@@ -197,14 +202,14 @@ def _partial(folder: Path) -> Path:
 def write_json(path: Path, values: Any) -> None:
     """Writes a JSON file whole or not at all."""
     text = json.dumps(values, indent=2) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     """Writes a CSV file, the names of the columns first, whole or not at all."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_bytes(path, text.getvalue().encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

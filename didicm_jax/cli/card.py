@@ -6,7 +6,7 @@ It says what the run's folder knows, and of the rest that it is not known.
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import yaml
@@ -14,14 +14,12 @@ from tabulate import tabulate
 
 from didicm_jax import config as configuration
 from didicm_jax.cli import options
+from didicm_jax.cli.beginning import Beginning
 from didicm_jax.cli.command_line import counted
 from didicm_jax.evaluation import record as records
 from didicm_jax.evaluation.subject import OtherData
 from didicm_jax.inference import sweep
 from didicm_jax.run import bundle
-
-if TYPE_CHECKING:
-    from didicm_jax.cli.hub import Beginning
 
 _PAPER = "https://arxiv.org/abs/2511.20263"
 _TASK = "image-classification"
@@ -40,7 +38,7 @@ class Facts(NamedTuple):
     evaluation: Mapping[str, Any] | None  # `evaluation.json` of these very weights, if there is one
     license: str | None  # as the Hub abbreviates it
     dataset: str | None  # its name on the Hub
-    began: "Beginning | None"
+    began: Beginning | None
 
     @property
     def name(self) -> str:

@@ -26,8 +26,8 @@ from absl import flags
 
 from didicm_jax import files
 from didicm_jax.cli import entry, from_torch, hub, options
+from didicm_jax.cli.beginning import Beginning
 from didicm_jax.cli.command_line import check_file, config_first, flagged, new_flags, parse
-from didicm_jax.cli.hub import Beginning
 from didicm_jax.errors import UserError
 from didicm_jax.run import Places
 
@@ -52,16 +52,7 @@ def _convert(argv: list[str]) -> None:
         elif values.pretrained:
             hub.read(values)
         else:
-            _export(values, None if config is None else _beginning(values, argv))
-
-
-def _beginning(values: flags.FlagValues, argv: list[str]) -> Beginning:
-    """The config file of the command line, read again without what changes it."""
-    file: str = values["config"].config_filename  # type: ignore[attr-defined]
-    alone = [argv[0], f"--config={file}"]
-    config = parse(new_flags(alone, "The same."), alone)
-    assert config is not None
-    return Beginning(file, config)
+            _export(values, None if config is None else Beginning.of(values, argv))
 
 
 def _flags(argv: list[str]) -> flags.FlagValues:
@@ -159,11 +150,10 @@ def _sidecar(path: Path) -> Path:
 
 
 def _export(values: flags.FlagValues, began: Beginning | None) -> None:
-    import jax
     from flax import nnx
 
     from didicm_jax.inference import export, network, sweep
-    from didicm_jax.parallel import make_mesh
+    from didicm_jax.parallel import one_device
     from didicm_jax.pytorch import interop
     from didicm_jax.run import RunFolder
 
@@ -175,12 +165,12 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
         raise UserError(
             f"--{flag}: expected one sampler, found {len(configs)}; give one value each"
         )
-    mesh = make_mesh(jax.local_devices()[:1])
+    mesh = one_device()
     run = network.load(folder.changed(configs[0], evaluates=True), values.checkpoint, mesh)
     if values.export:
         path = _file("export", values.export)
         data = export.serialize(run)
-        files.write_whole(path, lambda file: file.write(data))
+        files.write_bytes(path, data)
         sidecar = _sidecar(path)
         files.write_json(sidecar, export.describe(run))
         print(
@@ -195,7 +185,7 @@ def _export(values: flags.FlagValues, began: Beginning | None) -> None:
         model = nnx.merge(run.graphdef, *run.variables)
         tensors = interop.to_torch_state_dict(model)
         data = save(tensors, metadata={"format": "pt"})
-        files.write_whole(path, lambda file: file.write(data))
+        files.write_bytes(path, data)
         print(f"wrote {path}: {len(tensors)} tensors")
     if values.hub:
         hub.write(values, folder, run, began)

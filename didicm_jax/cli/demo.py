@@ -91,12 +91,10 @@ def _check(values: flags.FlagValues) -> None:
 
 def _serve(values: flags.FlagValues) -> None:
     # Only now: it starts jax, which takes seconds.
-    import jax
-
     from didicm_jax.demo import about
     from didicm_jax.demo.model import Model
     from didicm_jax.inference import network
-    from didicm_jax.parallel import make_mesh
+    from didicm_jax.parallel import one_device
     from didicm_jax.run import RunFolder, bundle
 
     trained: network.Trained = (
@@ -104,7 +102,7 @@ def _serve(values: flags.FlagValues) -> None:
         if values.workdir
         else bundle.find(values.pretrained or _USUAL)
     )
-    found = network.load(trained, values.checkpoint, make_mesh(jax.local_devices()[:1]))
+    found = network.load(trained, values.checkpoint, one_device())
     words = about.sentences(found, trained)
     model = Model(found)
     model.warm()

@@ -17,7 +17,7 @@ from didicm_jax.evaluation.subject import open_subject
 from didicm_jax.inference import network, sweep
 from didicm_jax.inference.network import Trained
 from didicm_jax.inference.predictor import Predictor
-from didicm_jax.parallel import make_mesh
+from didicm_jax.parallel import one_device
 from didicm_jax.run import RunFolder
 
 
@@ -130,9 +130,7 @@ def _data_flags(values: flags.FlagValues) -> Iterator[None]:
 
 def _network(values: flags.FlagValues, folder: Trained) -> network.Network:
     """The network on one device."""
-    import jax
-
-    return network.load(folder, values.checkpoint, make_mesh(jax.local_devices()[:1]))
+    return network.load(folder, values.checkpoint, one_device())
 
 
 def _output(values: flags.FlagValues, name: str) -> Path:

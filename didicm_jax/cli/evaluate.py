@@ -27,7 +27,7 @@ from didicm_jax.evaluation.predictions import Predictions
 from didicm_jax.evaluation.subject import Subject, check_comparable
 from didicm_jax.inference import sweep
 from didicm_jax.plots import evaluation as figures
-from didicm_jax.run import journal
+from didicm_jax.run import Places, journal
 
 _PAIRS = 20  # of classes, in the table
 
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
     @property
     def name(self) -> str:
         """Of the sampler, with its steps."""
-        steps = int(str(sweep.describe(self.config)["steps"]))
+        steps = sweep.describe(self.config)["steps"]
         return f"{sweep.label(self.config)}, {counted(steps, 'step')}"
 
 
@@ -162,7 +162,7 @@ def _report(
         print(_temperature_line(scaled, records[-1]))
     print(_class_tables(whole["classes"]))
     output.mkdir(parents=True, exist_ok=True)
-    written = ["evaluation.json"]
+    written = [Places(output).evaluation_file.name]
     for name, rows in classes.tables(last.scores, subject.class_names, pairs=_PAIRS).items():
         files.write_csv(output / name, rows)
         written.append(name)
@@ -279,7 +279,9 @@ def _draw(
         "classes.png": partial(figures.classes, of_classes, class_names),
     }
     if corrupted is not None:
-        makers["corruptions.png"] = partial(figures.corruptions, corrupted.accuracies)
+        makers["corruptions.png"] = partial(
+            figures.corruptions, corrupted.names, corrupted.severities, corrupted.accuracies
+        )
     return [
         file for file, make in makers.items() if pictures.draw(output / file, partial(_save, make))
     ]

@@ -1,24 +1,17 @@
 """`launch/convert.py --hub` and `--pretrained`: a run to a bundle, and a bundle to a run."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import ml_collections
 from absl import flags
 
 from didicm_jax import files
+from didicm_jax.cli.beginning import Beginning
 from didicm_jax.errors import UserError
 from didicm_jax.run import RunFolder
 
 if TYPE_CHECKING:
     from didicm_jax.inference.network import Network
-
-
-class Beginning(NamedTuple):
-    """The config file that a run began with."""
-
-    file: str  # with what stands behind its colon
-    config: ml_collections.ConfigDict  # that it gives, with nothing changed
 
 
 def read(values: flags.FlagValues) -> None:
@@ -27,17 +20,15 @@ def read(values: flags.FlagValues) -> None:
     Raises:
       UserError: the run's folder holds something, or there is no such bundle.
     """
-    import jax
-
     from didicm_jax.inference import network
-    from didicm_jax.parallel import make_mesh
+    from didicm_jax.parallel import one_device
     from didicm_jax.pytorch import importing
     from didicm_jax.run import bundle
 
     folder = files.local(values.workdir, "run folder")
     files.check_new(folder, about="run folder")
     # As for predicting, so that arrays of another network are refused.
-    run = network.load(bundle.find(values.pretrained), "latest", make_mesh(jax.local_devices()[:1]))
+    run = network.load(bundle.find(values.pretrained), "latest", one_device())
     # At step 0 it has seen nothing, and may be trained on any images of its classes.
     described = replace(run.description, trained_on="")
     importing.write(folder, run.config, described, run.variables)

@@ -206,7 +206,9 @@ def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
     with flagged("corruptions"):
         for name in names:
             corruptions.check(name)
-    severities = _integers("severities", values.severities or ["1", "2", "3", "4", "5"])
+    severities = list(corruptions.SEVERITIES)
+    if values.severities:
+        severities = _integers("severities", values.severities)
     with flagged("severities"):
         for severity in severities:
             corruptions.check(names[0], severity)

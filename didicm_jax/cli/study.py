@@ -20,6 +20,7 @@ from didicm_jax import files
 from didicm_jax.cli import entry
 from didicm_jax.cli.command_line import config_first, counted, new_flags, parse
 from didicm_jax.errors import UserError
+from didicm_jax.run import Places
 from didicm_jax.study import axes, coordinates, methods, results, schedule
 from didicm_jax.study.folder import StudyFolder
 
@@ -127,8 +128,9 @@ def _one(study: StudyFolder, name: str) -> int:
 
     from didicm_jax.study import cell
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(study.path / "compilation_cache"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all cells
+        cache = Places(study.path).compilation_cache
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     return 0 if cell.run(study.cell(name), study) else schedule.STOPPED
 
 

@@ -131,7 +131,7 @@ def noise_schedule(config: ml_collections.ConfigDict) -> diffusion.Schedule:
     return diffusion.shifted(schedule, diffusion.total_noise(settings.label_noise))
 
 
-def policy(config: ml_collections.ConfigDict, platform: str = "cpu") -> augment.Policy:
+def policy(config: ml_collections.ConfigDict, platform: str) -> augment.Policy:
     """The augmentation of `config.augment`, with the mean and deviation of `config.data`.
 
     Args:

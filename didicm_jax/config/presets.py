@@ -76,7 +76,7 @@ def parse(text: str, file: str, defaults: dict[str, Any]) -> dict[str, Any]:
     return first | given
 
 
-def imagenet(options: str = "") -> ml_collections.ConfigDict:
+def imagenet(options: str) -> ml_collections.ConfigDict:
     """The runs of the paper and their matched classifiers, as `configs/imagenet.py` explains them.
 
     Source: arXiv 2511.20263, implementation details.
@@ -120,7 +120,7 @@ def imagenet(options: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-def imagenet_vit(options: str = "") -> ml_collections.ConfigDict:
+def imagenet_vit(options: str) -> ml_collections.ConfigDict:
     """DiDiViT and its matched classifier, as `configs/imagenet_vit.py` explains them.
 
     Source: "Better plain ViT baselines for ImageNet-1k" (arXiv 2205.01580).
@@ -159,7 +159,7 @@ def imagenet_vit(options: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-def recommended(options: str = "") -> ml_collections.ConfigDict:
+def recommended(options: str) -> ml_collections.ConfigDict:
     """What docs/results.md recommends, as `configs/recommended.py` explains it.
 
     Raises:

@@ -37,22 +37,10 @@ def evaluation_sets(config: ml_collections.ConfigDict) -> tuple[EvaluationSet, .
     )
 
 
-def names_its_split(text: str) -> bool:
-    """Whether a set of `config.evaluation.sets` does without `config.data.eval_split`."""
+def says(text: str, *fields: str) -> bool:
+    """Whether a set of `config.evaluation.sets` says one of these fields of an `EvaluationSet`."""
     found = _parse(text)
-    return found is not None and bool(found.split or found.dataset)
-
-
-def names_its_interval(text: str) -> bool:
-    """Whether a set of `config.evaluation.sets` does without `config.evaluation.every`."""
-    found = _parse(text)
-    return found is not None and bool(found.every)
-
-
-def names_its_folder(text: str) -> bool:
-    """Whether a set of `config.evaluation.sets` says where it is."""
-    found = _parse(text)
-    return found is not None and bool(found.data_dir)
+    return found is not None and any(getattr(found, field) for field in fields)
 
 
 def fault(texts: Sequence[Any]) -> str:

@@ -124,21 +124,17 @@ def lasting(key: str) -> When:
     return When(key, holds, f"{key} above 0 steps")
 
 
-def own_interval() -> When:
-    """Where an evaluation set leaves it to `evaluation.every` how often it is its turn."""
+def set_without(words: str, *fields: str) -> When:
+    """Where an evaluation set leaves something to a setting, or there is none.
+
+    Args:
+      words: what it does not say, for people.
+      fields: of `sets.EvaluationSet`; with one of them it has said it.
+    """
     return When(
         "evaluation.sets",
-        lambda texts: not texts or not all(map(sets.names_its_interval, texts)),
-        "evaluation.sets empty, or one of them without every",
-    )
-
-
-def own_split() -> When:
-    """Where an evaluation set leaves it to `data.eval_split` which part it is."""
-    return When(
-        "evaluation.sets",
-        lambda texts: not texts or not all(map(sets.names_its_split, texts)),
-        "evaluation.sets empty, or one of them without a split",
+        lambda texts: not texts or not all(sets.says(text, *fields) for text in texts),
+        f"evaluation.sets empty, or one of them without {words}",
     )
 
 

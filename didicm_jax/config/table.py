@@ -26,9 +26,8 @@ from didicm_jax.config.setting import (
     lasting,
     model_option,
     other_than,
-    own_interval,
-    own_split,
     photos,
+    set_without,
 )
 
 ALWAYS, EVALUATING = Change.ALWAYS, Change.EVALUATING
@@ -40,6 +39,8 @@ SHARES = Number(0, 1, open_low=True)
 BELOW_ONE = Number(0, 1, open_high=True)
 
 _PHOTOS = (photos(),)
+_NO_SPLIT = (set_without("a split", "split", "dataset"),)  # another data set has its own
+_NO_INTERVAL = (set_without("every", "every"),)
 _DIDICM = among("method", "didicm")
 _LOGLINEAR = (_DIDICM, among("diffusion.schedule", "loglinear"))
 _GEOMETRIC = (_DIDICM, among("diffusion.schedule", "geometric"))
@@ -86,7 +87,7 @@ SETTINGS = (
             Text("the name of a split", required=True)),
     Setting("data.eval_split", "",
             "part to evaluate on; empty: validation, or test where there is none",
-            Text("the name of a split"), read=(own_split(),), change=EVALUATING),
+            Text("the name of a split"), read=_NO_SPLIT, change=EVALUATING),
     Setting("data.repeats", 1, "copies of each example in a batch (repeated augmentation)",
             BATCHES),
     Setting("data.crop_scale", (0.08, 1.0),
@@ -240,7 +241,7 @@ SETTINGS = (
             BATCHES, change=ALWAYS),
     Setting("evaluation.every", "10 epochs",
             "time between two evaluations; the last step is followed by one too", Duration(),
-            read=(own_interval(),), change=ALWAYS),
+            read=_NO_INTERVAL, change=ALWAYS),
     Setting("evaluation.best", "top1",
             "which checkpoint is best: that of the highest top-1 or of the least NLL, which with "
             "few images comes long before the end",

@@ -262,7 +262,7 @@ def with_turbojpeg(
 
 
 def with_pillow(
-    data: bytes, choose_box: ChooseBox, resolution: int, *, max_pixels: int = MAX_PIXELS
+    data: bytes, choose_box: ChooseBox, resolution: int, *, max_pixels: int
 ) -> np.ndarray:
     """As `with_simplejpeg`, for any format; what it raises depends on the format."""
     with open_image(data, max_pixels) as image:

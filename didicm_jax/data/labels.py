@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from didicm_jax import files
 from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.identity import size_and_time
 from didicm_jax.data.progress import show_progress
@@ -126,11 +127,9 @@ def _cache_path(folder: Any, split: str) -> Path | None:
 
 def _store(path: Path, labels: np.ndarray) -> None:
     # Several processes of one host may do this at once; the last one wins with the same content.
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(encode(labels))
-        partial.replace(path)
+        files.write_bytes(path, encode(labels))
     except OSError as error:
         _LOG.warning("the labels are not cached in %s: %s", path, error.strerror or error)
 

@@ -12,7 +12,6 @@ from didicm_jax.data.decode import (
     open_image,
     to_rgb,
 )
-from didicm_jax.data.options import MAX_PIXELS
 
 # Where an image has to be encoded anew. Above 95 files grow much and images hardly improve.
 _QUALITY = 95
@@ -24,7 +23,7 @@ def to_stored(
     keep_png: bool,
     upright: bool,
     shorter_side: int,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int,
 ) -> bytes:
     """The bytes to store for the image file `data`: its own, or a JPEG in RGB.
 

@@ -8,18 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
+from didicm_jax import evaluation
 from didicm_jax.demo import corrupting
 from didicm_jax.demo.corrupting import Corruption
 from didicm_jax.demo.model import BUCKETS, ONE_SHOT, Model, Sampler
 from didicm_jax.inference.predictor import Prediction
 from didicm_jax.plots import prediction as figures
-
-
-def entropy(probs: np.ndarray) -> np.ndarray:
-    """Entropy in nats of posteriors f32[..., K], as f64[...]."""
-    return special.entr(np.maximum(probs.astype(np.float64), 0)).sum(axis=-1)
 
 
 class Growth(NamedTuple):
@@ -110,18 +105,18 @@ class Answers:
         classes = [self.answer.classes[row], *asked.classes]
         captions = _captions(classes, probs)
         first = probs[:, self.answer.labels[row]]
-        return Growth(strengths, images, captions, entropy(probs), first)
+        return Growth(strengths, images, captions, evaluation.entropy(probs), first)
 
 
 def verdict(probs: np.ndarray, at_once: np.ndarray | None) -> str:
     """How uncertain a posterior f32[K] is, and what one call of the network gave, if any."""
-    classes, found = len(probs), float(entropy(probs))
+    classes, found = len(probs), float(evaluation.entropy(probs))
     words = (
         f"Entropy {found:.2f} of at most {np.log(classes):.2f} nats: as uncertain as a choice "
         f"among {np.exp(found):.1f} of {classes} classes."
     )
     if at_once is not None:
-        words += f" With one call of the network {entropy(at_once):.2f}."
+        words += f" With one call of the network {evaluation.entropy(at_once):.2f}."
     return words
 
 

@@ -6,7 +6,6 @@ Shapes: N images of `[H, W, C]`, K classes, S steps of the sampler.
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -15,7 +14,6 @@ from didicm_jax import diffusion
 from didicm_jax.inference import sweep
 from didicm_jax.inference.network import Network
 from didicm_jax.inference.predictor import Prediction, Predictor
-from didicm_jax.parallel import make_mesh
 
 # One image, and as many as a corruption is shown at.
 BUCKETS = (1, 8)
@@ -130,5 +128,4 @@ class Model:
         config: ml_collections.ConfigDict = self._run.config
         if settings is not None:
             config = sweep.changed(config, dict(settings))
-        mesh = make_mesh(jax.local_devices()[:1])
-        return Predictor(self._run._replace(config=config), buckets=BUCKETS, mesh=mesh)
+        return Predictor(self._run._replace(config=config), buckets=BUCKETS)

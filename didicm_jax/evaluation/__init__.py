@@ -2,19 +2,18 @@
 
 from didicm_jax.evaluation.metrics import (
     Outcomes,
-    Variance,
-    intervals,
-    jackknife,
-    left_out,
+    entropy,
     outcomes,
     reliability,
     selective,
     summarize,
 )
+from didicm_jax.evaluation.resampling import Variance, intervals, jackknife, left_out
 
 __all__ = [
     "Outcomes",
     "Variance",
+    "entropy",
     "intervals",
     "jackknife",
     "left_out",

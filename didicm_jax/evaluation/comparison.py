@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from didicm_jax.evaluation.metrics import Outcomes, bootstrap, chunks, summarize_rows
+from didicm_jax.evaluation.metrics import Outcomes, chunks, summarize_rows
+from didicm_jax.evaluation.resampling import bootstrap
 
 
 class Difference(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from didicm_jax.data.corruptions import corrupted
+from didicm_jax.data.corruptions import SEVERITIES, corrupted
 from didicm_jax.evaluation import loop
 from didicm_jax.evaluation.subject import Subject, check_comparable
 
@@ -37,8 +37,9 @@ class Found(NamedTuple):
     """What corruptions do."""
 
     record: dict[str, Any]  # for `evaluation.json`
-    # For each run: accuracy f64[corruptions, severities + 1], severity 0 first.
-    accuracies: dict[str, tuple[Sequence[str], Sequence[int], np.ndarray]]
+    names: Sequence[str]
+    severities: Sequence[int]
+    accuracies: dict[str, np.ndarray]  # of each run, f64[names, severities + 1], severity 0 first
 
 
 def evaluate(
@@ -58,7 +59,7 @@ def evaluate(
       config: its config, with the sampler to use.
       baseline: the second run, with the sampler of its own config; None without.
       names: of the corruptions.
-      severities: 1 to 5.
+      severities: of `SEVERITIES`.
       say: gets a line for each corruption as it is done: all of them take long.
       waiting: surrounds each wait for other processes.
 
@@ -84,8 +85,10 @@ def evaluate(
             say(f"{key} {name}: top-1 {shown} % at severities {where}")
     return Found(
         _record(metrics, names, severities, subject.dataset_name),
+        names,
+        severities,
         {
-            key: (names, severities, np.array([[m["top1"] for m in row] for row in rows]))
+            key: np.array([[m["top1"] for m in row] for row in rows])
             for key, rows in metrics.items()
         },
     )
@@ -129,7 +132,7 @@ def _record(
         }
         record[key]["mean_corruption_error"] = float(np.mean(list(errors[key].values())))
     references = {"baseline": errors["baseline"]} if "baseline" in errors else {}
-    whole = set(names) == set(_ALEXNET) and list(severities) == [1, 2, 3, 4, 5]
+    whole = set(names) == set(_ALEXNET) and tuple(severities) == SEVERITIES
     if whole and dataset.startswith("imagenet2012"):
         references["alexnet"] = _ALEXNET
     for other, reference in references.items():

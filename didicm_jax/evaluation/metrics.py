@@ -6,10 +6,7 @@ reduces each posterior to six numbers, `summarize` averages those.
 Shapes: N examples, K classes.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import count
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +18,10 @@ from didicm_jax.errors import UserError
 # sampler clips to exactly 0, and N chains give 0 to every class that none of them ended in. The
 # cost: a label with less than this probability counts 15.9 nats, however sure the model was.
 NLL_FLOOR = float(np.finfo(np.float32).eps)
-# Of the examples, for a jackknife: few numbers to keep, and an error that is known to a seventh.
-PARTS = 25
 # How far from 1 a posterior may sum: rounding of float32 over 100,000 classes stays below it.
 _SUM_TOLERANCE = 1e-3
 # Bins of the calibration errors (Guo et al. 2017).
 BINS = 15
-# Of the resamples, what lies below the ends of a confidence interval of 95 %. These very
-# floats: then intervals are those of earlier reports, to the last bit.
-_TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)
 # Numbers that are worked on at a time: temporaries in float64 are as many, whatever N·K is.
 _CHUNK = 2**21
 
@@ -98,8 +90,13 @@ def _outcomes(probs: np.ndarray, labels: np.ndarray) -> Outcomes:
         nll=-np.log(np.maximum(of_label, NLL_FLOOR)),
         brier=np.sum(probs**2, axis=1) - of_label**2 + (1.0 - of_label) ** 2,
         confidence=np.max(probs, axis=1),
-        entropy=np.sum(special.entr(np.maximum(probs, 0)), axis=1),
+        entropy=entropy(probs),
     )
+
+
+def entropy(probs: np.ndarray) -> np.ndarray:
+    """Entropy in nats of posteriors f[..., K], as f64[...]."""
+    return np.sum(special.entr(np.maximum(np.asarray(probs, np.float64), 0)), axis=-1)
 
 
 def summarize(results: Outcomes, *, bins: int = BINS) -> dict[str, float]:
@@ -185,78 +182,6 @@ def summarize_rows(results: Outcomes, rows: np.ndarray) -> dict[str, float]:
     found = summarize(Outcomes(*(column[rows] for column in results)))
     del found["num_examples"]
     return found
-
-
-def intervals(results: Outcomes, *, resamples: int = 1000) -> dict[str, tuple[float, float]]:
-    """Bootstrap confidence intervals of what `summarize` averages.
-
-    The calibration errors are biased upwards on every resample as on the data itself, so their
-    intervals say how far the estimate scatters, not where the error of endless data lies.
-    """
-    return bootstrap(partial(summarize_rows, results), len(results.correct1), resamples=resamples)
-
-
-def bootstrap(
-    statistics: Callable[[np.ndarray], dict[str, float]], total: int, *, resamples: int
-) -> dict[str, tuple[float, float]]:
-    """Confidence intervals of 95 % (Efron's percentile interval).
-
-    Args:
-      statistics: of the examples at rows i64[N], each as often as it is there.
-      total: N.
-      resamples: how often N examples are drawn with replacement.
-
-    Returns:
-      Low and high end for each of the statistics.
-    """
-    random = np.random.default_rng(0)
-    draws = [statistics(random.integers(total, size=total)) for _ in range(resamples)]
-    ends = {name: np.quantile([draw[name] for draw in draws], _TAILS) for name in draws[0]}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
-
-
-def left_out(results: Outcomes, num_classes: int) -> dict[str, list[list[float]]]:
-    """`summarize` without each part of the examples in turn, for `jackknife`.
-
-    Example i is in part i mod P, so that parts are alike where the examples are sorted. Where the
-    classes take turns instead (`data.stratified_order`), a part has some of the K classes alone,
-    and only those whose numbers agree modulo G = gcd(P, K) have the same. They stand in one row. P
-    is the first number from `PARTS` on with several in each.
-
-    Args:
-      results: of all examples, each once and in their order.
-      num_classes: K.
-
-    Returns:
-      For each metric `[G, P / G]`. Two models that are compared on the same examples subtract these
-      numbers first.
-    """
-    parts = next(n for n in count(PARTS) if math.gcd(n, num_classes) <= math.isqrt(PARTS))
-    part = np.arange(len(results.correct1)) % parts
-    found = [summarize_rows(results, np.flatnonzero(part != number)) for number in range(parts)]
-    alike = math.gcd(parts, num_classes)
-    in_rows = [found[row::alike] for row in range(alike)]
-    return {name: [[each[name] for each in row] for row in in_rows] for name in found[0]}
-
-
-class Variance(NamedTuple):
-    """Of a statistic, as a few numbers tell it."""
-
-    value: float
-    freedom: int  # degrees of it, for Student's interval
-
-
-def jackknife(left_out: np.ndarray) -> Variance:
-    """How far a statistic scatters over the choice of the examples (grouped jackknife, Tukey 1958).
-
-    Args:
-      left_out: the statistic without each part of the examples, f64[G, P / G], of which those in a
-        row are alike: what one row differs from another by is no matter of chance.
-    """
-    rows, in_row = left_out.shape
-    deviations = (left_out.size - 1) / left_out.size * (left_out - left_out.mean(1, keepdims=True))
-    value = in_row / (in_row - 1) * np.sum(deviations**2)
-    return Variance(float(value), rows * (in_row - 1))
 
 
 def _equal_width(bins: int) -> np.ndarray:

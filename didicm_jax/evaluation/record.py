@@ -10,7 +10,7 @@ import numpy as np
 
 from didicm_jax import config as configuration
 from didicm_jax import data, files
-from didicm_jax.evaluation import classes, metrics, real_labels
+from didicm_jax.evaluation import classes, metrics, real_labels, resampling
 from didicm_jax.evaluation.loop import Evaluation
 from didicm_jax.evaluation.scores import Scores
 from didicm_jax.evaluation.subject import OtherData
@@ -80,7 +80,7 @@ def of_sampler(
     total = len(scores.labels)
     record: dict[str, Any] = metrics.summarize(results) | sweep.describe(config)
     record["label"] = sweep.label(config)
-    record["intervals"] = {key: list(ends) for key, ends in metrics.intervals(results).items()}
+    record["intervals"] = {key: list(ends) for key, ends in resampling.intervals(results).items()}
     record["selective_accuracy"] = {
         str(share): float(curve.accuracy[max(1, round(share * total)) - 1]) for share in _COVERAGES
     }

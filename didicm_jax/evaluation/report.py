@@ -8,7 +8,7 @@ from didicm_jax import config as configuration
 from didicm_jax import files, pages, plots
 from didicm_jax.errors import UserError
 from didicm_jax.plots import training
-from didicm_jax.run import Places
+from didicm_jax.run import Places, read_config
 from didicm_jax.run import records as recorded
 
 # Of evaluations: title, key, whether more is better, and how it is written.
@@ -45,7 +45,7 @@ def write(workdirs: Sequence[Path], folder: Path) -> list[Path]:
     names = _names(workdirs)
     runs = {name: read(path) for name, path in zip(names, workdirs, strict=True)}
     configs = {
-        name: configuration.from_json(files.read_json(path / "config.json"))
+        name: read_config(Places(path).config_file)
         for name, path in zip(names, workdirs, strict=True)
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
         records = recorded.read(path).records
     except OSError as error:
         raise UserError(
-            f"expected a run with metrics.jsonl in {workdir}, found none ({error.strerror}); train "
+            f"expected a run with {path.name} in {workdir}, found none ({error.strerror}); train "
             "it first",
             about="run folder",
         ) from error

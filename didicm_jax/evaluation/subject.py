@@ -39,7 +39,11 @@ class Subject(NamedTuple):
     mesh: Mesh
     source: data.Source
     dataset_name: str
-    class_names: tuple[str, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the network, which are those of the examples."""
+        return self.network.description.class_names
 
     def program(self, config: ml_collections.ConfigDict, *, trajectory: bool = False) -> Program:
         """The network with the sampler of `config`; the rest as for `program.create`."""
@@ -100,7 +104,7 @@ class Subject(NamedTuple):
         config: ml_collections.ConfigDict,
         places: np.ndarray,
         *,
-        waiting: loop.Waiting = contextlib.nullcontext,
+        waiting: loop.Waiting,
     ) -> np.ndarray | None:
         """The way to the posteriors of a few of its examples, by the sampler of `config`.
 
@@ -132,7 +136,7 @@ def side_by_side(
     subjects: tuple[Subject, Subject],
     programs: tuple[Program, Program],
     *,
-    waiting: loop.Waiting = contextlib.nullcontext,
+    waiting: loop.Waiting,
 ) -> Iterator[tuple[loop.Rows, loop.Rows]]:
     """What two networks say of the same examples, batch after batch: no more is in memory.
 
@@ -174,7 +178,7 @@ def open_subject(
     source = dataset.test
     if other.examples is not None:
         source = data.fixed_subset(source, min(other.examples, len(source)))
-    return Subject(network, mesh, source, name, dataset.class_names)
+    return Subject(network, mesh, source, name)
 
 
 def other_dataset(

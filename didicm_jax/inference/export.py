@@ -12,7 +12,7 @@ from jax import export
 
 from didicm_jax.inference import program, sweep
 from didicm_jax.inference.network import Network
-from didicm_jax.parallel import make_mesh
+from didicm_jax.parallel import one_device
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -27,7 +27,7 @@ def serialize(run: Network) -> bytes:
     Args:
       run: with the sampler to use in its config.
     """
-    mesh = make_mesh(jax.local_devices()[:1])
+    mesh = one_device()
     answer = program.create(run.config, run.graphdef, run.description.num_classes, mesh)
     variables = jax.device_get(run.variables)
 

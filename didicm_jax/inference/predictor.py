@@ -19,7 +19,7 @@ from didicm_jax.errors import UserError
 from didicm_jax.inference import network, program, sweep
 from didicm_jax.inference.buckets import BUCKETS, Part, batches
 from didicm_jax.inference.sampling import Posterior
-from didicm_jax.parallel import make_mesh, replicated, round_up
+from didicm_jax.parallel import make_mesh, one_device, replicated, round_up
 from didicm_jax.run import RunFolder, bundle
 
 
@@ -74,7 +74,7 @@ class Predictor:
             )
         config = run.config
         self._described = run.description
-        self._mesh = make_mesh(jax.local_devices()[:1]) if mesh is None else mesh
+        self._mesh = one_device() if mesh is None else mesh
         self._buckets = sorted({round_up(size, self._mesh.size) for size in buckets})
         self._eval_crop = run.eval_crop
         self._max_pixels = config.data.max_pixels
@@ -270,7 +270,7 @@ class Predictor:
 def _mesh(devices: Sequence[jax.Device] | None) -> Mesh:
     if devices is not None and not devices:
         raise UserError("devices: expected one or several, found none; leave it out")
-    return make_mesh(jax.local_devices()[:1] if devices is None else devices)
+    return one_device() if devices is None else make_mesh(devices)
 
 
 def _sampled(folder: network.Trained, sampler: Mapping[str, Any] | None) -> network.Trained:

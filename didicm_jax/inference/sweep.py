@@ -26,9 +26,9 @@ def variations(
 
     Args:
       config: of the run; what is not chosen stays as it says.
-      choices: values for `name` and `configuration.SAMPLER_CHOICES`, whose last varies fastest, or
-        for some of them. A name may also be that
-        of `NAMED`, whose settings are those that are not chosen.
+      choices: values for `name` and `configuration.SAMPLER_CHOICES`, or for some of them; the last
+        varies fastest. A name may also be one of `NAMED`, whose settings hold where none are
+        chosen.
 
     Raises:
       UserError: a choice that no sampler here reads, or a value that is not valid.
@@ -68,7 +68,7 @@ def variations(
     return list(result.values())
 
 
-def describe(config: ml_collections.ConfigDict) -> dict[str, object]:
+def describe(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What `sampling.create` will do, for reports: the sampler and the settings that it reads."""
     settings = {key: config.sampler[key] for key in _reads(config.method, config.sampler)}
     settings["views"] = views(config)
@@ -105,8 +105,7 @@ def own_grid(config: ml_collections.ConfigDict) -> diffusion.Grid:
 def label(config: ml_collections.ConfigDict) -> str:
     """A short name of the sampler without its steps, for tables and legends."""
     described = describe(config)
-    words = [str(described["sampler"])]
-    words += [str(described[key]) for key in ("integrator",) if key in described]
+    words = [described[key] for key in ("sampler", "integrator") if key in described]
     defaults = configuration.default().sampler
     usual = {"grid": own_grid(config)}
     usual |= {key: defaults[key] for key in ("query", "tolerance", "min_time")}

@@ -21,7 +21,8 @@ from didicm_jax.models.registry import (
     options_of,
     score_models,
 )
-from didicm_jax.models.resnet import BlockFeatures, DiDiRN, ResNet
+from didicm_jax.models.resnet import DiDiRN, ResNet
+from didicm_jax.models.resnet_layers import Branches
 from didicm_jax.models.resnet_options import STAGES, STEMS
 from didicm_jax.models.vit import DiDiViT, TokenFeatures, ViT
 from didicm_jax.models.vit_options import POOLS
@@ -33,7 +34,7 @@ __all__ = [
     "POOLS",
     "STAGES",
     "STEMS",
-    "BlockFeatures",
+    "Branches",
     "Classifier",
     "DiDiRN",
     "DiDiViT",

@@ -58,19 +58,18 @@ INITS = {
 }
 
 
-def sinusoids(sigma: chex.Array, width: int = SINUSOIDS) -> chex.Array:
+def sinusoids(sigma: chex.Array) -> chex.Array:
     """Cosines, then sines, of sigma at geometric frequencies from 1 down to `1 / MAX_PERIOD`.
 
-    `cos(sigma w_k) | sin(sigma w_k)` with `w_k = MAX_PERIOD^(-k / (width / 2))` (DiT, GLIDE).
+    `cos(sigma w_k) | sin(sigma w_k)` with `w_k = MAX_PERIOD^(-k / (SINUSOIDS / 2))` (DiT, GLIDE).
 
     Args:
       sigma: total noise, `[B]`.
-      width: an even number.
 
     Returns:
-      Float32 `[B, width]`.
+      Float32 `[B, SINUSOIDS]`.
     """
-    half = width // 2
+    half = SINUSOIDS // 2
     frequencies = jnp.exp(-math.log(MAX_PERIOD) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = sigma.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -37,8 +37,6 @@ from didicm_jax.models.resnet_layers import (
 )
 from didicm_jax.models.resnet_options import STAGES, STEMS, ResNetOptions, ScoreOptions
 
-BlockFeatures = Branches
-
 
 class Depth(NamedTuple):
     """Blocks per stage, and their kind."""
@@ -175,14 +173,14 @@ class DiDiRN(_Trunk, ScoreModel):
         width = self.out_channels
         self.fc = float32_linear(width, num_classes, init.output, rngs, init.bias(width))
 
-    def encode(self, images: chex.Array) -> BlockFeatures | PooledFeatures:
+    def encode(self, images: chex.Array) -> Branches | PooledFeatures:
         """All of the network that does not see the label.
 
         Args:
           images: float `[B, H, W, C]`.
 
         Returns:
-          `BlockFeatures`, both branches of the first conditioned block up to where the label
+          `Branches`, both branches of the first conditioned block up to where the label
           enters; `PooledFeatures` where only the head is conditioned.
         """
         x = self._stem(images)
@@ -193,7 +191,7 @@ class DiDiRN(_Trunk, ScoreModel):
         return PooledFeatures(global_average(x))
 
     def output(
-        self, features: BlockFeatures | PooledFeatures, labels: chex.Array, sigma: chex.Array
+        self, features: Branches | PooledFeatures, labels: chex.Array, sigma: chex.Array
     ) -> chex.Array:
         """The output float32 `[B, K]` for labels int `[B]` and sigma `[B]`."""
         chex.assert_equal_shape_prefix([features[0], labels, sigma], 1)

@@ -148,6 +148,10 @@ class Branches(NamedTuple):
 class Block(nnx.Module):
     """The residual block of ResNet (basic or bottleneck, stride in its 3x3 convolution)."""
 
+    # Zeroes the scale of the last BatchNorm, as timm does: each block starts as the identity (Goyal
+    # et al. 2017, sec. 5.1), and deep networks train from the first step.
+    _last_scale_init = staticmethod(ZEROS)
+
     def __init__(
         self,
         in_channels: int,
@@ -157,10 +161,7 @@ class Block(nnx.Module):
         bottleneck: bool,
         compute: Compute,
         rngs: nnx.Rngs,
-        last_scale_init: nnx.initializers.Initializer = ZEROS,
     ) -> None:
-        # The default zeroes the scale of the last BatchNorm, as timm does: each block starts as
-        # the identity (Goyal et al. 2017, sec. 5.1), and deep networks train from the first step.
         axis, out = compute.norm_axis_name, 4 * channels if bottleneck else channels
         if bottleneck:
             self.conv1 = conv(in_channels, channels, 1, 1, compute, rngs)
@@ -168,12 +169,12 @@ class Block(nnx.Module):
             self.conv2 = conv(channels, channels, 3, stride, compute, rngs)
             self.bn2 = BatchNorm(channels, axis)
             self.conv3 = conv(channels, out, 1, 1, compute, rngs)
-            self.bn3 = BatchNorm(out, axis, last_scale_init)
+            self.bn3 = BatchNorm(out, axis, self._last_scale_init)
         else:
             self.conv1 = conv(in_channels, channels, 3, stride, compute, rngs)
             self.bn1 = BatchNorm(channels, axis)
             self.conv2 = conv(channels, out, 3, 1, compute, rngs)
-            self.bn2 = BatchNorm(out, axis, last_scale_init)
+            self.bn2 = BatchNorm(out, axis, self._last_scale_init)
         self.bottleneck = bottleneck
         self.out_channels = out
         self.projects = stride != 1 or in_channels != out
@@ -203,6 +204,10 @@ class ConditionedBlock(Block):
     have `group_channels` channels at least.
     """
 
+    # Zeros here would leave the GroupNorm nothing but the embedding to normalise: it would be blown
+    # up to unit size and the image shut out.
+    _last_scale_init = staticmethod(ONES)
+
     def __init__(
         self,
         in_channels: int,
@@ -222,9 +227,6 @@ class ConditionedBlock(Block):
             bottleneck=bottleneck,
             compute=compute,
             rngs=rngs,
-            # Zeros here would leave the GroupNorm nothing but the embedding to normalise: it would
-            # be blown up to unit size and the image shut out.
-            last_scale_init=ONES,
         )
         out = self.out_channels
         width = EMBEDDING_WIDTH

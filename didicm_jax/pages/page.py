@@ -63,7 +63,7 @@ def write(path: Path, template: str, **values: Any) -> None:
     """
     text = _environment().get_template(template).render(values)
     # A name of a file may hold bytes that are no UTF-8.
-    files.write_whole(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+    files.write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 @functools.cache

@@ -45,11 +45,9 @@ def refinement(
       probs: f32[K]; of the likeliest classes alone will do.
       trajectory: f32[S + 1, K], from the uniform start; None without one.
     """
-    story = prediction.Story("", np.empty(0), class_names, probs, trajectory)
     lines = []
-    for k, dashes, (color, _) in zip(
-        prediction.matter(story), _DASHES, style.colors(), strict=False
-    ):
+    shown = prediction.matter(probs, trajectory)
+    for k, dashes, (color, _) in zip(shown, _DASHES, style.colors(), strict=False):
         points = ""
         if trajectory is not None:
             x = np.linspace(0, _BOX[0], len(trajectory))

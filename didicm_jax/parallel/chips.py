@@ -17,7 +17,6 @@ TERA, GIB = 1e12, 2**30
 
 # Each of them lists what its chips do, dense: half of what is given "with sparsity".
 _CACM = "Jouppi et al. 2020, A domain-specific supercomputer, CACM 63(7)"
-_V4_PAPER = "Jouppi et al. 2023, TPU v4 (arXiv 2304.01433)"
 _GOOGLE = "https://docs.cloud.google.com/tpu/docs/"
 _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 _BLACKWELL = "NVIDIA Blackwell Architecture Technical Brief, system specifications"
@@ -34,7 +33,6 @@ class Chip(NamedTuple):
         on a GPU that has it.
       hbm_bytes: its memory. The runtime keeps some of it.
       hbm_bandwidth: bytes a second from it.
-      clock: cycles a second at which the peak is counted; None where the makers do not say.
       source: where the numbers are from.
     """
 
@@ -43,7 +41,6 @@ class Chip(NamedTuple):
     f32_flops: float
     hbm_bytes: int
     hbm_bandwidth: float
-    clock: float | None
     source: str
 
     def peak(self, dtype: str) -> float:
@@ -51,34 +48,31 @@ class Chip(NamedTuple):
         return {"bfloat16": self.bf16_flops, "float32": self.f32_flops}[dtype]
 
 
-def _tpu(
-    name: str, tera: float, gib: int, gigabytes: float, clock: float | None, source: str
-) -> Chip:
+def _tpu(name: str, tera: float, gib: int, gigabytes: float, source: str) -> Chip:
     peak = tera * TERA
-    return Chip(f"TPU {name}", peak, peak, gib * GIB, gigabytes * 1e9, clock, source)
+    return Chip(f"TPU {name}", peak, peak, gib * GIB, gigabytes * 1e9, source)
 
 
 def _gpu(name: str, bf16: float, f32: float, gib: int, gigabytes: float, source: str) -> Chip:
-    return Chip(name, bf16 * TERA, f32 * TERA, gib * GIB, gigabytes * 1e9, None, source)
+    return Chip(name, bf16 * TERA, f32 * TERA, gib * GIB, gigabytes * 1e9, source)
 
 
-# v5e and v5p: the clock is the peak over the products of their 4 and 8 units of 128 x 128.
-_V5E = _tpu("v5e", 197, 16, 819, 1.5e9, f"{_GOOGLE}v5e")
-_V5P = _tpu("v5p", 459, 95, 2765, 1.75e9, f"{_GOOGLE}v5p")
-_V6E = _tpu("v6e", 918, 32, 1638, None, f"{_GOOGLE}v6e")
+_V5E = _tpu("v5e", 197, 16, 819, f"{_GOOGLE}v5e")
+_V5P = _tpu("v5p", 459, 95, 2765, f"{_GOOGLE}v5p")
+_V6E = _tpu("v6e", 918, 32, 1638, f"{_GOOGLE}v6e")
 
 # By `jax.Device.device_kind`, which for a GPU is the name that its driver gives it.
 CHIPS = {
-    "TPU v2": _tpu("v2", 46 / 2, 16 // 2, 700 / 2, 700e6, _CACM),
-    "TPU v3": _tpu("v3", 123 / 2, 32 // 2, 900 / 2, 940e6, f"{_GOOGLE}v3; clock: {_CACM}"),
-    "TPU v4": _tpu("v4", 275, 32, 1200, 1050e6, f"{_GOOGLE}v4; clock: {_V4_PAPER}"),
+    "TPU v2": _tpu("v2", 46 / 2, 16 // 2, 700 / 2, _CACM),
+    "TPU v3": _tpu("v3", 123 / 2, 32 // 2, 900 / 2, f"{_GOOGLE}v3"),
+    "TPU v4": _tpu("v4", 275, 32, 1200, f"{_GOOGLE}v4"),
     "TPU v5 lite": _V5E,
     "TPU v5e": _V5E,
     "TPU v5": _V5P,
     "TPU v5p": _V5P,
     "TPU v6 lite": _V6E,
     "TPU v6e": _V6E,
-    "TPU7x": _tpu("7x", 2307 / 2, 192 // 2, 7380 / 2, None, f"{_GOOGLE}tpu7x"),
+    "TPU7x": _tpu("7x", 2307 / 2, 192 // 2, 7380 / 2, f"{_GOOGLE}tpu7x"),
     "Tesla V100-SXM2-16GB": _gpu("V100 SXM2", 15.7, 15.7, 16, 900, f"{_NVIDIA}v100"),
     "Tesla V100-SXM2-32GB": _gpu("V100 SXM2", 15.7, 15.7, 32, 900, f"{_NVIDIA}v100"),
     "Tesla V100-PCIE-16GB": _gpu("V100 PCIe", 14, 14, 16, 900, f"{_NVIDIA}v100"),

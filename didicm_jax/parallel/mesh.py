@@ -26,6 +26,11 @@ def make_mesh(chosen: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def one_device() -> Mesh:
+    """The first device of this process alone: for what each process does by itself."""
+    return make_mesh(jax.local_devices()[:1])
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -266,27 +266,29 @@ def classes(found: Any, names: Sequence[str]) -> Figure:
     return figure
 
 
-def corruptions(found: Mapping[str, tuple[Sequence[str], Sequence[int], np.ndarray]]) -> Figure:
+def corruptions(
+    names: Sequence[str], severities: Sequence[int], accuracies: Mapping[str, np.ndarray]
+) -> Figure:
     """Accuracy over severity, one panel for each corruption and one for their mean.
 
     Args:
-      found: for each run the names, the severities, and accuracy f64[names, severities + 1], the
-        first of clean images.
+      names: of the corruptions.
+      severities: of each.
+      accuracies: of each run f64[names, severities + 1], the first of clean images.
     """
-    names = next(iter(found.values()))[0]
     panels = [*names, "mean"] if len(names) > 1 else list(names)
     rows, columns = style.grid(len(panels), 4)
     figure, grid = style.new(2.5 * max(2, columns) + 0.6, 2 * rows + 0.9, rows, columns)
     flat = list(np.atleast_1d(grid).flat)
-    styles = list(zip(found.items(), style.colors(), strict=False))
+    styles = list(zip(accuracies.items(), style.colors(), strict=False))
+    x = [0, *severities]
     for number, (axes, panel) in enumerate(zip(flat, panels, strict=False)):
-        for (run, (_, severities, accuracy)), (color, marker) in styles:
+        for (run, accuracy), (color, marker) in styles:
             y = accuracy.mean(axis=0) if panel == "mean" else accuracy[names.index(panel)]
-            x = [0, *severities]
             axes.plot(x, 100 * y, color=color, marker=marker, ms=4, label=run)
         axes.set_title(panel.replace("_", " "), fontsize=10)
         axes.set_ylim(0, 103)
-        axes.set_xticks([0, *next(iter(found.values()))[1]])
+        axes.set_xticks(x)
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
         lowest = number + columns >= len(panels)
         axes.tick_params(labelbottom=lowest, labelleft=number % columns == 0)

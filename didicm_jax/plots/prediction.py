@@ -46,7 +46,7 @@ def refinement(story: Story) -> Figure:
     left.get_gridspec().set_width_ratios([1, 1.6])
     _show(left, story.image)
     left.set_title(_lines(story.title), fontsize=9)
-    shown = matter(story)
+    shown = matter(story.probs, story.trajectory)
     if story.trajectory is None:
         _bars(right, story, shown, story.probs)
         right.set_title(_verdict(story, story.probs), fontsize=10)
@@ -65,7 +65,7 @@ def steps(story: Story) -> Figure:
     """
     assert story.trajectory is not None
     figure, axes = style.new(5.5, 3.6)
-    _way(axes, story, matter(story), story.trajectory)
+    _way(axes, story, matter(story.probs, story.trajectory), story.trajectory)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
@@ -100,7 +100,7 @@ def growth(strengths: np.ndarray, entropy: np.ndarray, probs: np.ndarray, most: 
 def animate(story: Story, path: Path) -> None:
     """Writes the refinement as an animated GIF, a frame for each step."""
     way = story.probs[None] if story.trajectory is None else story.trajectory
-    shown = matter(story)
+    shown = matter(story.probs, story.trajectory)
     frames = []
     for number, probs in enumerate(way):
         figure, (left, right) = style.new(7.5, 3, 1, 2)
@@ -167,15 +167,20 @@ def _card(image: Axes, bars: Axes, card: Card) -> None:
     bars.set_xticks([0, 50, 100], ["0", "50", "100 %"])
 
 
-def matter(story: Story) -> np.ndarray:
-    """The few classes that are probable at some step, by their probability at the end, i64[n]."""
-    way = story.probs[None] if story.trajectory is None else story.trajectory[1:]
-    peak = np.max(way, axis=0) if len(way) else story.probs
+def matter(probs: np.ndarray, trajectory: np.ndarray | None) -> np.ndarray:
+    """The few classes that are probable at some step, by their probability at the end, i64[n].
+
+    Args:
+      probs: f32[K].
+      trajectory: f32[S + 1, K], from the uniform start; None without one.
+    """
+    way = probs[None] if trajectory is None else trajectory[1:]
+    peak = np.max(way, axis=0) if len(way) else probs
     # The likeliest at the end first, then those that were likely on the way.
-    best = np.argsort(-story.probs, kind="stable")[: _CLASSES - 2]
+    best = np.argsort(-probs, kind="stable")[: _CLASSES - 2]
     rest = [k for k in np.argsort(-peak, kind="stable") if k not in best]
     chosen = np.array([*best, *rest][:_CLASSES])
-    return chosen[np.argsort(-story.probs[chosen], kind="stable")]
+    return chosen[np.argsort(-probs[chosen], kind="stable")]
 
 
 def _verdict(story: Story, probs: np.ndarray) -> str:

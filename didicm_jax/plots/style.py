@@ -67,7 +67,7 @@ def colors() -> Iterator[tuple[str, str]]:
         number += 1
 
 
-def every(count: int, most: int = 16) -> int:
+def every(count: int, most: int) -> int:
     """Of `count` points of a line, mark one in so many: more markers would hide the line."""
     return max(1, count // most)
 

@@ -170,9 +170,25 @@ def _of_text(run: Plan, topology: Topology, text: str) -> dict[str, Any]:
             for each in computation.instructions
         ),
     }
+    found |= cost(program, executed, topology)
+    if topology.platform == "cuda" and run.config.model.dtype == "bfloat16":
+        found["float32_activations"] = _wide(program, executed, run)
+    return found
+
+
+def cost(program: hlo.Program, executed: Iterable[Execution], topology: Topology) -> dict[str, Any]:
+    """What it takes: `estimated_milliseconds` of a TPU, `traffic_bytes` and `kernels` of a GPU.
+
+    In sum, by part, and of the largest.
+
+    Args:
+      program: compiled for these devices.
+      executed: all of `execution.executions`.
+      topology: the devices.
+    """
     if isinstance(topology.chip, Tpu):
-        return found | _estimated(program, executed, topology.chip.clock)
-    return found | _traffic(program, executed, topology, run)
+        return _estimated(program, executed, topology.chip.clock)
+    return _traffic(program, executed, topology)
 
 
 def _estimated(program: hlo.Program, executed: Iterable[Execution], clock: float) -> dict[str, Any]:
@@ -201,14 +217,14 @@ def _counts(each: hlo.Instruction) -> bool:
 
 
 def _traffic(
-    program: hlo.Program, executed: Iterable[Execution], topology: Topology, run: Plan
+    program: hlo.Program, executed: Iterable[Execution], topology: Topology
 ) -> dict[str, Any]:
     """By the bytes that the kernels read and write."""
-    kernels = [each for each in executed if not each.instruction.opcode.endswith("-done")]
+    kernels = _kernels(executed)
     costs = [_cost(program, each, traffic.moved(program, each) * each.times) for each in kernels]
     total = sum(cost.amount for cost in costs)
     per_millisecond = topology.makers.hbm_bandwidth / 1e3
-    found = {
+    return {
         "estimated_milliseconds": None,
         "traffic_bytes": total,
         "traffic_floor_milliseconds": total / per_millisecond,
@@ -218,12 +234,13 @@ def _traffic(
         },
         "largest": [cost.row("traffic_bytes") for cost in _largest(costs)],
     }
-    if run.config.model.dtype == "bfloat16":
-        found["float32_activations"] = _wide(costs, run)
-    return found
 
 
-def _wide(costs: list[_Cost], run: Plan) -> dict[str, Any]:
+def _kernels(executed: Iterable[Execution]) -> list[Execution]:
+    return [each for each in executed if not each.instruction.opcode.endswith("-done")]
+
+
+def _wide(program: hlo.Program, executed: Iterable[Execution], run: Plan) -> dict[str, Any]:
     """Arrays of float32 that kernels of the network write in a run in bfloat16.
 
     Counted are those of an image's size or more for each image of a micro-batch.
@@ -231,12 +248,12 @@ def _wide(costs: list[_Cost], run: Plan) -> dict[str, Any]:
     images = _images_per_device(run) // run.config.train.accumulate
     least = images * math.prod(run.dataset.image_shape)
     wide = []
-    for cost in costs:
-        if cost.part in ("forward", "backward"):
-            arrays = [x for x in cost.execution.instruction.arrays if x.dtype == "f32"]
-            size = sum(x.bytes for x in arrays if x.size >= least) * cost.execution.times
-            if size:
-                wide.append(_Cost(cost.execution, cost.part, cost.where, size))
+    for each in _kernels(executed):
+        arrays = [x for x in each.instruction.arrays if x.dtype == "f32" and x.size >= least]
+        if arrays:
+            found = _cost(program, each, sum(x.bytes for x in arrays) * each.times)
+            if found.part in ("forward", "backward"):
+                wide.append(found)
     return {
         "kernels": sum(cost.execution.times for cost in wide),
         "bytes": sum(cost.amount for cost in wide),

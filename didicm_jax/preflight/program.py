@@ -21,7 +21,6 @@ class Compiled:
     """What a compiler says of a program of one device."""
 
     text: str  # "" where it does not fit
-    argument_bytes: int
     temporary_bytes: int
     total_bytes: int  # with the results that do not take the memory of an argument
     seconds: float  # that compiling took
@@ -68,7 +67,7 @@ def _compile(lowered: jax.stages.Lowered, topology: Topology, run: Plan) -> Comp
             raise
         state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.abstract_state()))
         took = time.monotonic() - start
-        return Compiled("", state, max(used - state, 0), used, took, str(error))
+        return Compiled("", max(used - state, 0), used, took, str(error))
     memory: Any = compiled.memory_analysis()
     total = (
         memory.argument_size_in_bytes
@@ -79,7 +78,6 @@ def _compile(lowered: jax.stages.Lowered, topology: Topology, run: Plan) -> Comp
     )
     return Compiled(
         text=compiled.as_text() or "",
-        argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         total_bytes=total,
         seconds=time.monotonic() - start,

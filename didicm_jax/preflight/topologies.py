@@ -73,7 +73,9 @@ class Tpu:
     options: tuple[tuple[str, str], ...] = ()
 
 
-# The clocks follow from the peaks of `chips.CHIPS` and the number of multipliers.
+# The clock of v4 is from Jouppi et al. 2023, TPU v4 (arXiv 2304.01433). Of the others it is the
+# peak of `chips.CHIPS` over twice their multipliers: 4 and 8 units of 128 x 128, of v6e 4 of 256 x
+# 256.
 TPUS = {
     # Without "megacore" its two cores would be two devices, which JAX does not do on a real one.
     "v4": Tpu("TPU v4", ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4"), 1.05e9,

@@ -14,21 +14,18 @@ from flax import nnx
 from didicm_jax import files
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
+from didicm_jax.models.resnet import DEPTHS
+from didicm_jax.models.resnet_options import BASE_CHANNELS
 from didicm_jax.models.variables import Variables, split
 from didicm_jax.pytorch import interop, parts
 from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
-from didicm_jax.training import plan, state
+from didicm_jax.training import optimizers, state
 
-# Blocks of the four stages, and whether they are bottlenecks.
-_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
+# By the blocks of the four stages and whether they are bottlenecks, which is what tensors tell.
+_NUMBERS: dict[tuple[tuple[int, ...], bool], str] = {
+    depth: number for number, depth in DEPTHS.items()
 }
-_BASE_CHANNELS = 64
 
 
 class Architecture(NamedTuple):
@@ -51,11 +48,12 @@ def architecture(state_dict: Mapping[str, np.ndarray]) -> Architecture:
         for stage in (1, 2, 3, 4)
     ]
     bottleneck = any(".conv3." in name for name in state_dict)
-    depth = _DEPTHS.get((tuple(blocks), bottleneck))
-    if depth is None or "conv1.weight" not in state_dict or "fc.weight" not in state_dict:
+    number = _NUMBERS.get((tuple(blocks), bottleneck))
+    if number is None or "conv1.weight" not in state_dict or "fc.weight" not in state_dict:
+        *others, deepest = DEPTHS
         raise UserError(
-            "expected the weights of a DiDiRN or ResNet of 18, 34, 50, 101 or 152 layers, "
-            f"found stages of {', '.join(map(str, blocks))} blocks and tensors such as "
+            f"expected the weights of a DiDiRN or ResNet of {', '.join(others)} or {deepest} "
+            f"layers, found stages of {', '.join(map(str, blocks))} blocks and tensors such as "
             f"{', '.join(list(state_dict)[:4])}; name the network in a config",
             about="weights",
         )
@@ -67,8 +65,8 @@ def architecture(state_dict: Mapping[str, np.ndarray]) -> Architecture:
     ]
     scores = any(name.startswith("label_embedder.") for name in state_dict)
     settings: dict[str, Any] = {
-        "name": f"{'didirn' if scores else 'resnet'}{depth}",
-        "width": channels / _BASE_CHANNELS,
+        "name": f"{'didirn' if scores else 'resnet'}{number}",
+        "width": channels / BASE_CHANNELS,
         # A 3x3 stem pools in the original and does not in CIFAR's; the tensors do not tell.
         "stem": "imagenet" if size == 7 else "didirn",
     }
@@ -190,7 +188,7 @@ def write(
     with files.new_folder(workdir, about="run folder") as partial:
         RunFolder.claim(partial, config, described)
         # The rate does not matter, only that it is a schedule, which counts its calls in the state.
-        optimizer = plan.optimizer(config, lambda count: 0.0)
+        optimizer = optimizers.create(config.optimizer, lambda count: 0.0)
         new = state.create(variables, optimizer, ema=config.train.ema_decay > 0)
         if new.ema is not None and averaged is not None:
             new = new._replace(ema=averaged)

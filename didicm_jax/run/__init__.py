@@ -1,7 +1,7 @@
 """A folder of a run: its config, its checkpoints, its journal."""
 
 from didicm_jax.run.description import Description
-from didicm_jax.run.folder import RunFolder
+from didicm_jax.run.folder import RunFolder, read_config
 from didicm_jax.run.places import Places
 
-__all__ = ["Description", "Places", "RunFolder"]
+__all__ = ["Description", "Places", "RunFolder", "read_config"]

@@ -137,9 +137,9 @@ def write(folder: Path, bundle: Bundle, card: str, *, dtype: str = "float32") ->
         "config": json.loads(given_away(bundle.config).to_json()),
     }
     with files.new_folder(folder, about="hub") as partial:
-        files.write_whole(partial / WEIGHTS_FILE, lambda file: file.write(data))
+        files.write_bytes(partial / WEIGHTS_FILE, data)
         files.write_json(partial / CONFIG_FILE, values)
-        files.write_whole(partial / CARD_FILE, lambda file: file.write(card.encode()))
+        files.write_bytes(partial / CARD_FILE, card.encode())
 
 
 def given_away(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -151,7 +151,7 @@ def given_away(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     values = json.loads(config.to_json())
     values["data"]["data_dir"] = ""
     named = values["evaluation"]["sets"]
-    values["evaluation"]["sets"] = [text for text in named if not sets.names_its_folder(text)]
+    values["evaluation"]["sets"] = [text for text in named if not sets.says(text, "data_dir")]
     source = config.model.init_from
     if source not in names() and not source.startswith(_HUB):
         values["model"]["init_from"] = ""

@@ -50,7 +50,7 @@ class RunFolder(Places):
                 "or make a run of it with launch/convert.py",
                 about="run folder",
             )
-        config = stored_config(files.read_json(places.config_file), places.config_file)
+        config = read_config(places.config_file)
         return cls(places.path, config, Description.read(places.description_file))
 
     @classmethod
@@ -62,8 +62,9 @@ class RunFolder(Places):
         """
         found = cls.find(path)
         if found is None:
+            name = Places(files.place(path)).config_file.name
             raise UserError(
-                f"expected a run in {path}, found no config.json; train it first",
+                f"expected a run in {path}, found no {name}; train it first",
                 about="run folder",
             )
         return found
@@ -202,11 +203,13 @@ class RunFolder(Places):
         named = (self.checkpoints, self.metrics_file, self.evaluation_file)
         held = [place.name for place in named if place.exists()]
         if not held and self.description_file.exists():  # as left by a start that was killed
-            held = ["dataset.json"] * (Description.read(self.description_file) != self.description)
+            other = Description.read(self.description_file) != self.description
+            held = [self.description_file.name] * other
         if held:
             raise UserError(
-                f"expected a run or an unused folder, found {', '.join(held)} and no config.json "
-                f"in {self.path}; restore that from a copy, or use another folder",
+                f"expected a run or an unused folder, found {', '.join(held)} and no "
+                f"{self.config_file.name} in {self.path}; restore that from a copy, or use another "
+                "folder",
                 about="run folder",
             )
 
@@ -233,6 +236,15 @@ def _leave(how: str) -> None:
         "else was started on it",
         3,
     )
+
+
+def read_config(path: Path) -> ml_collections.ConfigDict:
+    """The config that a run's `config_file` holds, valid.
+
+    Raises:
+      UserError: it is no JSON file, or holds other settings than those there are.
+    """
+    return stored_config(files.read_json(path), path)
 
 
 def stored_config(stored: Any, path: Path) -> ml_collections.ConfigDict:

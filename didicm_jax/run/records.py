@@ -100,5 +100,5 @@ def drop_after(path: Path, step: int, say: Callable[[str], None]) -> list[dict[s
     pairs = zip(found.records, found.lines, strict=True)
     kept = [(record, line) for record, line in pairs if record["step"] <= step]
     if len(kept) < len(found.lines) or found.unreadable or found.cut:
-        files.write_whole(path, lambda file: file.write(b"".join(line for _, line in kept)))
+        files.write_bytes(path, b"".join(line for _, line in kept))
     return [record for record, _ in kept]

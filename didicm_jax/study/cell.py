@@ -97,7 +97,7 @@ def _samplers(
             for split, each in on.items()
         }
         described = sweep.describe(chosen)
-        cost = passes.of(*(int(str(described.get(key, 1))) for key in ("steps", "views", "chains")))
+        cost = passes.of(*(described.get(key, 1) for key in ("steps", "views", "chains")))
         validation = found["validation"]
         scale = temperature.fit(validation.posterior.probs, validation.labels)
         pairs = {

@@ -17,6 +17,7 @@ import ml_collections
 from didicm_jax import config as configuration
 from didicm_jax import files
 from didicm_jax.errors import UserError
+from didicm_jax.run import Places, read_config
 from didicm_jax.study.axes import Cell, identity
 
 Record = dict[str, Any]  # what a cell found: its `cell.json`
@@ -58,9 +59,9 @@ class StudyFolder:
 
     def begun(self, cell: Cell) -> ml_collections.ConfigDict | None:
         """The config that its run began with, or that its record holds; None before it has."""
-        path = self.place(cell) / "config.json"
+        path = Places(self.place(cell)).config_file
         if path.exists():
-            return configuration.from_json(files.read_json(path))
+            return read_config(path)
         stored = (self.record(cell) or {}).get("config")  # records of earlier versions hold none
         return None if stored is None else configuration.from_json(stored)
 

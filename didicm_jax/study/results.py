@@ -1,6 +1,5 @@
 """Writes what a study found: a CSV file, tables, figures."""
 
-import operator
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def write(records: Sequence[Record], folder: Path, following: Collection[str] = 
     written = [folder / name for name in ("results.csv", "results.md", "samplers.md")]
     files.write_csv(written[0], tables.csv(records))
     for path, text in zip(written[1:], (tables.markdown(rows), tables.samplers(rows)), strict=True):
-        files.write_whole(path, operator.methodcaller("write", text.encode()))
+        files.write_bytes(path, text.encode())
     for name, figure in figures.of(rows).items():
         if figure is not None:
             written.append(folder / f"{name}.png")

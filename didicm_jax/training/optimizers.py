@@ -1,24 +1,11 @@
-"""Optimizers and the learning rate, put together from optax.
+"""Optimizers, put together from optax.
 
 LAMB is timm's, which trained the paper's models: optax's pieces in timm's order.
 """
 
 import jax
+import ml_collections
 import optax
-
-
-def learning_rate_schedule(
-    peak: float, *, warmup_steps: int, total_steps: int, initial: float
-) -> optax.Schedule:
-    """Linear warm-up from `initial` to `peak`, then a cosine to 0 at `total_steps`.
-
-    Args:
-      peak: learning rate at the end of the warm-up.
-      warmup_steps: its length; 0 starts at the peak.
-      total_steps: length of the whole, at least `warmup_steps`.
-      initial: learning rate at step 0.
-    """
-    return optax.warmup_cosine_decay_schedule(initial, peak, warmup_steps, total_steps)
 
 
 def decay_mask(params: optax.Params) -> optax.Params:
@@ -27,7 +14,7 @@ def decay_mask(params: optax.Params) -> optax.Params:
 
 
 def lamb(
-    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float = 0.01, clip_norm: float = 1.0
+    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
     """timm's LAMB: betas 0.9 and 0.999, eps 1e-6, the global gradient clipped first.
 
@@ -46,7 +33,7 @@ def lamb(
 
 
 def adamw(
-    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float = 0.01, clip_norm: float = 0.0
+    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
     """AdamW with betas 0.9 and 0.999, eps 1e-8; no decay of biases and norms."""
     return optax.chain(
@@ -56,7 +43,7 @@ def adamw(
 
 
 def sgd(
-    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float = 0.01, clip_norm: float = 0.0
+    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
     """SGD with Nesterov momentum 0.9, the decay added to the gradient as in PyTorch."""
     return optax.chain(
@@ -67,6 +54,15 @@ def sgd(
 
 
 OPTIMIZERS = {"lamb": lamb, "adamw": adamw, "sgd": sgd}
+
+
+def create(
+    settings: ml_collections.ConfigDict, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer of `config.optimizer`."""
+    return OPTIMIZERS[settings.name](
+        learning_rate, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
+    )
 
 
 def _clip(norm: float) -> optax.GradientTransformation:

@@ -205,11 +205,12 @@ def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) 
     graphdef, abstract = jax.eval_shape(lambda: _create(config, dataset))
     durations = _durations(config, len(dataset.train))
     settings = config.optimizer
-    learning_rate = optimizers.learning_rate_schedule(
-        settings.learning_rate,
+    # A line up to the peak, which without a warm-up is where it starts, and a cosine down to 0.
+    learning_rate = optax.warmup_cosine_decay_schedule(
+        init_value=settings.warmup_learning_rate,
+        peak_value=settings.learning_rate,
         warmup_steps=durations.warmup,
-        total_steps=durations.total,
-        initial=settings.warmup_learning_rate,
+        decay_steps=durations.total,
     )
     return Plan(
         config,
@@ -221,17 +222,7 @@ def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, mesh: Mesh) 
         durations,
         (),
         learning_rate,
-        optimizer(config, learning_rate),
-    )
-
-
-def optimizer(
-    config: ml_collections.ConfigDict, learning_rate: optax.Schedule
-) -> optax.GradientTransformation:
-    """The optimizer of `config.optimizer`."""
-    settings = config.optimizer
-    return optimizers.OPTIMIZERS[settings.name](
-        learning_rate, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm
+        optimizers.create(settings, learning_rate),
     )
 
 

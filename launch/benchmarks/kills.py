@@ -8,11 +8,14 @@ import signal
 import statistics
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from didicm_jax.run import Places
+
 # What may differ: how long things took, and the memory and replaced images of the last start.
-TIMINGS = (
+_TIMINGS = (
     "images_per_second",
     "data_wait",
     "save_wait",
@@ -107,7 +110,7 @@ class Job:
 
     def records(self) -> list[dict[str, Any]]:
         """What `metrics.jsonl` holds."""
-        lines = (self._workdir / "metrics.jsonl").read_text().splitlines()
+        lines = Places(self._workdir).metrics_file.read_text().splitlines()
         return [json.loads(line) for line in lines]
 
 
@@ -144,13 +147,15 @@ def torment(job: Job, kills: int, rng: random.Random, total: int) -> list[Restar
     return restarts
 
 
+def comparable(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without what differs between two runs of the same."""
+    return [{k: v for k, v in record.items() if k not in _TIMINGS} for record in records]
+
+
 def differences(peace: list[dict[str, Any]], chaos: list[dict[str, Any]]) -> int:
     """How many lines differ in more than their timings, or are missing, or too many."""
 
-    def stripped(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{k: v for k, v in r.items() if k not in TIMINGS} for r in records]
-
-    pairs = itertools.zip_longest(stripped(peace), stripped(chaos))
+    pairs = itertools.zip_longest(comparable(peace), comparable(chaos))
     return sum(a != b for a, b in pairs)
 
 

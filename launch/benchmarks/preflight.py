@@ -24,10 +24,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from didicm_jax.errors import UserError
 from didicm_jax.models.variables import Variables, split
-from didicm_jax.preflight import execution, hlo, topologies, traffic
-from didicm_jax.preflight.topologies import Topology, Tpu
+from didicm_jax.preflight import estimate, execution, hlo, topologies
+from didicm_jax.preflight.topologies import Topology
 
 _SETTING = Setting(64, 224, 1000, jnp.bfloat16)
+_COSTS = ("estimated_milliseconds", "traffic_bytes", "kernels")  # of those of `estimate.cost`
 # The stem of the ResNet is that of the peers.
 _OURS: dict[str, dict[str, Any]] = {"vit_s16": {}, "resnet50": {"stem": "imagenet"}}
 
@@ -159,12 +160,5 @@ def _record(name: str, network: Network, topology: Topology) -> dict[str, Any]:
 
 def cost(program: hlo.Program, topology: Topology) -> dict[str, Any]:
     """Estimated milliseconds on a TPU, bytes that kernels read and write on a GPU."""
-    executed = list(execution.executions(program))
-    if isinstance(topology.chip, Tpu):
-        cycles = sum((each.instruction.estimated_cycles or 0) * each.times for each in executed)
-        return {"estimated_milliseconds": 1e3 * cycles / topology.chip.clock}
-    kernels = [each for each in executed if not each.instruction.opcode.endswith("-done")]
-    return {
-        "traffic_bytes": sum(traffic.moved(program, each) * each.times for each in kernels),
-        "kernels": sum(each.times for each in kernels),
-    }
+    found = estimate.cost(program, list(execution.executions(program)), topology)
+    return {key: found[key] for key in _COSTS if found.get(key) is not None}

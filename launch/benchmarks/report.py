@@ -34,7 +34,7 @@ def check(folder: Path) -> None:
 def write(records: Sequence[dict[str, Any]], folder: Path) -> str:
     """Writes `benchmarks.jsonl`, `benchmarks.md` and `benchmarks.png`; returns the table."""
     text = "".join(json.dumps(record) + "\n" for record in records)
-    files.write_whole(folder / "benchmarks.jsonl", lambda file: file.write(text.encode()))
+    files.write_bytes(folder / "benchmarks.jsonl", text.encode())
     compared = [
         {"target": None}
         | record
@@ -43,7 +43,7 @@ def write(records: Sequence[dict[str, Any]], folder: Path) -> str:
         if "versus" in record
     ]
     table = _table(compared)
-    files.write_whole(folder / "benchmarks.md", lambda file: file.write(table.encode()))
+    files.write_bytes(folder / "benchmarks.md", table.encode())
     if compared:
         plots.save(figures.ratios(compared), folder / "benchmarks.png")
     return table

@@ -80,7 +80,7 @@ def make_step(
 ) -> Program:
     """A step called on its own result."""
     graphdef, variables = networks.create(name, size, options)
-    mesh = parallel.make_mesh(jax.local_devices()[:1])
+    mesh = parallel.one_device()
     local = make_local_gradients(
         graphdef,
         objective,
@@ -90,7 +90,7 @@ def make_step(
         seed=0,
     )
     # The least rate: what is timed is that of a network whose weights stay finite.
-    optimizer = optimizers.lamb(1e-8)
+    optimizer = optimizers.lamb(1e-8, weight_decay=0.01, clip_norm=1.0)
     step = make_train_step(local, optimizer, mesh)
     first = state.create(variables, optimizer, ema=False)
     current = [jax.device_put(first, parallel.replicated(mesh))]

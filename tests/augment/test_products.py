@@ -66,4 +66,4 @@ def test_no_pixel_is_read_by_an_index_and_loops_over_images_have_a_known_length(
 def test_the_platform_of_the_devices_decides(platform, gathers):
     policy = build.policy(configuration.default(), platform)
     assert policy.gathers is gathers
-    assert dataclasses.replace(policy, gathers=True) == build.policy(configuration.default())
+    assert dataclasses.replace(policy, gathers=True) == build.policy(configuration.default(), "cpu")

@@ -4,6 +4,8 @@ import json
 import signal
 from pathlib import Path
 
+from benchmarks import kills
+
 from didicm_jax import data
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +31,7 @@ def records(workdir):
 
 def comparable(workdir):
     """The records without their timings."""
-    timings = ("images_per_second", "data_wait", "save_wait")
-    return [{k: v for k, v in r.items() if k not in timings} for r in records(workdir)]
+    return kills.comparable(records(workdir))
 
 
 def interrupt_at(monkeypatch, step):

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 from didicm_jax import config as configuration
 from didicm_jax.cli import command_line
 from didicm_jax.cli import convert as entry_point
+from didicm_jax.cli.beginning import Beginning
 from didicm_jax.cli.card import Facts, write
-from didicm_jax.cli.hub import Beginning
 from didicm_jax.inference import sweep
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.run import Description, RunFolder, bundle

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests import compiling
+from tests.cli.running import comparable
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parents[1] / "shallow.py"
@@ -50,7 +51,6 @@ VIT = [
     "--config.model.depth=1",
     "--config.model.stem=didirn",  # the default, which a ViT does not read
 ]
-TIMINGS = ("images_per_second", "data_wait", "save_wait", "replaced_images")
 DEADLINE = 240  # seconds for anything that should happen: slow machines are no failure
 
 
@@ -146,11 +146,6 @@ def error(process):
     return line
 
 
-def records(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k not in TIMINGS} for x in lines]
-
-
 @pytest.fixture(scope="module")
 def alone(main, tmp_path_factory):
     """The run of one process with the four devices of the tests."""
@@ -178,7 +173,7 @@ def test_two_processes_are_one_run(alone, main, start, tmp_path):
     assert f"continuing from step {stopped}" in said(second[0])
     assert "4 x cpu of 2 processes" in said(second[0])
     assert "step" not in said(second[1])  # process 0 alone reports
-    for ours, theirs in zip(records(workdir), records(alone), strict=True):
+    for ours, theirs in zip(comparable(workdir), comparable(alone), strict=True):
         assert ours.keys() == theirs.keys()
         if "loss" in ours:
             assert ours["step"] == theirs["step"]
@@ -196,7 +191,7 @@ import runpy
 import time
 
 from didicm_jax import plots
-from didicm_jax.evaluation import metrics
+from didicm_jax.evaluation import resampling
 
 def slow_once(function):
     delays = [7]
@@ -207,7 +202,7 @@ def slow_once(function):
 
     return slower
 
-metrics.intervals = slow_once(metrics.intervals)
+resampling.intervals = slow_once(resampling.intervals)
 plots.save = slow_once(plots.save)
 runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
 """
@@ -276,7 +271,7 @@ def test_a_full_disk_is_survived_and_told(start, tmp_path):
     wait_for(process, "a report could not be written")
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
     ends(process, 0)
-    steps = [record["step"] for record in records(workdir) if "loss" in record]
+    steps = [record["step"] for record in comparable(workdir) if "loss" in record]
     assert steps == list(range(1, 41))
     assert (workdir / "checkpoints" / "40").is_dir()
 

@@ -16,6 +16,7 @@ from didicm_jax import data
 from didicm_jax.data import prepare as preparing
 from didicm_jax.data.decode import BrokenImage
 from didicm_jax.data.listing import list_folder
+from didicm_jax.data.options import MAX_PIXELS
 from didicm_jax.data.prepare import BrokenFiles, check, prepare
 from didicm_jax.data.repair import to_stored
 from didicm_jax.errors import UserError
@@ -29,7 +30,13 @@ def opened(content):
 
 
 def stored(content, *, keep_png=True, upright=True, shorter_side=0):
-    return to_stored(content, keep_png=keep_png, upright=upright, shorter_side=shorter_side)
+    return to_stored(
+        content,
+        keep_png=keep_png,
+        upright=upright,
+        shorter_side=shorter_side,
+        max_pixels=MAX_PIXELS,
+    )
 
 
 def test_sound_files_are_stored_as_they_are(photos):
@@ -253,10 +260,7 @@ def test_a_turned_photo_beyond_the_limit_of_pillow_is_turned(photos, monkeypatch
     exif[0x0112] = 6
     content = encode(small(photos[0]), exif=exif)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7_000)  # an error from twice as many on
-    assert opened(to_stored(content, keep_png=True, upright=True, shorter_side=0)).size == (
-        100,
-        150,
-    )
+    assert opened(stored(content)).size == (100, 150)
 
 
 def test_a_set_is_not_called_as_what_others_load(monkeypatch):

@@ -117,6 +117,13 @@ def test_mistakes_are_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_that_are_none_are_told_with_their_file(tmp_path):
+    path = run(tmp_path / "a")
+    (path / "config.json").write_text('{"colour": "red"}')
+    with pytest.raises(UserError, match=r"a/config\.json: .*unknown keys colour"):
+        report.write([path], tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "line", ['{"step": 1, "loss": "low"}', '{"step": 1e400}', '{"step": 5, "skipped_steps": [1]}']
 )

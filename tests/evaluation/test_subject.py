@@ -64,8 +64,9 @@ def of_digits():
 def subject(images, names=("cat", "dog"), name="pets"):
     """Whose network must not be asked."""
     source = Identified(images, np.arange(len(images)) % len(names))
-    network = SimpleNamespace(config=configuration.default())
-    return Subject(network, parallel.make_mesh(), source, name, tuple(names))
+    described = Description(names, images.shape[1:])
+    network = SimpleNamespace(config=configuration.default(), description=described)
+    return Subject(network, parallel.make_mesh(), source, name)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ FLOORS = {
             f"didicm_jax.{room}"
             for room in (
                 *("errors", "files", "plots", "config", "parallel", "diffusion", "models", "data"),
-                *("augment", "inference", "evaluation", "training", "preflight"),
+                *("augment", "run", "inference", "evaluation", "training", "preflight"),
             )
         ),
     },

@@ -106,11 +106,8 @@ def test_classes_go_from_the_worst_to_the_best(num_classes):
 
 def test_corruptions_have_a_panel_each_and_one_for_the_mean():
     accuracy = np.array([[0.9, 0.8, 0.7], [0.9, 0.6, 0.3]])
-    found = {
-        "run": (["fog", "snow"], [1, 5], accuracy),
-        "baseline": (["fog", "snow"], [1, 5], accuracy / 2),
-    }
-    panels = figures.corruptions(found).axes
+    found = {"run": accuracy, "baseline": accuracy / 2}
+    panels = figures.corruptions(["fog", "snow"], [1, 5], found).axes
     assert [axes.get_title() for axes in panels if axes.get_visible()] == ["fog", "snow", "mean"]
     np.testing.assert_allclose(lines(panels[1])["run"].get_xydata(), [[0, 90], [1, 60], [5, 30]])
     np.testing.assert_allclose(lines(panels[2])["baseline"].get_ydata(), [45, 35, 25])

@@ -74,8 +74,7 @@ def classes(count, names):
 def corruptions(count):
     accuracy = np.full((count, 4), 0.1)
     names = ["gaussian_noise", "shot_noise", "fog", "elastic_transform"][:count]
-    found = (names, [1, 3, 5], accuracy)
-    return figures.corruptions({"run": found, "baseline": found})
+    return figures.corruptions(names, [1, 3, 5], {"run": accuracy, "baseline": accuracy})
 
 
 def story(count, steps, names=LONG, title=PHOTO):

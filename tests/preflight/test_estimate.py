@@ -24,7 +24,7 @@ def run():
 
 
 def compiled(text, state=0, temporary=GIB):
-    return Compiled(text, state, temporary, state + temporary, 1.0)
+    return Compiled(text, temporary, state + temporary, 1.0)
 
 
 def report(run, name, text, **memory):

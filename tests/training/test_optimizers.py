@@ -106,15 +106,3 @@ def test_the_global_norm_is_clipped(name, x64):
     plain = run(optimizer, params, [small, jax.tree.map(jnp.negative, small)])
     mixed = run(optimizer, params, [small, jax.tree.map(jnp.negative, large)])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), plain, mixed)
-
-
-def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero():
-    schedule = optimizers.learning_rate_schedule(1.0, warmup_steps=10, total_steps=110, initial=0.1)
-    np.testing.assert_allclose(schedule(0), 0.1, rtol=1e-6)
-    np.testing.assert_allclose(schedule(5), 0.55, rtol=1e-6)
-    np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-6)
-    np.testing.assert_allclose(schedule(35), 0.5 * (1 + np.cos(np.pi / 4)), rtol=1e-5)
-    np.testing.assert_allclose(schedule(110), 0.0, atol=1e-7)
-    without = optimizers.learning_rate_schedule(1.0, warmup_steps=0, total_steps=100, initial=0.1)
-    found = [without(step) for step in (0, 25, 100)]
-    np.testing.assert_allclose(found, [1.0, 0.5 * (1 + np.cos(np.pi / 4)), 0.0], atol=1e-6)

@@ -81,3 +81,17 @@ def test_the_folders_of_the_data_are_each_hosts_own(config):
     other.data.update(data_dir="/elsewhere", num_workers=7, cache_gib=2.0)
     made = plan.make_plan(config)
     assert plan._facts(replace(made, config=other)) == plan._facts(made)
+
+
+def test_the_learning_rate_warms_up_then_follows_a_cosine_to_zero(config):
+    config.train.duration = "110 steps"
+    config.optimizer.update(learning_rate=1.0, warmup="10 steps", warmup_learning_rate=0.1)
+    rate = plan.make_plan(config).learning_rate
+    middle = 0.5 * (1 + np.cos(np.pi / 4))
+    found = [rate(step) for step in (0, 5, 10, 35, 110)]
+    np.testing.assert_allclose(found, [0.1, 0.55, 1.0, middle, 0.0], rtol=1e-5, atol=1e-7)
+    config.train.duration = "100 steps"
+    config.optimizer.update(warmup="0 steps", warmup_learning_rate=1e-5)  # which nothing reads
+    rate = plan.make_plan(config).learning_rate
+    found = [rate(step) for step in (0, 25, 100)]
+    np.testing.assert_allclose(found, [1.0, middle, 0.0], rtol=1e-5, atol=1e-7)

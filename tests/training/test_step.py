@@ -273,7 +273,8 @@ def test_one_all_reduce_of_the_gradients_and_nothing_that_grows_with_the_batch(b
 def test_a_spread_optimizer_gives_the_same_numbers_in_less_memory(batch):
     """Moments and average are split over the devices: the first kernel along its axis of 12."""
     mesh = mesh_of(4)
-    options = {"ema_decay": 0.9, "optimizer": optimizers.lamb(0.01), "norm": False}
+    optimizer = optimizers.lamb(0.01, weight_decay=0.01, clip_norm=1.0)
+    options = {"ema_decay": 0.9, "optimizer": optimizer, "norm": False}
     expected = run(mesh, batch, **options)
     _, current = make(mesh, **options)
     replicated = jax.tree.map(lambda _: parallel.replicated(mesh), current)
