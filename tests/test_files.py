@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all."""
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def test_tables_come_back_as_they_were(tmp_path):
     files.write_csv(tmp_path / "x.csv", rows)
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == rows
+
+
+def test_a_full_disk_says_which_file_it_had_no_room_for(tmp_path):
+    def fail(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*x\.bin'"):
+        files.write_whole(tmp_path / "x.bin", fail)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

@@ -52,9 +52,10 @@ def make_run(values: flags.FlagValues, config: ml_collections.ConfigDict | None)
         raw = best
     channels = importing.in_channels(best)
     if len(config.data.mean) != channels:
+        file = "" if own else "add --config=FILE and "
         raise UserError(
             f"--config: expected a mean and a deviation for each of the {channels} channels of the "
-            f"weights, found {config.data.mean}; set config.data.mean and config.data.std"
+            f"weights, found {config.data.mean}; {file}set config.data.mean and config.data.std"
         )
     names = _read_names(values.class_names) if values.class_names else None
     described = (_of_data(config, names) if own else None) or _of_weights(config, names, best, own)

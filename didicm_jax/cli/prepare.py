@@ -33,7 +33,9 @@ def main(argv: list[str]) -> int:
             _prepare(values, argv)
         except UserError as error:
             _print_broken(getattr(error, "names", ()))
-            raise UserError(with_flags(str(error), _FLAG_OF)) from error
+            # What is an argument of the function is a flag here.
+            words = with_flags(str(error), _FLAG_OF).replace(" max_bad=", " --max_bad=")
+            raise UserError(words) from error
 
     return entry.guarded(body, advice="nothing was stored; start again to prepare")
 

@@ -80,7 +80,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """The image of the file `data`, of which nothing but the header is read.
 
     Raises:
-      BrokenImage: more than `max_pixels` pixels.
+      BrokenImage: more than `max_pixels` pixels, or values of a range that nobody knows.
       Exception: no image; what it is depends on the format.
     """
     # Pillow refuses by a limit that all of a process shares, and has no other. Who asks for larger
@@ -89,7 +89,20 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
     image = Image.open(io.BytesIO(data))
     check_pixels(*image.size, max_pixels)
+    check_range(image)
     return image
+
+
+def check_range(image: Image.Image) -> None:
+    """Refuses pixels of which nobody knows what is white: floating-point and 32-bit ones.
+
+    Raises:
+      BrokenImage: they are such.
+    """
+    # Pillow opens PGM files of 16 bits as 32-bit integers, which it has scaled to 65535.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise BrokenImage(f"{kind} pixels, of which nobody knows what is white")
 
 
 def is_turned(data: bytes, max_pixels: int) -> bool:
@@ -206,16 +219,10 @@ def _blur(factor: float) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """The pixels of a loaded image as u8[H,W,3].
-
-    Raises:
-      ValueError: floating-point pixels, whose range nobody knows.
-    """
+    """The pixels of a loaded image, one that `check_range` has passed, as u8[H,W,3]."""
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255.
         grey = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels")
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))

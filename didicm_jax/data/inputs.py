@@ -18,6 +18,7 @@ from didicm_jax.data.decode import (
     BrokenImage,
     check_bytes,
     check_pixels,
+    check_range,
     decode_crop,
     is_turned,
     open_image,
@@ -122,6 +123,7 @@ def _pixels(image: Any, max_pixels: int) -> np.ndarray:
     try:
         if isinstance(image, Image.Image):
             check_pixels(*image.size, max_pixels)
+            check_range(image)
             return to_rgb(ImageOps.exif_transpose(image))
         array = np.asarray(image)
     except Exception as error:  # An image opened from a file is decoded here.

@@ -111,7 +111,8 @@ def animate(story: Story, path: Path) -> None:
         title = f"step {number} of {len(way) - 1}" if len(way) > 1 else _verdict(story, probs)
         right.set_title(title, fontsize=10)
         figure.set_dpi(_ANIMATION_DPI)
-        figure.canvas.draw()
+        with style.drawing():
+            figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
         frames.append(Image.fromarray(np.ascontiguousarray(pixels)))
     times = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]

@@ -1,5 +1,7 @@
 """What all figures have in common: colours, fonts, grid, and how they are saved."""
 
+import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,8 +130,17 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Draws what is within without a word of each character that the font has not: names of files
+    are in any script, and a box stands for those."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as the suffix of `path` says, whole or not at all."""
     kind = path.suffix.removeprefix(".") or "png"
-    with mpl.rc_context({"svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.fonttype": "none"}), drawing():
         files.write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=DPI))

@@ -192,6 +192,7 @@ def write(
         new = state.create(variables, optimizer, ema=config.train.ema_decay > 0)
         if new.ema is not None and averaged is not None:
             new = new._replace(ema=averaged)
-        with contextlib.closing(Checkpoints(partial)) as checkpoints:
+        # No training goes on, as it would say of a save that fails: `finish` says it.
+        with contextlib.closing(Checkpoints(partial, say=lambda words: None)) as checkpoints:
             checkpoints.save(0, new)
             checkpoints.finish()

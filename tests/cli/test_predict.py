@@ -21,6 +21,16 @@ def figures(folder):
     return sorted(path.name for path in (folder / FIGURES).iterdir())
 
 
+def test_links_that_lead_to_no_file_are_not_passed_over(folder, tmp_path):
+    """What reads the images says of each what is wrong with it."""
+    place = tmp_path / "linked"
+    place.mkdir()
+    (place / "digit.png").symlink_to(folder / "digit0.png")
+    (place / "gone.png").symlink_to(tmp_path / "nowhere")
+    (place / "more").symlink_to(folder)
+    assert [path.name for path in pictures.find([str(place)])] == ["digit.png", "gone.png", "more"]
+
+
 def test_prediction_of_a_folder(main, run, folder, tmp_path, capsys):
     given = [f"--images={folder}", f"--output={tmp_path}", "--gif", "--max_figures=2"]
     assert main("--mode=predict", f"--workdir={run}", *given) == 0

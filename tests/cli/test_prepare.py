@@ -53,6 +53,7 @@ def test_official_tars_become_a_set_that_trains(photos, tmp_path):
     assert "imagenet2012 train: 24 of 24" in lines
     assert "Traceback" not in refused.stderr
 
+    assert "or allow them with --max_bad=1" in refused.stderr
     accepted = run(*flags, "--max_bad=1")
     folder = tmp_path / "data" / "imagenet2012" / "5.1.0"
     assert accepted.returncode == 0, accepted.stderr

@@ -198,6 +198,19 @@ def test_what_is_no_image_is_broken(data):
         ours(data, whole, 56)
 
 
+def test_pixels_of_32_bits_are_broken():
+    """They were read as 16 bits, and so as black."""
+    ramp = np.arange(64, dtype=np.int32).reshape(8, 8)
+    with pytest.raises(BrokenImage, match="32-bit pixels"):
+        ours(encode(ramp, "TIFF"), whole, 8)
+
+
+def test_a_portable_graymap_of_16_bits_is_read_whole():
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(">u2")
+    found = ours(b"P5 8 8 65535\n" + ramp.tobytes(), whole, 8)
+    np.testing.assert_array_equal(found[..., 0], np.round(ramp / 257))
+
+
 def test_floating_point_pixels_are_broken():
     with pytest.raises(BrokenImage, match="floating-point"):
         ours(encode(np.ones((9, 9), np.float32), "TIFF"), whole, 8)

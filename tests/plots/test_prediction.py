@@ -53,6 +53,12 @@ def test_an_animation_has_a_frame_for_each_step(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
 
 
+def test_a_name_in_another_script_is_drawn_without_a_warning(tmp_path):
+    told = story(steps=1)._replace(title="猫.png")
+    figures.animate(told, tmp_path / "a.gif")
+    plots.save(figures.refinement(told), tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_sheet_shows_every_card(tmp_path, count):
     image = np.zeros((8, 8, 3), np.uint8)
