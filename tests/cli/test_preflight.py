@@ -30,7 +30,7 @@ def compiler(monkeypatch):
 
     def answer(step_bytes, evaluation_bytes):
         def compiled(size):
-            return lambda run, topology: Compiled(GPU, 0, size, size, 1.0)
+            return lambda run, topology: Compiled(GPU, size, size, 1.0)
 
         monkeypatch.setattr(topologies, "prepare", lambda topology: None)
         monkeypatch.setattr(topologies, "devices", lambda topology: jax.devices()[:4])

@@ -12,7 +12,7 @@ from didicm_jax.run import RunFolder
 from didicm_jax.training import loop, operations, plan
 from didicm_jax.training.utilization import Utilization
 
-SLOW = chips.Chip("a chip", 4e9, 1e9, 2**30, 1e9, None, "these tests")
+SLOW = chips.Chip("a chip", 4e9, 1e9, 2**30, 1e9, "these tests")
 
 
 @pytest.fixture
