@@ -185,6 +185,7 @@ def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
         if 0 < 10 * values[0] <= values[-1]:
             style.logarithmic(axes, axes.xaxis)
         axes.set_xticks(values if len(values) <= 7 else values[:: len(values) // 4])
+        axes.tick_params(axis="x", labelsize=8)  # lengths that double stand close
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.supxlabel(axis, fontsize=9)
     style.legend(figure, [handles[name] for name in looks], list(looks), above=True)
