@@ -134,7 +134,7 @@ def test_a_label_of_a_key_of_its_own(posteriors):
 
 
 def test_the_least_noise_is_drawn_as_often_as_it_should(monkeypatch):
-    """Below a float32's epsilon too: of 2^26 labels 0.7 are noised at 1e-8, and not 8."""
+    """Below a float32's epsilon too: of 2^24 labels 0.2 are noised at 1e-8, and not 2."""
     # Which labels is not asked here, only how many, and drawing them would take most of the time.
     monkeypatch.setattr(jax.random, "categorical", lambda key, logits: jnp.zeros(len(logits)))
     monkeypatch.setattr(jax.random, "randint", lambda key, shape, *_: jnp.ones(shape, jnp.int32))
@@ -147,7 +147,7 @@ def test_the_least_noise_is_drawn_as_often_as_it_should(monkeypatch):
             )
             return found + labels.sum(), None
 
-        return jax.lax.scan(more, jnp.int32(0), jax.random.split(key, 2**6))[0]
+        return jax.lax.scan(more, jnp.int32(0), jax.random.split(key, 2**4))[0]
 
-    assert count(jax.random.key(0), jnp.float32(1e-8)) <= 3
-    assert 1 <= count(jax.random.key(0), jnp.float32(1e-7)) <= 15
+    assert count(jax.random.key(0), jnp.float32(1e-8)) == 0
+    assert 1 <= count(jax.random.key(0), jnp.float32(3e-7)) <= 12
