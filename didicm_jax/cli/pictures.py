@@ -43,7 +43,7 @@ def find(given: Sequence[str], without: Collection[Path] = ()) -> list[Path]:
             found += sorted(
                 each
                 for each in path.rglob("*")
-                if (each.is_file() or each.is_symlink())  # of a link to nothing it is said so
+                if (each.is_file() or each.is_symlink())  # a bad link is named when it is read
                 and not any(p.startswith(".") for p in each.parts[len(path.parts) :])
                 and not (left_out and any(map(each.resolve().is_relative_to, left_out)))
             )

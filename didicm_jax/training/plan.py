@@ -50,7 +50,7 @@ class Plan:
     optimizer: optax.GradientTransformation
     start: initial.Initial | None = None  # what it starts from, where not from random numbers
 
-    @property
+    @cached_property
     def description(self) -> Description:
         """Of its data set, with which examples it trains on."""
         return replace(Description.of(self.dataset), trained_on=self.dataset.train.digest())
