@@ -81,18 +81,19 @@ def _run_again(
     run: Callable[..., None],
 ) -> None:
     variables = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), before.variables)
+    # One device for all of them, which compiles every operation once.
+    device, *_ = batch["label"].sharding.mesh.local_devices
+    number = jax.device_put(before.step.addressable_data(0), device)
     total, keys = len(batch["label"]), ("image", "label", "index")
     for parts in zip(*(batch[key].addressable_shards for key in keys), strict=True):
         part = parts[0]
         local = {key: np.asarray(own.data) for key, own in zip(keys, parts, strict=True)}
         rows = Rows(part.index[0].start or 0, len(local["label"]), total)
-        inputs = jax.device_put((variables, local), part.device)
-        number = jax.device_put(before.step.addressable_data(0), part.device)
+        inputs = jax.device_put((variables, local), device)
 
         def one(
             variables: Variables,
             local: dict[str, chex.Array],
-            number: Any = number,
             rows: Any = rows,
         ) -> Any:
             return local_gradients(variables, number, local, rows)
