@@ -136,6 +136,22 @@ def test_a_start_does_not_train_by_settings_that_another_has_changed_since(run):
         pass
 
 
+@pytest.mark.parametrize("sampler", [{"integrator": "euler"}, {"name": "cl"}])
+def test_a_grid_that_is_named_is_not_taken_for_another_start(tmp_path, sampler):
+    """It is stored as `auto`, which stands for it."""
+    values = {f"sampler__{key}": value for key, value in sampler.items()}
+    config = changed(**values, sampler__grid="original")
+    configuration.validate(config)
+    run = RunFolder.claim(tmp_path / "run", config, DIGITS)
+    with run.alone():
+        before = contents(run.path)
+        RunFolder.claim(run.path, config, DIGITS)
+        assert contents(run.path) == before
+    grid = {"sampler.grid": ("linear", "auto")}
+    config = changed(**values, sampler__grid="linear")
+    assert configuration.differences(config, RunFolder.open(run.path).config) == grid
+
+
 def test_a_run_that_does_not_know_its_examples_learns_them(run):
     """Those of converted weights and of former versions do not, until they are trained."""
     ours = dataclasses.replace(DIGITS, trained_on="1a")
