@@ -170,7 +170,8 @@ def paths(words: list[str], place: Callable[[str], Path] = files.place) -> list[
     return [
         place(part)
         for word in words
-        for part in ([word] if Path(word).exists() else word.split(","))
+        # Not by `Path`, which raises where many names are together too long for one.
+        for part in ([word] if os.path.exists(word) else word.split(","))
         if part
     ]
 

@@ -71,6 +71,13 @@ def test_a_path_with_a_comma_is_one_where_there_is_such_a_file(tmp_path):
     assert command_line.paths([""]) == []
 
 
+def test_many_paths_may_be_longer_together_than_a_name_can_be(tmp_path):
+    names = [f"photo{number:03d}.jpg" for number in range(400)]
+    assert [str(path) for path in command_line.paths([",".join(names)])] == names
+    there = [tmp_path / name for name in names]
+    assert command_line.paths([",".join(map(str, there))]) == there
+
+
 def test_each_path_is_read_as_its_flag_says():
     assert command_line.paths(["a,b"], str.upper) == ["A", "B"]
     with pytest.raises(UserError, match=r"^run folder: expected a folder or gs://"):
