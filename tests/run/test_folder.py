@@ -119,6 +119,20 @@ def test_two_starts_do_not_train_one_run_at_once(run):
         pass
 
 
+def test_a_lock_that_cannot_be_opened_leaves_no_other_process_waiting(run, monkeypatch):
+    """Such as one that another user's start has left in a folder that both may write to."""
+    told, real = [], processes.any_process
+    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
+    run.lock.mkdir()
+    with pytest.raises(IsADirectoryError), run.alone():
+        pass
+    assert told == [True]
+    # On another process, which is told so.
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    monkeypatch.setattr(processes, "any_process", lambda flag: True)
+    one_line(run.alone().__enter__, "expected process 0 to do its part, found that it failed")
+
+
 def test_a_start_that_is_refused_does_not_change_the_run_that_is_trained(run):
     with run.alone():
         before = contents(run.path)
