@@ -171,7 +171,8 @@ def open_subject(
     """
     with parallel.together():
         dataset = other_dataset(folder.config, folder.description, other)
-    parallel.agree({"the images to evaluate on": dataset.test.digest()})
+        facts = {"the images to evaluate on": dataset.test.digest()}
+    parallel.agree(facts)
     mesh = parallel.make_mesh()
     network = networks.load(folder, checkpoint, mesh)
     name = other.dataset or folder.config.data.name

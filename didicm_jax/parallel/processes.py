@@ -107,7 +107,7 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def together(
-    otherwise: UserError | None = None, *, fault: type[Exception] = UserError
+    otherwise: UserError | None = None, *, fault: type[Exception] = Exception
 ) -> Iterator[None]:
     """What every process does for itself, and what ends it on one of them ends it on all.
 
@@ -117,7 +117,8 @@ def together(
     Args:
       otherwise: what is raised where another process has the fault; by default, that it refuses
         what it is given.
-      fault: the kind of exception that the others are told of.
+      fault: the kind of exception that the others are told of; by default any, a missing file of
+        one host as well as what it refuses.
 
     Raises:
       fault: this process has it.
@@ -180,7 +181,7 @@ def alone() -> Iterator[bool]:
         f"process {jax.process_index()}: expected process 0 to do its part, found that it failed; "
         "see its message"
     )
-    with together(failed, fault=Exception):
+    with together(failed):
         yield is_main()
 
 
