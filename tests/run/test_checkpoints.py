@@ -402,3 +402,17 @@ def test_damaged_metrics_cost_only_the_metrics(tmp_path, mesh):
         assert checkpoints.best() == 1
     assert len(said) == 1
     assert "counts as not evaluated" in said[0]
+
+
+def test_metrics_that_are_gone_come_back_with_an_evaluation(tmp_path):
+    """A run that stood at such a checkpoint could neither go on to its end nor conclude."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "metrics")
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.best() is None
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
+        checkpoints.finish()
+        checkpoints.save(2, {"x": jnp.zeros(3)}, evaluated=0.25)
+        checkpoints.finish()
+        assert checkpoints.best() == 1
