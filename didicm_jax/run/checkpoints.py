@@ -127,10 +127,13 @@ class Checkpoints(SavedCheckpoints):
           Its step and the state, or None where there is no checkpoint.
 
         Raises:
-          UserError: it is of another network, or there are checkpoints and none is whole.
+          UserError: it is of another network, or there are checkpoints and none is whole, or
+            processes see others, as a network folder may show them for a while.
         """
         damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        parallel.agree({"the checkpoints that they see": steps})
+        for step in steps:
             state, problem = self._read(step, like)
             if problem is None:
                 self._set_aside(damaged, step)

@@ -176,6 +176,27 @@ def test_a_folder_that_cannot_be_mended_leaves_no_other_process_waiting(tmp_path
     assert told == [True]
 
 
+def test_processes_do_not_go_on_from_different_checkpoints(tmp_path, mesh, monkeypatch):
+    """One that does not see the newest yet trained the older one on, beside the others."""
+    shapes, rows, alone = like({"x": jnp.zeros(3)}, mesh), [], processes.gather
+
+    def both(values):
+        if values.dtype != np.uint64:
+            return alone(values)
+        rows.append(values)
+        return np.concatenate(rows)
+
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+        checkpoints.finish()
+        monkeypatch.setattr(processes, "gather", both)
+        assert checkpoints.restore_latest(shapes)[0] == 1
+        checkpoints.save(2, {"x": jnp.zeros(3)})
+        checkpoints.finish()
+        with pytest.raises(UserError, match="differ in the checkpoints that they see; start all"):
+            checkpoints.restore_latest(shapes)
+
+
 def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, mesh):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.zeros(3)})
