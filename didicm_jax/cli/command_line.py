@@ -202,6 +202,8 @@ def check_file(flag: str, path: Path) -> None:
     """
     if path.is_dir():
         found = f"the folder {path}"
+    elif path.exists() and not path.is_file():
+        found = f"{path}, a device or pipe, which would be replaced"
     elif not path.parent.is_dir():
         found = f"no folder {path.parent}"
     else:

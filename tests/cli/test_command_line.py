@@ -84,6 +84,14 @@ def test_each_path_is_read_as_its_flag_says():
         command_line.paths(["s3://bucket/run"])
 
 
+def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path):
+    """As root `--export=/dev/null` would take the place of that."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"--export: .*found .*pipe, a device or pipe, .*name one"):
+        command_line.check_file("export", tmp_path / "pipe")
+    command_line.check_file("export", tmp_path / "new")
+
+
 def test_numbers_agree_with_their_nouns():
     said = [command_line.counted(number, "image") for number in (0, 1, 2, 1000)]
     assert said == ["0 images", "1 image", "2 images", "1,000 images"]
