@@ -117,8 +117,7 @@ def together(
     Args:
       otherwise: what is raised where another process has the fault; by default, that it refuses
         what it is given.
-      fault: the kind of exception that the others are told of; by default any, a missing file of
-        one host as well as what it refuses.
+      fault: the kind of exception that the others are told of.
 
     Raises:
       fault: this process has it.
@@ -200,7 +199,8 @@ def gather(values: np.ndarray) -> np.ndarray:
 
 def leave(message: str, status: int) -> None:
     """Prints a line and ends this process at once, without waiting for the others."""
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # who reads it may be gone
+        print(message, file=sys.stderr, flush=True)
     os._exit(status)
 
 
@@ -246,7 +246,8 @@ class Watch:
             since = self._since
             if since is not None and time.monotonic() - since > self._timeout:
                 # Where it hangs: the frame says which collective is waited for.
-                faulthandler.dump_traceback(file=sys.stderr)
+                with contextlib.suppress(OSError, ValueError):
+                    faulthandler.dump_traceback(file=sys.stderr)
                 leave(
                     f"error: process {jax.process_index()}: expected the others within "
                     f"{self._timeout:g} s, found none: another process hangs or is gone; "
