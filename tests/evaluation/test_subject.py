@@ -146,3 +146,11 @@ def test_images_of_other_channels_are_said_to_be_that(monkeypatch, channels):
     )
     with pytest.raises(UserError, match=message):
         other_dataset(config, described, OtherData("others"))
+
+
+def test_images_that_are_too_small_are_said_to_be_that():
+    """The error asked for a lower `config.data.resolution`, which would be that of another run."""
+    described = Description(tuple(map(str, range(10))), (16, 16, 1))
+    message = "^expected the side of the run's images to be at most .*found 16 for 8x8; use images"
+    with pytest.raises(UserError, match=message):
+        other_dataset(configuration.default(), described, OtherData("digits"))
