@@ -70,12 +70,12 @@ def tree(folder: Path) -> list[Path]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Gives a folder another name, in another folder that is made if it is not there."""
+    """Gives a folder another name, not there yet, in another folder, which is made if need be."""
     if bucket.holds(source):
         bucket.move(source, target)
         return
     target.parent.mkdir(exist_ok=True)
-    os.replace(source, target)
+    shutil.move(source, target)  # by a copy, where either folder is a link to another disk
 
 
 def spool(folder: Path) -> Path:

@@ -111,3 +111,18 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         files.write_whole(path, fail)
     assert path.read_bytes() == b"before"
     assert [file.name for file in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_a_folder_moves_to_another_disk(tmp_path, monkeypatch):
+    """Where `checkpoints` is a link to a larger one, a damaged checkpoint ended the run."""
+
+    def elsewhere(source, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_text("d")
+    monkeypatch.setattr(os, "rename", elsewhere)
+    monkeypatch.setattr(os, "replace", elsewhere)
+    files.move(tmp_path / "a", tmp_path / "new" / "a")
+    assert (tmp_path / "new" / "a" / "b" / "c").read_text() == "d"
+    assert not (tmp_path / "a").exists()

@@ -170,7 +170,8 @@ def paths(words: list[str], place: Callable[[str], Path] = files.place) -> list[
     return [
         place(part)
         for word in words
-        for part in ([word] if Path(word).exists() else word.split(","))
+        # Not by `Path`, which raises where many names are together too long for one.
+        for part in ([word] if os.path.exists(word) else word.split(","))
         if part
     ]
 
@@ -201,6 +202,8 @@ def check_file(flag: str, path: Path) -> None:
     """
     if path.is_dir():
         found = f"the folder {path}"
+    elif path.exists() and not path.is_file():
+        found = f"{path}, a device or pipe, which would be replaced"
     elif not path.parent.is_dir():
         found = f"no folder {path.parent}"
     else:

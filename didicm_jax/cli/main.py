@@ -182,7 +182,9 @@ def _train(values: flags.FlagValues, config: ml_collections.ConfigDict) -> None:
     from didicm_jax.training import loop, plan, profiling
 
     profile = options.profiled_steps(values)
-    run = plan.make_plan(config, begun=Places(files.place(values.workdir)).begun)
+    with parallel.together():  # a folder that does not answer to one is told to the others
+        begun = Places(files.place(values.workdir)).begun
+    run = plan.make_plan(config, begun=begun)
     with parallel.together():
         profiling.check(profile, run.durations.total)
     folder = RunFolder.claim(values.workdir, config, run.description)

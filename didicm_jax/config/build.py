@@ -15,11 +15,20 @@ def dataset(config: ml_collections.ConfigDict) -> data.Dataset:
     """The data set of `config.data`, with the examples to train on.
 
     Raises:
-      UserError: as for `stored`; or more examples are asked for than there are.
+      UserError: as for `stored`; or more examples are asked for than there are, or `mean` and
+        `std` do not fit the channels.
     """
     settings = config.data
+    found = stored(config)
+    channels = found.image_shape[-1]
+    for key in ("mean", "std"):
+        if len(settings[key]) != channels:
+            raise UserError(
+                f"config.data.{key}: expected {channels} numbers, one per channel of "
+                f"{settings.name}, found {settings[key]}"
+            )
     return data.trained_on(
-        stored(config),
+        found,
         train_examples=settings.train_examples or None,
         data_ratio=settings.data_ratio,
         label_noise=settings.label_noise,
@@ -35,12 +44,12 @@ def stored(config: ml_collections.ConfigDict, *, trains: bool = True) -> data.Da
       trains: False opens nothing to train on, which need not be there; `train` is `test` then.
 
     Raises:
-      UserError: it is not there, it is damaged, or `mean` and `std` do not fit its channels.
+      UserError: it is not there, or it is damaged.
     """
     settings = config.data
     first = evaluation_sets(config)[0]
     try:
-        found = data.load(
+        return data.load(
             settings.name,
             data_dir=settings.data_dir or None,
             resolution=settings.resolution or None,
@@ -60,14 +69,6 @@ def stored(config: ml_collections.ConfigDict, *, trains: bool = True) -> data.Da
         named = f"config.evaluation.sets, {first.name}"
         message = error.message.replace("config.data.eval_split", named)
         raise UserError(message, about=error.about) from error
-    channels = found.image_shape[-1]
-    for key in ("mean", "std"):
-        if len(settings[key]) != channels:
-            raise UserError(
-                f"config.data.{key}: expected {channels} numbers, one per channel of "
-                f"{settings.name}, found {settings[key]}"
-            )
-    return found
 
 
 class Task(Protocol):

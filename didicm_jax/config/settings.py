@@ -102,10 +102,7 @@ def from_json(stored: Any) -> ml_collections.ConfigDict:
     for setting in SETTINGS:
         if setting.unread(values) is not None:
             values[setting.key] = setting.default
-    if values["sampler.grid"] == "original":
-        # It was the default, and stood for `linear` with `exact` and `heun`: in both cases what
-        # `auto` stands for, with whichever integrator the run is evaluated next.
-        values["sampler.grid"] = "auto"
+    values = _spelled(values)
     rules.check(values)
     config = default()
     with config.unlocked():
@@ -117,8 +114,16 @@ def differences(
     ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict
 ) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with both values; None stands for a missing key."""
-    a, b = flatten(ours), flatten(theirs)
+    a, b = (_spelled(flatten(each)) for each in (ours, theirs))
     return {k: (a.get(k), b.get(k)) for k in sorted(a | b) if a.get(k) != b.get(k)}
+
+
+def _spelled(values: Values) -> Values:
+    """The values in the one of their spellings in which they are read again and compared."""
+    # It was the default, and stood for `linear` with `exact` and `heun`: always what `auto` stands
+    # for, with whichever integrator the run is evaluated next.
+    same = {"sampler.grid": "auto"} if values.get("sampler.grid") == "original" else {}
+    return values | same
 
 
 def _flat_of_json(stored: Any) -> Values:

@@ -53,6 +53,7 @@ _ON_THE_GRID = (*CORRUPTIONS[:3], "brightness", "contrast", "pixelate", "jpeg_co
 _TAKE_A_SEED = ("glass_blur", "impulse_noise")
 _SMALLEST, _SCALE = 32, 224
 _LOCK = threading.Lock()
+_GRACE = 30  # seconds that a process goes on behind a SIGTERM
 
 
 def check(name: str, severity: int = 1) -> None:
@@ -209,9 +210,11 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    # A Ctrl-C reaches all processes, and is the affair of the one that started them: a training
-    # that it stops saves first, and may still evaluate.
+    # A Ctrl-C reaches all processes, as does the SIGTERM of a scheduler, and is the affair of the
+    # one that started them: a training that it stops saves first, and may still evaluate.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not ignored: by it the pool ends those that are left, and waits for them, when one has died.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

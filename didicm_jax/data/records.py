@@ -159,6 +159,9 @@ class RecordSource(Labelled):
         count, size = len(indices), self._options.resolution
         images = np.empty((count, size, size, 3), np.uint8)
         labels = np.empty(count, np.int32)
+        if draws is not None and not self._options.crops_at_random:
+            # Rounding may leave a crop one pixel of room: always the same, kept in memory or not.
+            draws = np.zeros_like(draws)
         numbers = None if draws is None else uniforms(draws, NUM_UNIFORMS).tolist()
 
         def fill(start: int) -> None:

@@ -171,7 +171,8 @@ def open_subject(
     """
     with parallel.together():
         dataset = other_dataset(folder.config, folder.description, other)
-    parallel.agree({"the images to evaluate on": dataset.test.digest()})
+        facts = {"the images to evaluate on": dataset.test.digest()}
+    parallel.agree(facts)
     mesh = parallel.make_mesh()
     network = networks.load(folder, checkpoint, mesh)
     name = other.dataset or folder.config.data.name
@@ -195,7 +196,14 @@ def other_dataset(
       UserError: the data are not there, or have other classes or other sizes.
     """
     shown = _on_other_data(config, described, other)
-    dataset = build.stored(shown, trains=False)
+    try:
+        dataset = build.stored(shown, trains=False)
+    except UserError as error:
+        if other.dataset is None:
+            raise
+        message = error.message.replace("config.data.resolution", "the side of the run's images")
+        message = message.replace(": lower it or leave it out", "; use images of that size")
+        raise UserError(message, about=error.about) from error
     mismatch = described.mismatch(Description.of(dataset))
     if mismatch:
         raise UserError(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -68,7 +69,9 @@ def load(folder: Trained, which: str, mesh: Mesh) -> Network:
     )
     with contextlib.closing(SavedCheckpoints(folder.path)) as checkpoints:
         step = checkpoints.best() if which == "best" else checkpoints.latest()
-        if step is None:
+        # A run that is trained meanwhile soon has another one: what process 0 has found decides.
+        step = int(parallel.gather(np.array([-1 if step is None else step]))[0])
+        if step < 0:
             raise UserError(
                 f"expected a {which} checkpoint in {folder.path}, found none; train the run first",
                 about="checkpoint",

@@ -107,7 +107,7 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def together(
-    otherwise: UserError | None = None, *, fault: type[Exception] = UserError
+    otherwise: UserError | None = None, *, fault: type[Exception] = Exception
 ) -> Iterator[None]:
     """What every process does for itself, and what ends it on one of them ends it on all.
 
@@ -180,7 +180,7 @@ def alone() -> Iterator[bool]:
         f"process {jax.process_index()}: expected process 0 to do its part, found that it failed; "
         "see its message"
     )
-    with together(failed, fault=Exception):
+    with together(failed):
         yield is_main()
 
 
@@ -199,7 +199,8 @@ def gather(values: np.ndarray) -> np.ndarray:
 
 def leave(message: str, status: int) -> None:
     """Prints a line and ends this process at once, without waiting for the others."""
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # who reads it may be gone
+        print(message, file=sys.stderr, flush=True)
     os._exit(status)
 
 
@@ -245,7 +246,8 @@ class Watch:
             since = self._since
             if since is not None and time.monotonic() - since > self._timeout:
                 # Where it hangs: the frame says which collective is waited for.
-                faulthandler.dump_traceback(file=sys.stderr)
+                with contextlib.suppress(OSError, ValueError):
+                    faulthandler.dump_traceback(file=sys.stderr)
                 leave(
                     f"error: process {jax.process_index()}: expected the others within "
                     f"{self._timeout:g} s, found none: another process hangs or is gone; "

@@ -112,8 +112,10 @@ class Checkpoints(SavedCheckpoints):
         try:
             self._manager.close()
         except Exception as error:
+            # Told by this process alone, and not agreed on: the others may have closed theirs.
             if self._saving is not None:
-                self._failed(self._saving, error)
+                self._say(f"checkpoint {self._saving} could not be saved ({in_words(error)})")
+            super().close()
 
     def restore_latest(self, like: chex.ArrayTree) -> tuple[int, Any] | None:
         """Reads the newest checkpoint that is whole; those that are not are moved out of the way.
@@ -125,10 +127,13 @@ class Checkpoints(SavedCheckpoints):
           Its step and the state, or None where there is no checkpoint.
 
         Raises:
-          UserError: it is of another network, or there are checkpoints and none is whole.
+          UserError: it is of another network, or there are checkpoints and none is whole, or
+            processes see others, as a network folder may show them for a while.
         """
         damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        parallel.agree({"the checkpoints that they see": steps})
+        for step in steps:
             state, problem = self._read(step, like)
             if problem is None:
                 self._set_aside(damaged, step)
@@ -145,10 +150,10 @@ class Checkpoints(SavedCheckpoints):
         return None
 
     def _open(self, *, create: bool = True) -> ocp.CheckpointManager:
-        if parallel.is_main():
-            self._clear()
-            worth.mend(self._folder, self._say)
-        parallel.barrier()  # until they are whole
+        with parallel.alone() as mine:  # until they are whole
+            if mine:
+                self._clear()
+                worth.mend(self._folder, self._say)
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.BestN(get_metric_fn=worth.rank, n=1)]
@@ -232,14 +237,14 @@ class Checkpoints(SavedCheckpoints):
         """Moves damaged checkpoints to where they do not stand in the way of new ones."""
         for step, problem in damaged.items():
             target = self._places.damaged / str(step)
-            if parallel.is_main():
-                while target.exists():
-                    target = target.with_name(target.name + "-again")
-                files.move(self._folder / str(step), target)
+            with parallel.alone() as mine:
+                if mine:
+                    while target.exists():
+                        target = target.with_name(target.name + "-again")
+                    files.move(self._folder / str(step), target)
             self._say(
                 f"checkpoint {step} is damaged: {problem}; moved to {target}, going on from that "
                 f"of step {good}"
             )
         if damaged:
-            parallel.barrier()  # until they are moved
             self._manager.reload()

@@ -154,9 +154,11 @@ class RunFolder(Places):
           UserError: another start of it is at work, or has changed its settings by now.
         """
         with contextlib.ExitStack() as stack:
-            free = not parallel.is_main() or (
-                stack.enter_context(files.lock(self.lock, _leave)) and self._is_as_claimed()
-            )
+            free = True
+            with parallel.alone() as mine:  # a lock that cannot be opened is told to the others
+                if mine:
+                    lock = stack.enter_context(files.lock(self.lock, _leave))
+                    free = lock and self._is_as_claimed()
             if parallel.any_process(not free):
                 raise self._busy()
             yield

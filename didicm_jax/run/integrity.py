@@ -36,15 +36,18 @@ def damage(folder: Path) -> str | None:
         ]
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         return f"its list {NAME} cannot be read ({error})"
-    # All sizes first: they are there at once, and a digest reads the whole file.
-    for path, size, _ in listed:
-        if not path.is_file():
-            return f"{path.relative_to(folder)} is missing"
-        if (found := storage.size(path)) != size:
-            return f"{path.relative_to(folder)} has {found} bytes of {size}"
-    for path, _, digest in listed:
-        if _digest(path) != digest:
-            return f"{path.relative_to(folder)} has changed since it was written"
+    try:
+        # All sizes first: they are there at once, and a digest reads the whole file.
+        for path, size, _ in listed:
+            if not path.is_file():
+                return f"{path.relative_to(folder)} is missing"
+            if (found := storage.size(path)) != size:
+                return f"{path.relative_to(folder)} has {found} bytes of {size}"
+        for path, _, digest in listed:
+            if _digest(path) != digest:
+                return f"{path.relative_to(folder)} has changed since it was written"
+    except OSError as error:  # a bad place on the disk, or it is gone since it was looked for
+        return f"a file of it cannot be read ({error})"
     return None
 
 

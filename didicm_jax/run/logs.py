@@ -83,8 +83,8 @@ class Events(Log):
         self._path = folder
         self._writer: RecordWriter | None = None
         self._files = 0
-        # Later events are of a run that was cut off.
-        self._start = step + 1 if step else None
+        # Later events, of a start that was cut off, do not count; None once that is written down.
+        self._start: int | None = step + 1
 
     def _append(self) -> None:
         try:
@@ -99,6 +99,7 @@ class Events(Log):
             writer.flush()
             began = time.monotonic()
             files.publish(self._path, self._folder / self._path.name)
+            self._start = None  # else another file would take back what is in this one
             # Where that copies the whole file, 5 % of the time is enough for it.
             self.interval = max(Events.interval, 20 * (time.monotonic() - began))
         except OSError:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from didicm_jax import files
@@ -42,14 +43,14 @@ class Tracker:
           say: told of the first failure.
 
         Raises:
-          UserError: it could not begin.
+          UserError: it could not begin, or its name there is damaged.
         """
         check()
         import wandb
 
         self._say = say
         known = places.wandb_file.exists()
-        name = files.read_json(places.wandb_file)["id"] if known else secrets.token_hex(6)
+        name = _name(places.wandb_file) if known else secrets.token_hex(6)
         try:
             self._run: Any = wandb.init(
                 id=name,
@@ -85,3 +86,14 @@ class Tracker:
         if run is not None:
             with contextlib.suppress(Exception):
                 run.finish()
+
+
+def _name(path: Path) -> str:
+    """By what a run is known there."""
+    name = files.read_json(path).get("id")
+    if not name or not isinstance(name, str):
+        raise UserError(
+            f"{path}: expected the id of a run, found {str(name)[:100]!r}; restore it from a copy, "
+            "or remove it to begin another run there"
+        )
+    return name

@@ -94,13 +94,14 @@ class _Training:
             self.checkpoints.save(0, current)  # the source is read once, and may change or go
         total = self.durations.total
         config = self.plan.config
-        reporter = journal.Reporter(
-            self.folder.path,
-            start,
-            total,
-            silent=not parallel.is_main(),
-            tracked=config.to_dict() if config.report.wandb else None,
-        )
+        with parallel.alone() as mine:  # the others would wait for one who cannot report
+            reporter = journal.Reporter(
+                self.folder.path,
+                start,
+                total,
+                silent=not mine,
+                tracked=config.to_dict() if config.report.wandb else None,
+            )
         self.reporter = self.stack.enter_context(contextlib.closing(reporter))
         if start:
             done = start >= total

@@ -149,8 +149,9 @@ def make_plan(config: ml_collections.ConfigDict, *, begun: bool = False) -> Plan
         dataset = build.dataset(config)
         drafted = draft(config, dataset, mesh)
         opened = sets.open_all(config, dataset, drafted.durations.total)
-    drafted = replace(drafted, sets=opened)
-    parallel.agree(_facts(drafted))
+        drafted = replace(drafted, sets=opened)
+        facts = _facts(drafted)
+    parallel.agree(facts)
     if config.model.init_from and not parallel.any_process(begun):
         start = initial.read(config, drafted.description, drafted.abstract, mesh)
         drafted = replace(drafted, start=start)

@@ -88,10 +88,6 @@ def _of_set(message: str) -> str:
     message = re.sub(
         r"(config\.data\.train_split (or|and) )?config\.data\.eval_split", "the split", message
     )
-    for key, words in (
-        ("data.name", "the data set"),
-        ("data.data_dir", "its folder"),
-        ("data.resolution", "the side of the run's images"),
-    ):
+    for key, words in (("data.name", "the data set"), ("data.data_dir", "its folder")):
         message = message.replace(f"config.{key}", words)
-    return message.replace(": lower it or leave it out", "; use images of that size")
+    return message

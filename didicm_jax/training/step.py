@@ -38,7 +38,8 @@ class Metrics(NamedTuple):
     skipped: chex.Array  # i32[], non-finite steps so far
     skipped_in_row: chex.Array  # i32[]
     stop: chex.Array  # f32[], how many processes want to stop
-    # f32[], images so far that could not be decoded: the different ones of each process, summed
+    # f32[], images that could not be decoded since the last start: the different ones of each
+    # process, summed
     replaced: chex.Array
 
 

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT as a request: finish the step, save, leave."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -56,8 +57,13 @@ class StopRequest:
                 os._exit(128 + signal.SIGINT)
             if not self.made:
                 self.name = signal.Signals(number).name
-                print(
-                    f"{self.name}: finishing the step and saving; a second Ctrl-C leaves at once",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                self._say()
+
+    def _say(self) -> None:
+        # Ctrl-C may have ended whoever reads it; the second one is listened for all the same.
+        with contextlib.suppress(OSError, ValueError):
+            print(
+                f"{self.name}: finishing the step and saving; a second Ctrl-C leaves at once",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -71,10 +71,25 @@ def test_a_path_with_a_comma_is_one_where_there_is_such_a_file(tmp_path):
     assert command_line.paths([""]) == []
 
 
+def test_many_paths_may_be_longer_together_than_a_name_can_be(tmp_path):
+    names = [f"photo{number:03d}.jpg" for number in range(400)]
+    assert [str(path) for path in command_line.paths([",".join(names)])] == names
+    there = [tmp_path / name for name in names]
+    assert command_line.paths([",".join(map(str, there))]) == there
+
+
 def test_each_path_is_read_as_its_flag_says():
     assert command_line.paths(["a,b"], str.upper) == ["A", "B"]
     with pytest.raises(UserError, match=r"^run folder: expected a folder or gs://"):
         command_line.paths(["s3://bucket/run"])
+
+
+def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path):
+    """As root `--export=/dev/null` would take the place of that."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"--export: .*found .*pipe, a device or pipe, .*name one"):
+        command_line.check_file("export", tmp_path / "pipe")
+    command_line.check_file("export", tmp_path / "new")
 
 
 def test_numbers_agree_with_their_nouns():

@@ -1,5 +1,6 @@
 """The entry point on real digits, with a network small enough to compile in seconds."""
 
+import errno
 import gzip
 import json
 import shutil
@@ -11,6 +12,8 @@ import pytest
 
 from didicm_jax import parallel
 from didicm_jax.cli import dispatch
+from didicm_jax.parallel import processes
+from didicm_jax.run import Places
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
 from tests.cli.running import DIGITS, SMALL, comparable, interrupt_at, records
@@ -32,6 +35,22 @@ def test_a_run_leaves_everything_behind(run):
     # The two latest, and the best where it is another.
     kept = {int(p.name) for p in (run / "checkpoints").iterdir()}
     assert {10, 12} <= kept <= {8, 10, 12}
+
+
+def test_a_folder_that_one_process_cannot_read_leaves_no_other_waiting(
+    main, tmp_path, capsys, monkeypatch
+):
+    """A network folder, or a bucket, that does not answer to it."""
+
+    def begun(self):
+        raise OSError(errno.ESTALE, "Stale file handle", "checkpoints")
+
+    told, real = [], processes.any_process
+    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
+    monkeypatch.setattr(Places, "begun", property(begun))
+    assert main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL) == 2
+    assert "Stale file handle: 'checkpoints'; mend that" in capsys.readouterr().err
+    assert told == [True]
 
 
 def test_the_plan_is_printed_first(main, tmp_path, capsys, monkeypatch):

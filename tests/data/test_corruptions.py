@@ -145,6 +145,33 @@ def test_processes_end_with_one_that_is_killed():
             os.killpg(parent.pid, signal.SIGKILL)
 
 
+STOPPED = """
+import os, signal
+import numpy as np
+from didicm_jax import data
+from didicm_jax.data import corruptions
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+source = data.ArraySource(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4))
+found = corruptions.corrupted(source, "contrast", 1, workers=2)
+found.batch(np.arange(2))
+os.killpg(0, signal.SIGTERM)
+print(found.batch(np.arange(2, 4))["label"].tolist())
+"""
+
+
+def test_a_signal_to_all_processes_of_a_training_is_the_affair_of_the_first():
+    """As a scheduler sends it: a training that it stops amid an evaluation ended in a traceback."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert parent.communicate(timeout=60)[0] == "asked to stop\n[2, 3]\n"
+        assert parent.returncode == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
 def test_what_is_kept_is_what_was_made(monkeypatch):
     found = corruptions.corrupted(source(), "fog", 1, workers=1, keep=True)
     first = [found.batch(np.array(rows))["image"] for rows in ([0, 1], [1, 1])]

@@ -163,6 +163,17 @@ def test_what_looks_the_same_each_time_is_decoded_once_where_there_is_room(
     assert decoded[0] == 30 * times
 
 
+def test_a_nearly_square_image_looks_the_same_each_time(photos):
+    """Of 41x40 pixels a square of 40 was shown, here or there, unless it was kept in memory."""
+    views = [encode(small(photos[n % 2][7 * n :, 11 * n :], 41, 40)) for n in range(30)]
+    options = {"crop_scale": (1, 1), "crop_ratio": (1, 1)}
+    kept, never = source_of(views, **options), source_of(views, **options, cache_gib=0.0)
+    first = kept.batch(np.arange(30), np.arange(30, dtype=np.uint64))
+    for source in (kept, never):
+        for order, batch in epochs(source, 3):
+            same(batch, {key: column[order] for key, column in first.items()})
+
+
 def test_training_and_evaluation_do_not_show_one_another_s_crops(views, decoded):
     source, plain = source_of(views, **WHOLE), source_of(views, **WHOLE, cache_gib=0.0)
     rows, draws = np.array([3, 4, 3]), np.arange(3, dtype=np.uint64)

@@ -130,3 +130,27 @@ def test_a_set_of_images_to_evaluate_on_alone_is_evaluated_on(tmp_path, split, o
     assert len(found) == (5 if split == "validation[50%:]" else 10)
     with pytest.raises(UserError, match=r"'test' of birds, found validation .*eval_split$"):
         other_dataset(config, described, other._replace(split="test"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_other_channels_are_said_to_be_that(monkeypatch, channels):
+    """The error asked for another `config.data.mean`, which would be that of another run."""
+    images = np.zeros((10, 8, 8, 4 - channels), np.uint8)
+    source, names = data.ArraySource(images, np.arange(10)), tuple("abcdefghij")
+    others = data.Dataset(source, source, names, images.shape[1:])
+    monkeypatch.setitem(data.LOADERS, "others", lambda data_dir: others)
+    config = configured({f"data.{key}": (0.5,) * channels for key in ("mean", "std")})
+    described = Description(names, (8, 8, channels))
+    message = (
+        f"^dataset: expected images of 8x8x{channels}, found 8x8x{4 - channels} in others; use"
+    )
+    with pytest.raises(UserError, match=message):
+        other_dataset(config, described, OtherData("others"))
+
+
+def test_images_that_are_too_small_are_said_to_be_that():
+    """The error asked for a lower `config.data.resolution`, which would be that of another run."""
+    described = Description(tuple(map(str, range(10))), (16, 16, 1))
+    message = "^expected the side of the run's images to be at most .*found 16 for 8x8; use images"
+    with pytest.raises(UserError, match=message):
+        other_dataset(configuration.default(), described, OtherData("digits"))

@@ -32,3 +32,15 @@ def test_the_averages_are_read_where_the_run_keeps_them(tmp_path, decay):
         other.model.width = 2 / 3
     with pytest.raises(UserError, match=r"expected (ema|variables)\.params.* of another network"):
         network.load(dataclasses.replace(folder, config=other), "latest", mesh)
+
+
+def test_processes_read_one_checkpoint(tmp_path, monkeypatch):
+    """Of a run that is being trained the second one, which looks later, would find a newer one."""
+    make_run(tmp_path / "run")
+    first = np.array([1])  # what process 0 has found
+    alone = parallel.gather
+    monkeypatch.setattr(
+        parallel, "gather", lambda x: np.concatenate([first, x]) if x.dtype == int else alone(x)
+    )
+    found = network.load(RunFolder.open(tmp_path / "run"), "latest", parallel.make_mesh())
+    assert found.step == 1

@@ -1,5 +1,7 @@
 """What processes do before they talk; that they talk is tested by real ones."""
 
+import io
+import os
 import sys
 import time
 
@@ -104,3 +106,21 @@ def test_one_long_wait_for_the_others_is_given_up(given_up, capfd):
     assert "expected the others within 0.2 s" in message
     assert message.endswith("start again")
     assert "in test_one_long_wait" in capfd.readouterr().err  # where it hangs
+
+
+def test_a_process_leaves_also_where_nobody_hears_why(monkeypatch):
+    """Its terminal is gone, say: it would wait for the others for ever."""
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    statuses = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with parallel.Watch(0.1, "start again") as watch, watch.waiting():
+        deadline = time.monotonic() + 20
+        while not statuses and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert statuses[0] == 3

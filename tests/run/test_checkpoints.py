@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
+from didicm_jax.parallel import processes
 from didicm_jax.run import integrity, worth
 from didicm_jax.run.checkpoints import Checkpoints
 from didicm_jax.run.saved import SavedCheckpoints
@@ -141,6 +142,59 @@ def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_read(tmp_path, 
         checkpoints.finish()
     with opened(tmp_path) as checkpoints:
         assert checkpoints.restore_latest(shapes)[0] == 2
+
+
+def test_a_file_that_cannot_be_read_is_damaged(tmp_path, mesh, monkeypatch):
+    """By a bad place on the disk, say: the one before is as good."""
+    with opened(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.full(3, step)})
+    real = integrity._digest
+
+    def read(path):
+        if "checkpoints/2/" in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(integrity, "_digest", read)
+    said = []
+    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+        assert checkpoints.restore_latest(like({"x": jnp.zeros(3, int)}, mesh))[0] == 1
+    assert "checkpoint 2 is damaged: a file of it cannot be read ([Errno 5]" in said[0]
+
+
+def test_a_folder_that_cannot_be_mended_leaves_no_other_process_waiting(tmp_path, monkeypatch):
+    told, real = [], processes.any_process
+    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
+
+    def full(folder, say):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worth, "mend", full)
+    with pytest.raises(OSError, match="No space left"):
+        Checkpoints(tmp_path)
+    assert told == [True]
+
+
+def test_processes_do_not_go_on_from_different_checkpoints(tmp_path, mesh, monkeypatch):
+    """One that does not see the newest yet trained the older one on, beside the others."""
+    shapes, rows, alone = like({"x": jnp.zeros(3)}, mesh), [], processes.gather
+
+    def both(values):
+        if values.dtype != np.uint64:
+            return alone(values)
+        rows.append(values)
+        return np.concatenate(rows)
+
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+        checkpoints.finish()
+        monkeypatch.setattr(processes, "gather", both)
+        assert checkpoints.restore_latest(shapes)[0] == 1
+        checkpoints.save(2, {"x": jnp.zeros(3)})
+        checkpoints.finish()
+        with pytest.raises(UserError, match="differ in the checkpoints that they see; start all"):
+            checkpoints.restore_latest(shapes)
 
 
 def test_a_checkpoint_that_was_being_written_does_not_count(tmp_path, mesh):
@@ -313,6 +367,23 @@ def test_a_folder_that_a_full_disk_refuses_leaves_no_thread_waiting(tmp_path, mo
         time.sleep(0.1)
 
 
+def test_a_last_save_that_fails_is_told_and_waits_for_no_other_process(tmp_path, monkeypatch):
+    """A run that ends by an error closes its checkpoints on each process by itself."""
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said = []
+    checkpoints = Checkpoints(tmp_path, say=said.append)
+    monkeypatch.setattr(integrity, "seal", full)  # called in the background
+    checkpoints.save(1, {"x": jnp.zeros(3)})
+    monkeypatch.setattr(processes, "gather", lambda values: pytest.fail("it waits"))
+    checkpoints.close()
+    assert len(said) == 1
+    assert said[0].startswith("checkpoint 1 could not be saved (")
+    assert "No space left" in said[0]
+
+
 def test_an_accuracy_that_a_full_disk_refuses_does_not_end_the_run(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -352,3 +423,17 @@ def test_damaged_metrics_cost_only_the_metrics(tmp_path, mesh):
         assert checkpoints.best() == 1
     assert len(said) == 1
     assert "counts as not evaluated" in said[0]
+
+
+def test_metrics_that_are_gone_come_back_with_an_evaluation(tmp_path):
+    """A run that stood at such a checkpoint could neither go on to its end nor conclude."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "metrics")
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.best() is None
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)
+        checkpoints.finish()
+        checkpoints.save(2, {"x": jnp.zeros(3)}, evaluated=0.25)
+        checkpoints.finish()
+        assert checkpoints.best() == 1

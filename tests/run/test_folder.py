@@ -119,6 +119,20 @@ def test_two_starts_do_not_train_one_run_at_once(run):
         pass
 
 
+def test_a_lock_that_cannot_be_opened_leaves_no_other_process_waiting(run, monkeypatch):
+    """Such as one that another user's start has left in a folder that both may write to."""
+    told, real = [], processes.any_process
+    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
+    run.lock.mkdir()
+    with pytest.raises(IsADirectoryError), run.alone():
+        pass
+    assert told == [True]
+    # On another process, which is told so.
+    monkeypatch.setattr(processes, "is_main", lambda: False)
+    monkeypatch.setattr(processes, "any_process", lambda flag: True)
+    one_line(run.alone().__enter__, "expected process 0 to do its part, found that it failed")
+
+
 def test_a_start_that_is_refused_does_not_change_the_run_that_is_trained(run):
     with run.alone():
         before = contents(run.path)
@@ -134,6 +148,22 @@ def test_a_start_does_not_train_by_settings_that_another_has_changed_since(run):
     one_line(run.alone().__enter__, "found another start at work")
     with other.alone():
         pass
+
+
+@pytest.mark.parametrize("sampler", [{"integrator": "euler"}, {"name": "cl"}])
+def test_a_grid_that_is_named_is_not_taken_for_another_start(tmp_path, sampler):
+    """It is stored as `auto`, which stands for it."""
+    values = {f"sampler__{key}": value for key, value in sampler.items()}
+    config = changed(**values, sampler__grid="original")
+    configuration.validate(config)
+    run = RunFolder.claim(tmp_path / "run", config, DIGITS)
+    with run.alone():
+        before = contents(run.path)
+        RunFolder.claim(run.path, config, DIGITS)
+        assert contents(run.path) == before
+    grid = {"sampler.grid": ("linear", "auto")}
+    config = changed(**values, sampler__grid="linear")
+    assert configuration.differences(config, RunFolder.open(run.path).config) == grid
 
 
 def test_a_run_that_does_not_know_its_examples_learns_them(run):

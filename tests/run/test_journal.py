@@ -2,12 +2,14 @@ import contextlib
 import io
 import json
 import resource
+import struct
 import sys
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from didicm_jax.errors import UserError
-from didicm_jax.run import journal
+from didicm_jax.run import journal, logs
 
 METRICS = {"top1": 0.5, "top5": 1.0, "nll": 0.25, "ece": 0.1, "brier": 0.2, "num_examples": 1000}
 
@@ -149,6 +151,31 @@ def test_what_a_full_disk_refuses_is_written_later(tmp_path, capsys):
         reporter.finish()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
     assert capsys.readouterr().out.count("a report could not be written") == 1
+
+
+def events_of(folder):
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", content)
+            yield Event.FromString(content[12 : 12 + length])
+            content = content[12 + length + 4 :]
+
+
+@pytest.mark.parametrize("step", [0, 100])
+def test_events_of_a_start_that_was_cut_off_are_taken_back_once(tmp_path, step):
+    """Before the first checkpoint too; and not those of this start, where it needs another file."""
+    events = logs.Events(tmp_path / "tensorboard", step)
+    for number in (1, 2):
+        events.waiting.append((step + number, 1.0, {"loss": 0.5}))
+        assert events.write() == ""
+        events.close()  # as after a write that failed
+    found = [
+        ("start" if each.HasField("session_log") else "record", each.step)
+        for each in events_of(tmp_path / "tensorboard")
+        if each.step
+    ]
+    assert found == [("start", step + 1), ("record", step + 1), ("record", step + 2)]
 
 
 def test_a_silent_reporter_leaves_no_trace(tmp_path, capsys):

@@ -84,6 +84,16 @@ def test_what_cannot_begin_is_one_line(fake, tmp_path):
     assert not (tmp_path / "wandb.json").exists()
 
 
+@pytest.mark.parametrize("text", ["{}", '{"id": 3}', '{"id": ""}'])
+def test_a_name_that_is_damaged_is_one_line(fake, tmp_path, text):
+    (tmp_path / "wandb.json").write_text(text)
+    with pytest.raises(
+        UserError, match=r"wandb\.json: expected the id of a run, found .*remove it"
+    ):
+        opened(tmp_path)
+    assert fake.begun == []
+
+
 def test_a_later_failure_is_told_once_and_costs_no_training(fake, tmp_path, capsys):
     with opened(tmp_path) as reporter:
         fake.broken = "gone"

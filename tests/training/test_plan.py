@@ -7,6 +7,7 @@ import digits as digits_config
 import numpy as np
 import pytest
 
+from didicm_jax import data
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.parallel import processes
@@ -74,6 +75,20 @@ def test_processes_of_other_images_do_not_train_one_run(config, beside, monkeypa
     monkeypatch.setattr(build, "dataset", dataset)
     with pytest.raises(UserError, match="they differ in the training images; start"):
         beside(config, config)
+
+
+def test_a_file_that_one_process_lacks_does_not_leave_the_others_waiting(config, monkeypatch):
+    """A shard of stored images is missed when their digest is taken."""
+    told, real = [], processes.any_process
+    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
+
+    def digest(self, indices=None):
+        raise FileNotFoundError(2, "No such file or directory", "train-00007-of-00008")
+
+    monkeypatch.setattr(data.ArraySource, "digest", digest)
+    with pytest.raises(FileNotFoundError):
+        plan.make_plan(config)
+    assert told == [True]
 
 
 def test_the_folders_of_the_data_are_each_hosts_own(config):
