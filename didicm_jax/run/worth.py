@@ -41,7 +41,7 @@ def read(checkpoint: Path, say: Callable[[str], None]) -> float | None:
 
 def write(checkpoint: Path, worth: float | None) -> None:
     """Gives a checkpoint another worth."""
-    _place(checkpoint).parent.mkdir(exist_ok=True)  # it may have been lost
+    _place(checkpoint).parent.mkdir(parents=True, exist_ok=True)  # it may have been lost
     files.write_json(_place(checkpoint), metrics(worth))
 
 
