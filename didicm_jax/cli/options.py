@@ -191,7 +191,7 @@ def sampler_choices(values: flags.FlagValues) -> dict[str, list[Any]]:
 
 
 def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
-    """Names and severities; none without `--corruptions`.
+    """Names, and severities from the least on, each once; none without `--corruptions`.
 
     Raises:
       UserError: an unknown name, or a severity outside 1 to 5.
@@ -212,7 +212,8 @@ def chosen_corruptions(values: flags.FlagValues) -> tuple[list[str], list[int]]:
     with flagged("severities"):
         for severity in severities:
             corruptions.check(names[0], severity)
-    return names, severities
+    # A mean counts each once, and lines are drawn from the least to the greatest.
+    return list(dict.fromkeys(names)), sorted(set(severities))
 
 
 def profiled_steps(values: flags.FlagValues) -> range:

@@ -148,7 +148,7 @@ def denoising_cross_entropy(
       log_clean: logits of the model's q_0, `[..., K]`.
       probs: the target, hard or soft, `[..., K]`.
       labels: the target's labels, noised by sigma, int `[...]`.
-      sigma: total noise > 0 between the target and `labels`, `[...]`.
+      sigma: total noise >= 0 between the target and `labels`, `[...]`.
       sigma_0: total noise >= 0 between the clean label and the target.
 
     Returns:

@@ -76,7 +76,7 @@ def positive(probs: chex.Array) -> chex.Array:
 
 
 def relative(log_score: chex.Array) -> chex.Array:
-    """`exp(log_score)` over its largest entry, in [1e-17, 1] in float32: a divisor.
+    """`exp(log_score)` over its largest entry, in [4e-18, 1] in float32: a divisor.
 
     The floor keeps p / q finite: log-scores 160 apart would overflow float32. It costs nothing that
     survives an Euler step: where q is below it, the entry is clipped to 0 or to 1 either way.
@@ -87,13 +87,14 @@ def relative(log_score: chex.Array) -> chex.Array:
 
 
 def bregman(log_score: chex.Array, log_ratio: chex.Array) -> chex.Array:
-    """`s - r - r (log s - log r)`, elementwise, >= 0 and 0 at s = r; `log r` may be -inf.
+    """`s - r - r (log s - log r)`, elementwise, >= 0 and 0 at s = r, which may both be 0.
 
     It is `r (exp(d) - 1 - d)` with d = log s - log r. Near d = 0 the difference cancels, and far
     from it r exp(d) overflows before s does: each form where it is good.
     """
     ratio = jnp.exp(log_ratio)
-    excess = log_score - jnp.where(ratio > 0, log_ratio, 0.0)
+    # Where r is 0 its share is, however far log s is: -inf - -inf would be NaN.
+    excess = jnp.where(ratio > 0, log_score - log_ratio, 0.0)
     near = (jnp.abs(excess) < 1) & (ratio > 0)
     small = jnp.where(near, excess, 0.0)
     large = jnp.where(near, 0.0, excess)

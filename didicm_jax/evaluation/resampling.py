@@ -82,6 +82,10 @@ class Variance(NamedTuple):
 def jackknife(left_out: np.ndarray) -> Variance:
     """How far a statistic scatters over the choice of the examples (grouped jackknife, Tukey 1958).
 
+    Right for means. A calibration error is a sum of absolute values, which has a kink where a bin
+    is calibrated: of calibrated posteriors the variance comes out up to three times too large, and
+    so their intervals too wide; of others hardly.
+
     Args:
       left_out: the statistic without each part of the examples, f64[G, P / G], of which those in a
         row are alike: what one row differs from another by is no matter of chance.

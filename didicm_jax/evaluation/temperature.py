@@ -8,13 +8,17 @@ from scipy import optimize, special
 
 from didicm_jax.evaluation.metrics import NLL_FLOOR, Outcomes, chunks, outcomes, summarize
 
-# A search goes on from the best of these: the NLL of posteriors with zeros has several minima.
-_STARTS = np.geomspace(0.02, 50.0, 12)
+# Logarithms of all temperatures that `sampler.temperature` takes, 1 among them. A search goes on
+# from the best of these: the NLL of posteriors with zeros has several minima.
+_STARTS = np.log(1e3) * np.arange(-10, 11) / 10
 _TINY = np.finfo(np.float32).tiny  # a probability of 0 has a logarithm
 
 
 def fit(probs: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of the least negative log-likelihood, 1 for posteriors that need none.
+    """The temperature from 0.001 to 1,000 of the least negative log-likelihood.
+
+    It is 1 for posteriors that need none: those that are right as they are, and those that no
+    temperature makes better, all alike, or right and certain.
 
     Args:
       probs: posteriors f32[N,K] of examples that neither trained nor will judge the model.
@@ -28,13 +32,14 @@ def fit(probs: np.ndarray, labels: np.ndarray) -> float:
             at_label.append(np.take_along_axis(scaled, labels[rows][:, None], axis=1)[:, 0])
         return -float(np.log(np.maximum(np.concatenate(at_label), NLL_FLOOR)).mean())
 
-    starts = np.log(_STARTS)
-    best = int(np.argmin([nll(start) for start in starts]))
-    bounds = starts[max(best - 1, 0)], starts[min(best + 1, len(starts) - 1)]
+    values = [nll(start) for start in _STARTS]
+    # Of equals the nearest to 1.
+    best = min(range(len(values)), key=lambda place: (values[place], abs(_STARTS[place])))
+    bounds = _STARTS[max(best - 1, 0)], _STARTS[min(best + 1, len(_STARTS) - 1)]
     # To a thousandth: each look costs a pass over all posteriors, and the NLL is flat there.
     options = {"xatol": 1e-3}
     found = optimize.minimize_scalar(nll, bounds=bounds, method="bounded", options=options)
-    return float(np.exp(found.x))
+    return float(np.exp(found.x if found.fun < values[best] else _STARTS[best]))
 
 
 def apply(probs: np.ndarray, temperature: float) -> np.ndarray:

@@ -64,7 +64,9 @@ def create(
 
 
 def at_temperature(probs: chex.Array, temperature: float) -> chex.Array:
-    """Posteriors `p^(1/temperature)`, normalised, `[..., K]`; the order of the classes stays.
+    """Posteriors `p^(1/temperature)`, normalised, `[..., K]`; no class overtakes another.
+
+    Classes may come level where float32 cannot tell their powers apart, or both are below it.
 
     Source: temperature scaling (Guo et al. 2017, arXiv 1706.04599).
     """

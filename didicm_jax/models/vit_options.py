@@ -85,7 +85,7 @@ class ViTOptions:
             raise UserError(
                 f"{name}: expected a width for which {heads} x width is a whole number of heads, "
                 f"found width={width} ({heads * width:g} heads): "
-                f"use for example width={nearest / heads:.4g}"
+                f"use for example width={round(nearest / heads, 4):g}"
             )
 
 

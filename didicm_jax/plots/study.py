@@ -186,10 +186,15 @@ def curves(panels: Sequence[Curves], columns: int, axis: str) -> Figure:
             style.logarithmic(axes, axes.xaxis)
         axes.set_xticks(values if len(values) <= 7 else values[:: len(values) // 4])
         axes.tick_params(axis="x", labelsize=8)  # lengths that double stand close
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(_number)
     figure.supxlabel(axis, fontsize=9)
     style.legend(figure, [handles[name] for name in looks], list(looks), above=True)
     return figure
+
+
+def _number(value: float, _: int | None = None) -> str:
+    """Thousands and millions are short, `40k`; a share is no number of thousandths, `20m`."""
+    return EngFormatter(sep="")(value) if value >= 1000 else f"{value:g}"
 
 
 class Point(NamedTuple):

@@ -39,8 +39,8 @@ def load_torch_body(model: nnx.Module, state_dict: Mapping[str, Any]) -> Part:
     """Loads all but the layers of classes, in place: for a model of other classes.
 
     Args:
-      model: as for `load_torch_state_dict`; its head, and its embedding of labels, stay as they
-        are.
+      model: as for `load_torch_state_dict`; its last layer, and its embedding of labels, stay as
+        they are.
       state_dict: of a model that differs from it in the classes alone.
 
     Raises:
@@ -71,7 +71,8 @@ def _load_part(
 
 def _is_of_classes(name: str) -> bool:
     """Whether a tensor has the number of classes among its sizes."""
-    return name.split(".")[0] in ("fc", "head", "label_embedder")
+    # The layers themselves: of a DiDiRN the modules in `head` know nothing of classes.
+    return name.rpartition(".")[0] in ("fc", "head", "label_embedder")
 
 
 def _is_trunk(name: str) -> bool:

@@ -213,11 +213,13 @@ def difference_of(row: Row, baseline: Row | None, metric: Metric) -> Difference 
 
 
 def gain_of(row: Row, baseline: Row | None, metric: Metric) -> Difference | None:
-    """More is better: points, or per cent of the baseline."""
+    """More is better: points, or per cent of the baseline, of which 0 has none."""
     pairs = _pairs(row, baseline)
     if not metric.relative or not pairs:
         return difference_of(row, baseline, metric)
     ours, theirs = _means(pairs, metric)
+    if theirs == 0:  # always right and certain
+        return None
     # Of a ratio r = a / b of means the error is, to first order, that of a - r b, divided by b.
     half = _half_width(pairs, metric, ours / theirs)
     return Difference(100 * (1 - ours / theirs), None if half is None else 100 / theirs * half)

@@ -6,6 +6,7 @@ import pytest
 from absl import flags
 
 from didicm_jax.cli import options
+from didicm_jax.data import corruptions
 from didicm_jax.errors import UserError
 
 
@@ -91,3 +92,13 @@ def test_a_timeout_is_one_that_jax_can_wait_for(given):
     with pytest.raises(flags.IllegalFlagValueError, match="peer_timeout"):
         values(["main.py", f"--peer_timeout={given}"])
     assert checked("--peer_timeout=1000000").peer_timeout == 10**6
+
+
+@pytest.mark.parametrize("severities", ["5,1,3", "1,3,3,5,1"])
+def test_corruptions_and_severities_count_once_in_whatever_order(monkeypatch, severities):
+    monkeypatch.setattr(corruptions, "_library", lambda: None)  # which need not be installed
+    given = ["--corruptions=fog,contrast,fog", f"--severities={severities}"]
+    found = options.chosen_corruptions(checked("--mode=evaluate", *given))
+    assert found == (["fog", "contrast"], [1, 3, 5])
+    whole = checked("--mode=evaluate", "--corruptions=all", "--severities=5,4,3,2,1")
+    assert options.chosen_corruptions(whole)[1] == list(corruptions.SEVERITIES)

@@ -150,7 +150,7 @@ def test_losses_at_the_corners_of_schedule_and_time(name):
                     )
 
                 def cross(raw, noised=noised, time=time):
-                    sigma = schedule.total(jnp.maximum(time, 1e-6))
+                    sigma = schedule.total(time)
                     return diffusion.denoising_cross_entropy(raw, targets, noised, sigma)
 
                 for loss in (entropy, cross) if key == "posterior" else (entropy,):

@@ -184,6 +184,17 @@ def test_a_grid_that_the_integrator_cannot_walk_is_refused(integrator):
         configuration.validate(config)
 
 
+def test_the_cross_entropy_of_the_clean_label_takes_all_times_and_one_parameterization():
+    """It is finite at any of them: see the corners."""
+    config = load("digits").unlock()
+    config.diffusion.loss, config.diffusion.min_time = "cross_entropy", 0.0
+    config.model.parameterization = "posterior"
+    configuration.validate(config)
+    config.model.parameterization = "bounded"
+    with pytest.raises(UserError, match=r"loss: expected .*=posterior, found bounded; change one"):
+        configuration.validate(config)
+
+
 @pytest.mark.parametrize("method", ["didicm", "cross_entropy"])
 @pytest.mark.parametrize("integrator", ["euler", "exact"])
 def test_the_grid_that_runs_used_to_store_is_the_integrators_own(method, integrator):

@@ -115,6 +115,21 @@ def test_extremes_are_finite(k, log_score, sigma, kind):
     assert np.isfinite(grad).all()
 
 
+def test_no_loss_without_noise_at_the_score_of_a_hard_label():
+    """All its ratios but one are 0, and so are those of the true score."""
+    true = np.asarray([[0.0, -np.inf, -np.inf]], np.float32)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(log_score, log_ratio):
+        return diffusion.score_entropy(log_score, log_ratio, jnp.zeros(1, int)).sum()
+
+    value, grad = loss(true, true)
+    assert value == 0
+    np.testing.assert_array_equal(grad, 0)
+    assert loss(true, np.zeros_like(true))[0] == np.inf  # it denies ratios that are there
+
+
 def test_no_noise_and_no_mass():
     """At sigma = 0 a one-hot q_0 has ratios of 0; the terms are the scores alone."""
     labels = jnp.zeros(1, int)

@@ -254,3 +254,19 @@ def test_what_classes_differ_in_is_no_error_of_a_set_that_has_its_share_of_each(
         assert error.freedom >= 20
         assert abs(error.value**0.5 / exact - 1) < 0.4  # so few tell it to a seventh
     assert parts.shape[0] == np.gcd(parts.size, num_classes)
+
+
+@pytest.mark.parametrize(("sharpness", "most"), [(1.0, 4.0), (3.0, 1.6)])
+def test_the_scatter_of_a_calibration_error_is_not_told_too_small(sharpness, most):
+    """As its docstring says; against sets that are drawn again and again."""
+    random, told, values = np.random.default_rng(0), [], []
+    for _ in range(100):
+        logits = 1.5 * random.standard_normal((300, 4))
+        honest = special.softmax(logits, axis=1)
+        labels = (random.random((300, 1)) > honest.cumsum(1)).sum(1).clip(0, 3)
+        probs = special.softmax(sharpness * logits, axis=1).astype(np.float32)
+        results = evaluation.outcomes(probs, labels)
+        values.append(evaluation.summarize(results)["ece"])
+        told.append(evaluation.jackknife(np.array(evaluation.left_out(results, 4)["ece"])).value)
+    ratio = np.mean(told) / np.var(values)
+    assert (1.8 if sharpness == 1 else 0.7) < ratio < most

@@ -60,3 +60,31 @@ def test_histograms_of_chains_have_several_minima_and_the_least_is_found(chains)
 def test_certain_and_wrong_stays_finite():
     probs = np.asarray([[1.0, 0.0], [1.0, 0.0]], np.float32)
     assert np.isfinite(temperature.fit(probs, np.asarray([0, 1])))
+
+
+@pytest.mark.parametrize(
+    "probs",
+    [
+        np.full((6, 3), 1 / 3),  # all alike
+        np.eye(3)[[0, 1, 2, 0, 1, 2]],  # right and certain
+    ],
+)
+def test_posteriors_that_no_temperature_makes_better_need_none(probs):
+    assert temperature.fit(probs.astype(np.float32), np.asarray([0, 1, 2] * 2)) == 1
+
+
+@pytest.mark.parametrize("right", [600, 900])
+def test_certain_posteriors_of_two_classes_are_brought_to_their_accuracy(right):
+    """One chain says 0 and 1, and 0 is a float of e^-87: then the best is 87 / log(a / (1 - a))."""
+    labels = np.where(np.arange(1000) < right, 0, 1)
+    probs = np.tile(np.asarray([1.0, 0.0], np.float32), (1000, 1))
+    share = right / 1000
+    expected = -np.log(np.finfo(np.float32).tiny) / np.log(share / (1 - share))
+    assert temperature.fit(probs, labels) == pytest.approx(expected, rel=2e-3)
+
+
+def test_all_but_flat_posteriors_are_sharpened_as_far_as_a_setting_goes():
+    probs, labels, honest = drawn(0.005, n=2000)
+    found = temperature.fit(probs, labels)
+    assert found == pytest.approx(0.005, rel=0.1)
+    np.testing.assert_allclose(temperature.apply(probs, 0.005), honest, atol=2e-3)

@@ -90,6 +90,16 @@ def test_refused_in_one_line(changes, expected):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("width", [0.1, 0.5, 17.6, 33.4, 99.9])
+@pytest.mark.parametrize("name", ["didirn18", "vit_ti16", "vit_s16", "vit_b16"])
+def test_the_width_that_is_advised_is_accepted(name, width):
+    options = models.MODELS[name].options
+    with pytest.raises(UserError, match="use for example width=") as caught:
+        options(width=width + 0.004).check(name, 32)
+    advised = float(str(caught.value).rpartition("=")[2])
+    options(width=advised).check(name, 32)
+
+
 @pytest.mark.parametrize("options", [{"dtype": jnp.bfloat16}, {"dtype": "bfloat16"}, {"width": 2}])
 def test_accepted(options):
     model = nnx.eval_shape(

@@ -46,3 +46,11 @@ def test_metrics_over_an_axis_are_what_was_given(tmp_path):
     assert not empty.containers
     assert [tick.get_text() for tick in first.get_xticklabels()] == ["40k", "100k", "400k"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["late", "head"]
+
+
+def test_shares_on_an_axis_are_no_thousandths(tmp_path):
+    line = {"late": [figures.At(share, 47.0, 0.5) for share in (0.0, 0.02, 0.2, 1.0)]}
+    figure = figures.curves([figures.Curves("a", "top-1 %", line)], 1, "data.label_noise")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.02", "0.2", "1"]

@@ -6,7 +6,7 @@ from flax import nnx
 
 from didicm_jax import models
 from didicm_jax.errors import UserError
-from didicm_jax.pytorch import interop
+from didicm_jax.pytorch import interop, parts
 
 
 def make(name, **options):
@@ -50,6 +50,24 @@ def test_round_trip_bit_for_bit(name, options):
         assert array.dtype == np.float32
         assert array.flags.writeable
         np.testing.assert_array_equal(array, given[key])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("didirn18", {"conditioned_stages": 0}),
+        ("didirn18", {"conditioned_stages": 1}),
+        ("resnet18", {}),
+        ("vit_ti16", {"width": 1 / 3, "depth": 1}),
+    ],
+)
+def test_for_other_classes_all_is_taken_that_has_no_axis_of_them(name, options):
+    model, given = make(name, num_classes=5, **options), fill(make(name, **options))
+    wanted = shapes(fill(model))
+    kept = {tensor for tensor, array in given.items() if wanted[tensor] == array.shape}
+    part = parts.load_torch_body(model, given)
+    assert set(part.fresh) == set(part.unused) == given.keys() - kept
+    assert set(part.loaded) == kept - interop.family_of(model).constants(model).keys()
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])

@@ -223,6 +223,13 @@ def test_a_gain_in_per_cent_knows_that_its_baseline_is_measured_too():
     assert gain.half == pytest.approx(0, abs=1e-6)
 
 
+def test_over_a_baseline_that_is_certain_and_right_there_is_no_gain_in_per_cent():
+    found = [record("softmax", 0, 1.0, 0.0), record("late", 0, 0.9, 0.1)]
+    softmax, late = rows_of(found, ())
+    assert gain_of(late, softmax, SHOWN[1]) is None
+    assert gain_of(late, softmax, SHOWN[0]).value == pytest.approx(0)
+
+
 def test_a_gain_is_over_the_seeds_that_both_have(tmp_path):
     """Of a study that is cut short: the other seeds of a classifier neither divide nor choose."""
     found = [record("softmax", 0, 0.4, 1.0), record("softmax", 1, 0.4, 3.0)]
