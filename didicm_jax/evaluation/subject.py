@@ -201,7 +201,9 @@ def other_dataset(
     except UserError as error:
         if other.dataset is None:
             raise
-        message = error.message.replace("config.data.resolution", "the side of the run's images")
+        # A run keeps its settings: it is not advised to change this one.
+        key = "data.resolution"
+        message = error.message.replace(f"config.{key}", "the side of the run's images")
         message = message.replace(": lower it or leave it out", "; use images of that size")
         raise UserError(message, about=error.about) from error
     mismatch = described.mismatch(Description.of(dataset))
