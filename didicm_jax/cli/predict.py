@@ -3,6 +3,7 @@
 import codecs
 import csv
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from didicm_jax.plots import prediction as figures
 
 FIGURES = "prediction_figures"
 TABLES = ("predictions.csv", "predictions.json")
+_FIGURE = re.compile(r"\d{4,}-.*\.(png|gif)", re.DOTALL)
 _CLASSES_LISTED = 5
 _ROWS_PRINTED = 30
 _NAME_PRINTED = 60
@@ -120,7 +122,9 @@ def _record(path: Path, answer: Prediction, row: int, names: Sequence[str]) -> d
 def _draw(predictor: Predictor, paths: Sequence[Path], folder: Path, *, gif: bool) -> int:
     """A figure for each image, and how many there are in the end; those of before go."""
     number = drawn = 0
-    old = {path.name: path for path in files.tree(folder)} if folder.exists() else {}
+    found = files.tree(folder) if folder.exists() else []
+    # By their names: what someone keeps among them stays.
+    old = {p.name: p for p in found if p.parent == folder and _FIGURE.fullmatch(p.name)}
     if paths:
         folder.mkdir(exist_ok=True)
     for chunk in pictures.chunks([predictor], paths) if paths else ():

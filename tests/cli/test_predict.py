@@ -67,9 +67,14 @@ def test_figures_of_another_prediction_do_not_stay(main, run, folder, tmp_path, 
         assert capsys.readouterr().err == ""
     assert [Path(row["file"]).name for row in table(out / "predictions.csv")] == ["a.png", "b.png"]
     assert figures(out) == ["0001-a.png", "0002-b.png"]
+    kept = [out / FIGURES / "notes.txt", out / FIGURES / "kept" / "0001-a.png"]
+    kept[1].parent.mkdir()
+    for path in kept:  # by whoever looks at them
+        path.write_text("")
     words = [f"--images={tmp_path}", f"--output={out}", "--max_figures=0"]
     assert main("--mode=predict", f"--workdir={run}", *words) == 0
-    assert figures(out) == []
+    assert figures(out) == ["kept", "notes.txt"]
+    assert all(path.exists() for path in kept)
 
 
 def test_a_classifier_predicts_too(main, classifier, folder, tmp_path):
