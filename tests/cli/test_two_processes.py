@@ -250,7 +250,7 @@ def test_a_mistake_on_one_host_ends_all(start, tmp_path):
 
 @pytest.mark.parametrize("kind", ["dead", pytest.param("hung", marks=pytest.mark.slow)])
 def test_without_a_peer_the_others_give_up(start, tmp_path, kind):
-    processes = start(tmp_path / "run", DIGITS, *VIT, "--peer_timeout=15", processes=2)
+    processes = start(tmp_path / "run", DIGITS, *VIT, "--peer_timeout=10", processes=2)
     wait_for(processes[0], "^step 3/")
     processes[1].send_signal(signal.SIGKILL if kind == "dead" else signal.SIGSTOP)
     ends(processes[0], 3)
