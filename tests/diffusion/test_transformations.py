@@ -141,28 +141,31 @@ def test_stochastic_kernels_under_pmap_and_shard_map(theta):
 
 
 def test_stochastic_kernels_where_jax_has_64_bits(theta, x64):
-    """Single and double precision alike, without a promotion between them."""
+    """Single and double precision alike, without a promotion between them: tracing finds one."""
+    key, keys = jax.random.key(0), jax.random.split(jax.random.key(0), 8)
     for dtype in (jnp.float32, jnp.float64):
         x = theta.astype(dtype)
-        probs, key = jax.nn.softmax(x), jax.random.key(0)
-        labels = diffusion.sample_marginal(key, probs, times(x))
+        probs = jax.nn.softmax(x)
+        labels = jax.eval_shape(diffusion.sample_marginal, key, probs, times(x))
         assert labels.dtype == jnp.int32
 
         def score_fn(labels, sigma, x=x, dtype=dtype):
             return score_with(x)(labels, sigma.astype(dtype))
 
         for loss in ("score_entropy", "cross_entropy"):
-            keys = jax.random.split(key, 8)
-            found = diffusion.loss_at_times(
-                keys, score_fn, probs, times(x)[:, None], SCHEDULE, loss
-            )
+
+            def at_times(keys, probs, time, score_fn=score_fn, loss=loss):
+                return diffusion.loss_at_times(keys, score_fn, probs, time, SCHEDULE, loss)
+
+            found = jax.eval_shape(at_times, keys, probs, times(x)[:, None])
             assert found.dtype == dtype, loss
         for draws in (1, 3):
-            theta_m = jnp.repeat(x, draws, axis=0)
-            found = diffusion.didicm_loss(
-                key, score_with(theta_m), probs, SCHEDULE, draws_per_image=draws
-            )
-            assert found.dtype == dtype
+
+            def drawn(key, probs, x=x, draws=draws):
+                score_fn = score_with(jnp.repeat(x, draws, axis=0))
+                return diffusion.didicm_loss(key, score_fn, probs, SCHEDULE, draws_per_image=draws)
+
+            assert jax.eval_shape(drawn, key, probs).dtype == dtype
     found = diffusion.sample_cp(
         score_with(theta.astype(jnp.float64)),
         SCHEDULE,
