@@ -24,11 +24,15 @@ def timm():
 
 
 def run(optimizer, params, grads):
+    @jax.jit
+    def step(params, state, grad):
+        updates, state = optimizer.update(grad, state, params)
+        return optax.apply_updates(params, updates), state
+
     state = optimizer.init(params)
     path = []
     for grad in grads:
-        updates, state = optimizer.update(grad, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state, grad)
         path.append(params)
     return path
 
