@@ -24,12 +24,21 @@ import jax
 import numpy as np
 import pytest
 
+from didicm_jax.parallel import processes
 from tests.emulator import emulator, folder_of_bucket  # noqa: F401
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the other processes are told, in order: whether this one has failed."""
+    flags, real = [], processes.any_process
+    monkeypatch.setattr(processes, "any_process", lambda flag: flags.append(flag) or real(flag))
+    return flags
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import pytest
 
 from didicm_jax import parallel
 from didicm_jax.cli import dispatch
-from didicm_jax.parallel import processes
 from didicm_jax.run import Places
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
@@ -38,15 +37,13 @@ def test_a_run_leaves_everything_behind(run):
 
 
 def test_a_folder_that_one_process_cannot_read_leaves_no_other_waiting(
-    main, tmp_path, capsys, monkeypatch
+    main, tmp_path, capsys, told, monkeypatch
 ):
     """A network folder, or a bucket, that does not answer to it."""
 
     def begun(self):
         raise OSError(errno.ESTALE, "Stale file handle", "checkpoints")
 
-    told, real = [], processes.any_process
-    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
     monkeypatch.setattr(Places, "begun", property(begun))
     assert main(DIGITS, f"--workdir={tmp_path / 'run'}", *SMALL) == 2
     assert "Stale file handle: 'checkpoints'; mend that" in capsys.readouterr().err

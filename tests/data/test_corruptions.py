@@ -119,6 +119,19 @@ def test_processes_give_the_same():
     np.testing.assert_array_equal(alone["image"], together["image"])
 
 
+def in_a_group_of_its_own(program):
+    """What a program prints, with all that it starts, and its status."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        # The output ends when the last process that has inherited it does.
+        return parent.communicate(timeout=60)[0], parent.returncode
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
 PARENT = """
 import os, sys
 import numpy as np
@@ -133,16 +146,7 @@ os._exit(3)
 
 def test_processes_end_with_one_that_is_killed():
     """They waited for ever: each holds an end of the pipe that it reads its work from."""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        # The output ends when the last process that has inherited it does.
-        assert parent.communicate(timeout=60)[0] == "made\n"
-        assert parent.returncode == 3
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(parent.pid, signal.SIGKILL)
+    assert in_a_group_of_its_own(PARENT) == ("made\n", 3)
 
 
 STOPPED = """
@@ -161,15 +165,7 @@ print(found.batch(np.arange(2, 4))["label"].tolist())
 
 def test_a_signal_to_all_processes_of_a_training_is_the_affair_of_the_first():
     """As a scheduler sends it: a training that it stops amid an evaluation ended in a traceback."""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        assert parent.communicate(timeout=60)[0] == "asked to stop\n[2, 3]\n"
-        assert parent.returncode == 0
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(parent.pid, signal.SIGKILL)
+    assert in_a_group_of_its_own(STOPPED) == ("asked to stop\n[2, 3]\n", 0)
 
 
 def test_what_is_kept_is_what_was_made(monkeypatch):

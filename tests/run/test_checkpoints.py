@@ -163,10 +163,9 @@ def test_a_file_that_cannot_be_read_is_damaged(tmp_path, mesh, monkeypatch):
     assert "checkpoint 2 is damaged: a file of it cannot be read ([Errno 5]" in said[0]
 
 
-def test_a_folder_that_cannot_be_mended_leaves_no_other_process_waiting(tmp_path, monkeypatch):
-    told, real = [], processes.any_process
-    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
-
+def test_a_folder_that_cannot_be_mended_leaves_no_other_process_waiting(
+    tmp_path, told, monkeypatch
+):
     def full(folder, say):
         raise OSError(errno.ENOSPC, "No space left on device")
 

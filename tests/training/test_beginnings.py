@@ -23,14 +23,12 @@ def begin(tmp_path, monkeypatch):
     return lambda: loop.train(run, folder)
 
 
-def test_reports_that_cannot_begin_leave_no_other_process_waiting(begin, monkeypatch):
+def test_reports_that_cannot_begin_leave_no_other_process_waiting(begin, told, monkeypatch):
     """Process 0 alone asks Weights & Biases, which may not know it."""
 
     def refuse(*arguments, **more):
         raise UserError("expected Weights & Biases to begin, found no API key")
 
-    told, real = [], processes.any_process
-    monkeypatch.setattr(processes, "any_process", lambda flag: told.append(flag) or real(flag))
     monkeypatch.setattr(journal, "Reporter", refuse)
     with pytest.raises(UserError, match="no API key"):
         begin()
