@@ -1,8 +1,9 @@
 """The programs of a run, compiled for devices that are not there."""
 
+import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -46,11 +47,16 @@ def step(run: Plan, topology: Topology) -> Compiled:
 
 
 def evaluation(run: Plan, topology: Topology) -> Compiled:
-    """The program of the evaluations, on a batch of `config.evaluation.batch_size`."""
+    """The program of the evaluations, on a batch of `config.evaluation.batch_size`.
+
+    In its memory is the rest of the state too, which waits on the devices for the next step.
+    """
     made = inference.create(run.config, run.graphdef, run.dataset.num_classes, run.mesh)
     size = parallel.round_up(run.config.evaluation.batch_size, run.mesh.size)
-    variables = run.abstract_state().averaged
-    return _compile(made.lower(variables, run.dataset.image_shape, size), topology, run)
+    state = run.abstract_state()
+    found = _compile(made.lower(state.averaged, run.dataset.image_shape, size), topology, run)
+    waiting = _bytes(state) - _bytes(state.averaged)
+    return replace(found, total_bytes=found.total_bytes + waiting)
 
 
 def operations_per_device(run: Plan) -> float:
@@ -65,9 +71,9 @@ def _compile(lowered: jax.stages.Lowered, topology: Topology, run: Plan) -> Comp
     except jax.errors.JaxRuntimeError as error:
         if (used := _memory_asked(str(error))) is None:
             raise
-        state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.abstract_state()))
         took = time.monotonic() - start
-        return Compiled("", max(used - state, 0), used, took, str(error))
+        temporary = max(used - _bytes(run.abstract_state()), 0)
+        return Compiled("", temporary, used, took, str(error))
     memory: Any = compiled.memory_analysis()
     total = (
         memory.argument_size_in_bytes
@@ -81,6 +87,13 @@ def _compile(lowered: jax.stages.Lowered, topology: Topology, run: Plan) -> Comp
         temporary_bytes=memory.temp_size_in_bytes,
         total_bytes=total,
         seconds=time.monotonic() - start,
+    )
+
+
+def _bytes(tree: Any) -> int:
+    """Of what a device holds of arrays that may be spread over several."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 

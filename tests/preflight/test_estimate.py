@@ -1,6 +1,7 @@
 """Numbers of a preflight, of recorded programs and of a small network on four devices."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import digits as digits_config
 import jax
@@ -152,6 +153,33 @@ def test_a_compiler_that_runs_out_of_memory_says_how_much_it_wanted():
     )
     assert program._memory_asked(message) == int(20.5 * GIB)
     assert program._memory_asked("INTERNAL: something else") is None
+
+
+def test_what_waits_for_the_next_step_is_in_the_memory_of_an_evaluation(run, monkeypatch):
+    """Of the digits' network: two moments, the weights beside their averages, four counters."""
+    lowered = SimpleNamespace(lower=lambda *_: None)
+    monkeypatch.setattr(program.inference, "create", lambda *_: lowered)
+    monkeypatch.setattr(program, "_compile", lambda *_: Compiled("", GIB, GIB, 1.0))
+    weights, statistics = (sum(4 * x.size for x in jax.tree.leaves(part)) for part in run.abstract)
+    found = program.evaluation(run, topologies.find("v5e:2x2"))
+    assert found.total_bytes - GIB == pytest.approx(3 * weights + statistics, abs=32)
+
+
+def test_what_a_device_holds_of_a_spread_state_leaves_the_rest_to_the_images(run):
+    """Where XLA refuses a program, what is no state is what it asked for beyond that."""
+
+    def compiled(**_):
+        raise jax.errors.JaxRuntimeError("Used 20.50G of 15.75G hbm.")
+
+    config = run.config.copy_and_resolve_references()
+    config.train.shard_optimizer = True
+    lowered, topology = SimpleNamespace(compile=compiled), topologies.find("v5e:2x2")
+    whole = program._compile(lowered, topology, run)
+    spread = program._compile(lowered, topology, dataclasses.replace(run, config=config))
+    weights = sum(4 * x.size for x in jax.tree.leaves(run.abstract.params))
+    # Of two moments and the averages a quarter is on each of the four devices.
+    saved = spread.temporary_bytes - whole.temporary_bytes
+    assert saved == pytest.approx(3 * 3 / 4 * weights, rel=0.02)
 
 
 def test_jax_leaves_a_quarter_of_a_gpu_to_others(monkeypatch):
