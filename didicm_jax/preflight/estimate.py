@@ -44,7 +44,8 @@ def report(
       evaluation: its compiled evaluation.
       operations: floating-point operations of a device in a step.
     """
-    available = memory_available(topology)
+    allowed = min(step.allowed_bytes, evaluation.allowed_bytes)
+    available = int(min(memory_available(topology), allowed))
     chip, config = topology.makers, run.config
     found: dict[str, Any] = {
         "topology": topology.name,
@@ -58,11 +59,11 @@ def report(
         "parameters": sum(x.size for x in jax.tree.leaves(run.abstract.params)),
         "memory_bytes": step.total_bytes,
         "memory_available_bytes": available,
-        "fits": not step.refused and step.total_bytes <= available,
+        "fits": step.total_bytes <= available,
         "evaluation": {
             "batch_size": config.evaluation.batch_size,
             "memory_bytes": evaluation.total_bytes,
-            "fits": not evaluation.refused and evaluation.total_bytes <= available,
+            "fits": evaluation.total_bytes <= available,
             "compile_seconds": evaluation.seconds,
         },
         "flops_per_device": operations,

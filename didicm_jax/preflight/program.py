@@ -25,7 +25,8 @@ class Compiled:
     temporary_bytes: int
     total_bytes: int  # with the results that do not take the memory of an argument
     seconds: float  # that compiling took
-    refused: str = ""  # what XLA says where the memory is not enough to compile for
+    # Of a device, for a program: XLA refuses to compile for more, and tells how much that is.
+    allowed_bytes: float = math.inf
 
 
 def draft(config: ml_collections.ConfigDict, dataset: data.Dataset, topology: Topology) -> Plan:
@@ -69,11 +70,11 @@ def _compile(lowered: jax.stages.Lowered, topology: Topology, run: Plan) -> Comp
     try:
         compiled = lowered.compile(compiler_options=topologies.compiler_options(topology))
     except jax.errors.JaxRuntimeError as error:
-        if (used := _memory_asked(str(error))) is None:
+        if (asked := _memory_asked(str(error))) is None:
             raise
-        took = time.monotonic() - start
+        (used, allowed), took = asked, time.monotonic() - start
         temporary = max(used - _bytes(run.abstract_state()), 0)
-        return Compiled("", temporary, used, took, str(error))
+        return Compiled("", temporary, used, took, allowed)
     memory: Any = compiled.memory_analysis()
     total = (
         memory.argument_size_in_bytes
@@ -100,10 +101,14 @@ def _bytes(tree: Any) -> int:
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def _memory_asked(message: str) -> int | None:
-    """Bytes that a program would take, of the error of a compiler that had fewer; None of others.
+def _memory_asked(message: str) -> tuple[int, int] | None:
+    """Bytes that a program would take, and the fewer that it may, of the error that says so; None
+    of others.
 
     "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm."
     """
-    found = re.search(r"Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm", message)
-    return int(float(found[1]) * _UNITS[found[2]]) if found else None
+    found = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm", message)
+    if found is None:
+        return None
+    used, allowed = (int(float(found[at]) * _UNITS[found[at + 1]]) for at in (1, 3))
+    return max(used, allowed + 1), allowed  # they are rounded

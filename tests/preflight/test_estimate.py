@@ -133,6 +133,15 @@ def test_what_would_fit(run):
     }
 
 
+def test_what_a_compiler_refuses_does_not_fit_whatever_the_maker_says(run):
+    """Of the 16 GiB of a v5e XLA has 15.75: 16 images are refused at 15.9, and not advised."""
+    refused = Compiled("", int(14.9 * GIB), int(15.9 * GIB), 1.0, 15.75 * GIB)
+    found = estimate.report(run, topologies.find("v5e:2x2"), refused, compiled(""), 1.0)
+    assert not found["fits"]
+    assert found["memory_available_bytes"] == 15.75 * GIB
+    assert (found["would_fit"]["images_per_device"], found["would_fit"]["accumulate"]) == (15, 2)
+
+
 def test_mixed_images_come_in_pairs(run):
     run.config.augment.mixup = 0.2
     try:
@@ -151,7 +160,10 @@ def test_a_compiler_that_runs_out_of_memory_says_how_much_it_wanted():
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
         "hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
     )
-    assert program._memory_asked(message) == int(20.5 * GIB)
+    assert program._memory_asked(message) == (int(20.5 * GIB), int(15.75 * GIB))
+    # By a few megabytes too much.
+    rounded = message.replace("20.50G", "15.75G")
+    assert program._memory_asked(rounded) == (int(15.75 * GIB) + 1, int(15.75 * GIB))
     assert program._memory_asked("INTERNAL: something else") is None
 
 
