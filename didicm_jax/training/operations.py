@@ -69,7 +69,9 @@ def of_step(run: Plan) -> float:
     config = copy.deepcopy(run.config)
     config.train.accumulate = 1  # else the network would be the body of a loop
     config.train.remat = "none"
-    whole = replace(run, config=config, mesh=parallel.make_mesh([cpu()]))
+    # On TPUs products read pixels, which would count there alone.
+    policy = replace(run.policy, gathers=True)
+    whole = replace(run, config=config, policy=policy, mesh=parallel.make_mesh([cpu()]))
     step: Any = programs.make_step(whole)
     return count(step.trace(whole.abstract_state(), programs.abstract_batch(whole)))
 
