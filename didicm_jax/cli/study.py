@@ -10,6 +10,7 @@ goes on where the first was stopped, on another machine too that has study.json 
 of each cell. Writes results.csv, results.md, samplers.md and figures of what is done.
 """
 
+import math
 import os
 import sys
 import time
@@ -44,6 +45,8 @@ def _run(argv: list[str]) -> int:
     cells = axes.union([axes.cells(given, each, values.held_out) for each in products])
     if not values.workdir:
         raise UserError("--workdir: expected a folder, found none; add --workdir=DIR")
+    if values.budget is not None and math.isnan(values.budget):
+        raise UserError("--budget: expected minutes, found nan; give a number, or none at all")
     study = StudyFolder(files.local(values.workdir, "--workdir"), cells)
     if values.cell is not None:
         return _one(study, values.cell)

@@ -87,11 +87,11 @@ def model(config: ml_collections.ConfigDict, dataset: Task, rngs: nnx.Rngs) -> n
     """The network of `config.model` for the images and classes of `dataset`.
 
     Raises:
-      UserError: it cannot take these images.
+      UserError: it cannot take these images, or has no blocks for `config.train.remat`.
     """
-    settings = config.model
+    settings, remat = config.model, config.train.remat
     height, width, channels = dataset.image_shape
-    return models.create_model(
+    made = models.create_model(
         settings.name,
         num_classes=dataset.num_classes,
         image_size=(height, width),
@@ -99,6 +99,12 @@ def model(config: ml_collections.ConfigDict, dataset: Task, rngs: nnx.Rngs) -> n
         in_channels=channels,
         **_options(settings),
     )
+    if remat != "none" and not any(hasattr(each, "remat") for _, each in nnx.iter_modules(made)):
+        raise UserError(
+            f"config.train.remat: expected none, as no layer of {settings.name} has an attribute "
+            f"remat, found {remat!r}; set it to none"
+        )
+    return made
 
 
 def _options(settings: ml_collections.ConfigDict) -> dict[str, Any]:

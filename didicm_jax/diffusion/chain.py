@@ -134,19 +134,5 @@ def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> 
     Returns:
       int32 `[...]`.
     """
-    chex.assert_type([probs, sigma], float)
-    chex.assert_rank(probs, jnp.ndim(sigma) + 1)
-    chex.assert_equal_shape_prefix([probs, sigma], jnp.ndim(sigma))
-    probs, sigma = numerics.at_least_float32(probs), numerics.at_least_float32(sigma)
-    noise_key, class_key, clean_key = jax.random.split(key, 3)
-    # Not one draw from q_t: `categorical` takes the largest of sums with Gumbel noise, which in
-    # float32 ends at 16.6, so that classes of a probability like sigma / K < 1e-7 hardly occur.
-    shape = probs.shape[:-1]
-    # Waiting times come in steps of a float's epsilon, which a second draw fills: with the first
-    # alone a label would be noised with a probability of 1e-7 however small sigma is.
-    within = jax.random.uniform(jax.random.fold_in(noise_key, 1), shape, sigma.dtype)
-    waited = jax.random.exponential(noise_key, shape, sigma.dtype)
-    noised = waited + jnp.finfo(sigma.dtype).eps * within < sigma
-    anything = jax.random.randint(class_key, shape, 0, probs.shape[-1], jnp.int32)
-    clean = jax.random.categorical(clean_key, jnp.log(probs)).astype(jnp.int32)
-    return jnp.where(noised, anything, clean)
+    chex.assert_type(probs, float)
+    return numerics.draw(key, log_marginal(jnp.log(numerics.at_least_float32(probs)), sigma))

@@ -44,6 +44,15 @@ def log_marginal(log_clean: chex.Array, sigma: chex.Array) -> chex.Array:
     return jnp.logaddexp(log_clean - sigma, log_share(sigma, log_clean.shape[-1]))
 
 
+def draw(key: chex.PRNGKey, log_probs: chex.Array) -> chex.Array:
+    """int32 `[...]`, classes of unnormalised log probabilities `[..., K]`, which may be -inf.
+
+    The largest of sums with Gumbel noise, which in float32 ends at 16 unless it is asked for more:
+    classes rarer than 1e-7 would hardly occur, and common ones among 20,000 too rarely.
+    """
+    return jax.random.categorical(key, log_probs, mode="high").astype(jnp.int32)
+
+
 def log_advantage(sigma: chex.Array, num_classes: int) -> chex.Array:
     """`log(1 + K / (e^sigma - 1))`: how much likelier a label stays than becomes a certain other.
 

@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.diffusion import grids, integrators, loops
+from didicm_jax.diffusion import grids, integrators, loops, numerics
 from didicm_jax.diffusion.grids import Grid
 from didicm_jax.diffusion.integrators import INTEGRATORS, Level
 from didicm_jax.diffusion.schedules import Schedule
@@ -27,7 +27,7 @@ Query = Literal["min", "max", "random"]
 _QUERIES: dict[str, Callable[[chex.Array, Any], chex.Array]] = {
     "min": lambda probs, key: jnp.argmin(probs, axis=-1),
     "max": lambda probs, key: jnp.argmax(probs, axis=-1),
-    "random": lambda probs, key: jax.random.categorical(key, jnp.log(probs)),
+    "random": lambda probs, key: numerics.draw(key, jnp.log(probs)),
 }
 
 
@@ -201,8 +201,7 @@ def sample_cl(
         row = euler_cl_transition(labels, log_score, level.step)
         # A step too coarse for the rates makes the label's own entry negative: it leaves surely.
         row = integrators.finish(jnp.maximum(row, 0.0), log_score, level)
-        logits = jnp.log(row)
-        return jax.random.categorical(level.key, logits).astype(jnp.int32), None
+        return numerics.draw(level.key, jnp.log(row)), None
 
     start_key, walk_key = jax.random.split(key)
     levels = integrators.levels(schedule, times, walk_key, views)

@@ -170,6 +170,8 @@ class _Training:
                 self._check_finite(step - 1, previous)
                 stopping = bool(previous.stop)
             previous = results
+            if last:  # which no step comes after to ask about
+                self._check_finite(step, results)
             pace.steps += 1
             if last or step % self.durations.log == 0:
                 self._report(reporter, step, results, pace, used)

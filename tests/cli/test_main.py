@@ -215,6 +215,11 @@ def test_a_run_that_diverges_stops_with_one_line(main, tmp_path, capsys, monkeyp
     assert ("config.diffusion.min_time" in error) is (method == "didicm")
     assert error.count("\n") == 1
     assert len(calls) == 4  # one step was in flight
+    # The last step is asked too.
+    calls.clear()
+    ends = "--config.train.duration=3 steps"
+    assert main(DIGITS, f"--workdir={tmp_path / 'short'}", *small, *settings, ends) == 2
+    assert "step 3: expected finite losses" in capsys.readouterr().err
     # What it advises is accepted.
     settings[0] = "--config.train.max_skipped=99"
     assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 0

@@ -110,7 +110,7 @@ def test_draws_follow_the_marginal(posteriors):
 
 @pytest.mark.slow
 def test_rare_noise_of_many_classes_is_drawn():
-    """Each wrong class has a probability of 1e-8, below what Gumbel noise in float32 reaches."""
+    """Each wrong class has a probability of 1e-8, below what Gumbel noise of 23 bits reaches."""
     batch, num_classes, sigma, rounds = 2000, 21_841, 3e-4, 15
     one_hot = jnp.tile(jnp.eye(1, num_classes), (batch, 1))
 
@@ -120,7 +120,7 @@ def test_rare_noise_of_many_classes_is_drawn():
         return (labels != 0).sum()
 
     found = sum(int(noised(jax.random.key(i))) for i in range(rounds))
-    # 9 are expected, and one draw from q_t gives 0.1.
+    # 9 are expected, and 23 bits give 0.1.
     assert 0 < found < 25
 
 
@@ -133,11 +133,8 @@ def test_a_label_of_a_key_of_its_own(posteriors):
     np.testing.assert_array_equal(together, jnp.stack(alone))
 
 
-def test_the_least_noise_is_drawn_as_often_as_it_should(monkeypatch):
-    """Below a float32's epsilon too: of 2^24 labels 0.2 are noised at 1e-8, and not 2."""
-    # Which labels is not asked here, only how many, and drawing them would take most of the time.
-    monkeypatch.setattr(jax.random, "categorical", lambda key, logits: jnp.zeros(len(logits)))
-    monkeypatch.setattr(jax.random, "randint", lambda key, shape, *_: jnp.ones(shape, jnp.int32))
+def test_the_least_noise_is_drawn_as_often_as_it_should():
+    """Below a float32's epsilon too: of 2^24 labels 0.1 are noised at 1e-8, and not 2."""
 
     @jax.jit
     def count(key, sigma):
@@ -149,5 +146,6 @@ def test_the_least_noise_is_drawn_as_often_as_it_should(monkeypatch):
 
         return jax.lax.scan(more, jnp.int32(0), jax.random.split(key, 2**4))[0]
 
-    assert count(jax.random.key(0), jnp.float32(1e-8)) == 0
-    assert 1 <= count(jax.random.key(0), jnp.float32(3e-7)) <= 12
+    assert count(jax.random.key(1), jnp.float32(1e-8)) == 0
+    # 5 are expected.
+    assert 1 <= count(jax.random.key(1), jnp.float32(6e-7)) <= 12

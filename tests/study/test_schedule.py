@@ -94,6 +94,14 @@ def test_a_study_with_a_cell_that_was_stopped_says_so(tmp_path, monkeypatch, cap
     ]
 
 
+def test_a_budget_that_never_ends_is_refused(tmp_path, capsys):
+    """No time is later than nan."""
+    workdir = tmp_path / "study"
+    assert command.main([*GIVEN, f"--workdir={workdir}", "--axes=seed=0", "--budget=nan"]) == 2
+    assert "--budget: expected minutes, found nan" in capsys.readouterr().err
+    assert not workdir.exists()
+
+
 def test_a_cell_that_fails_is_counted_as_one(tmp_path, monkeypatch, capsys):
     log = tmp_path / "log"
     log.write_text("no luck\n")

@@ -6,8 +6,9 @@ from dataclasses import replace
 import digits as digits_config
 import numpy as np
 import pytest
+from flax import nnx
 
-from didicm_jax import data
+from didicm_jax import data, models
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.parallel import processes
@@ -87,6 +88,21 @@ def test_a_file_that_one_process_lacks_does_not_leave_the_others_waiting(config,
     with pytest.raises(FileNotFoundError):
         plan.make_plan(config)
     assert told == [True]
+
+
+def test_a_network_without_blocks_has_none_to_compute_again(config, monkeypatch):
+    """Flax said so itself, in no line, when the run had begun."""
+
+    def linear(options, *, num_classes, image_size, rngs):
+        return nnx.Linear(image_size[0], num_classes, rngs=rngs)
+
+    entry = models.MODELS["resnet18"]._replace(build=linear)
+    monkeypatch.setitem(models.MODELS, "resnet18", entry)
+    config.method, config.model.name = "cross_entropy", "resnet18"
+    plan.make_plan(config)
+    config.train.remat = "blocks"
+    with pytest.raises(UserError, match=r"config.train.remat: expected none, .* found 'blocks'"):
+        plan.make_plan(config)
 
 
 def test_the_folders_of_the_data_are_each_hosts_own(config):
