@@ -3,6 +3,7 @@
 It says what the run's folder knows, and of the rest that it is not known.
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ _PAPER = "https://arxiv.org/abs/2511.20263"
 _TASK = "image-classification"
 _DIGITS = 4  # of the figures
 _CLASSES_NAMED = 20
+_MARKDOWN = re.compile(r"[\\`*_~<\[&]")  # what a name may hold and Markdown would not show
 # Keys of `evaluation.json`: what they are called here, and in percent or not.
 _FIGURES = {"top1": ("top-1 %", 100, 2), "nll": ("NLL", 1, 4), "ece": ("ECE", 1, 4)}
 
@@ -164,7 +166,7 @@ def _use(facts: Facts) -> str:
 def _data(trained: bundle.Bundle, facts: Facts) -> str:
     data, described = trained.config.data, trained.description
     known = f", [{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})"
-    names = ", ".join(described.class_names[:_CLASSES_NAMED])
+    names = _MARKDOWN.sub(r"\\\g<0>", ", ".join(described.class_names[:_CLASSES_NAMED]))
     more = described.num_classes - _CLASSES_NAMED
     return (
         f"`config.data.name={data.name}`{known if facts.dataset else ''}, trained on its part "

@@ -191,14 +191,14 @@ def resize(image: np.ndarray, out: np.ndarray) -> None:
         image, out = image[..., 0], out[..., 0]
     down_y, down_x = height / size[1], width / size[0]
     if max(down_x, down_y) > 2:
-        method = cv2.INTER_AREA
-    else:
-        method = cv2.INTER_LINEAR
-        if max(down_x, down_y) > 1:
-            image = cv2.sepFilter2D(
-                image, -1, _blur(down_x), _blur(down_y), borderType=cv2.BORDER_REPLICATE
-            )
-    result = cv2.resize(image, size, dst=out, interpolation=method)
+        # A side that grows waits: with one OpenCV would interpolate where it is to average.
+        smaller = (min(width, size[0]), min(height, size[1]))
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    elif max(down_x, down_y) > 1:
+        image = cv2.sepFilter2D(
+            image, -1, _blur(down_x), _blur(down_y), borderType=cv2.BORDER_REPLICATE
+        )
+    result = cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
     if not np.may_share_memory(
         result, out
     ):  # OpenCV writes in place only where the memory layout suits it.

@@ -263,5 +263,6 @@ def _on_other_data(
         result.data.data_dir = other.data_dir or ""
         result.data.eval_split = other.split or ""
         result.evaluation.sets = ()
-        result.data.resolution = described.image_shape[0]
+        height, width, _ = described.image_shape
+        result.data.resolution = height if height == width else 0  # of no square: as they are
     return result

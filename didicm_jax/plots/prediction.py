@@ -3,11 +3,12 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -53,7 +54,9 @@ def refinement(story: Story) -> Figure:
         return figure
     _way(right, story, shown, story.trajectory)
     right.set_title(_verdict(story, story.probs), fontsize=10)
-    right.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    right.legend(
+        *_lines_of(right), fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     return figure
 
 
@@ -66,7 +69,7 @@ def steps(story: Story) -> Figure:
     assert story.trajectory is not None
     figure, axes = style.new(5.5, 3.6)
     _way(axes, story, matter(story.probs, story.trajectory), story.trajectory)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(*_lines_of(axes), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -215,6 +218,11 @@ def _way(axes: Axes, story: Story, shown: np.ndarray, way: np.ndarray) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10], integer=True))
     axes.set_xlabel("step of the sampler")
     axes.set_ylabel("probability (%)")
+
+
+def _lines_of(axes: Axes) -> tuple[list[Line2D], list[Any]]:
+    """All lines and their labels: by itself a legend leaves out a class called `_silence_`."""
+    return list(axes.lines), [line.get_label() for line in axes.lines]
 
 
 def _bars(axes: Axes, story: Story, shown: np.ndarray, probs: np.ndarray) -> None:

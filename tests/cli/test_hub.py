@@ -294,6 +294,15 @@ def test_the_card_of_photos_of_many_classes(made, run):
     assert "float32" not in text
 
 
+def test_the_card_shows_names_of_classes_as_they_are():
+    """In Markdown `_silence_` is slanted, without its dashes, and `<unknown>` nothing at all."""
+    trained = bundle.find("cifar10")
+    described = Description(("_silence_", "<unknown>", "T-shirt/top"), (32, 32, 3))
+    facts = Facts(trained.path, "float32", "latest", None, None, None, None)
+    text = write(dataclasses.replace(trained, description=described), facts)
+    assert r"Classes: \_silence\_, \<unknown>, T-shirt/top." in text
+
+
 def test_the_card_names_no_folder_of_the_machine(made):
     trained = bundle.find(made)
     config = trained.config.copy_and_resolve_references()

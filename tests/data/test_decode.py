@@ -252,6 +252,15 @@ def test_a_finest_pattern_fades_to_grey():
         np.testing.assert_allclose(out[:, 1:-1], 127, atol=2)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_pattern_fades_to_grey_where_the_other_side_grows(turned):
+    stripes = np.zeros((120, 8, 3), np.uint8)
+    stripes[::2] = 254
+    out = np.empty((12, 12, 3), np.uint8)
+    resize(stripes.swapaxes(0, 1) if turned else stripes, out)
+    np.testing.assert_allclose(out, 127, atol=2)
+
+
 def test_the_size_it_has_is_left_alone(photos):
     out = np.empty_like(photos[0])
     resize(photos[0], out)

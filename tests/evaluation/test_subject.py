@@ -148,6 +148,16 @@ def test_images_of_other_channels_are_said_to_be_that(monkeypatch, channels):
         other_dataset(config, described, OtherData("others"))
 
 
+def test_a_run_of_images_that_are_no_squares_is_evaluated_on_others(monkeypatch):
+    """They were to be squares, though the run was trained on them as they are."""
+    source = data.ArraySource(np.zeros((4, 6, 8, 1), np.uint8), np.arange(4) % 2)
+    others = data.Dataset(source, source, ("cat", "dog"), (6, 8, 1))
+    monkeypatch.setitem(data.LOADERS, "others", lambda data_dir: others)
+    described = Description(others.class_names, others.image_shape)
+    found = other_dataset(configuration.default(), described, OtherData("others"))
+    assert found.image_shape == (6, 8, 1)
+
+
 def test_images_that_are_too_small_are_said_to_be_that():
     """The error asked for a lower `config.data.resolution`, which would be that of another run."""
     described = Description(tuple(map(str, range(10))), (16, 16, 1))

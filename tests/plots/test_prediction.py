@@ -35,6 +35,13 @@ def test_a_refinement_draws_the_way_of_the_classes_that_matter(channels):
     assert right.get_title() == f"class {best}, {100 * given.probs[best]:.1f} %"
 
 
+def test_a_legend_has_every_class_whatever_it_is_called():
+    told = story()._replace(class_names=[f"_{name}_" for name in NAMES])
+    (legend,) = figures.steps(told).legends
+    for each in (legend, figures.refinement(told).axes[1].get_legend()):
+        assert len(each.get_texts()) == 5
+
+
 def test_without_a_trajectory_there_are_bars():
     given = story()._replace(trajectory=None)
     _, right = figures.refinement(given).axes
