@@ -5,6 +5,7 @@ dimensions D, D big-endian u32 sizes, then the values in C order and nothing aft
 """
 
 import gzip
+import hashlib
 import math
 import os
 import struct
@@ -20,6 +21,8 @@ from didicm_jax.errors import UserError
 
 FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
+# SHA-256 of its 60,000 training labels, a byte each.
+_FASHION_MNIST_LABELS = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -49,8 +52,8 @@ def load_idx(data_dir: str | None = None) -> Dataset:
     """The MNIST-family set in `data_dir`: `train-…` for training, `t10k-…` for test.
 
     None is Fashion-MNIST as the Debian package `dataset-fashion-mnist` installs it. The files do
-    not say what their classes are called: only the folder of that package gets Fashion-MNIST's
-    names, any other "0", "1", … up to the largest training label.
+    not say what their classes are called: Fashion-MNIST is known by its training labels, in any
+    folder; of others the classes are "0", "1", … up to the largest training label.
 
     Raises:
       UserError: a folder or file that is missing, damaged or mislabelled, images and labels that
@@ -70,7 +73,8 @@ def load_idx(data_dir: str | None = None) -> Dataset:
             f"expected training and test images of one size in {folder}, found"
             f" {train_shape[:2]} and {test_shape[:2]}: put files of one set there"
         )
-    if folder.resolve() == FASHION_MNIST_DIR.resolve():
+    labels = hashlib.sha256(train.labels.astype(np.uint8).tobytes())
+    if labels.hexdigest() == _FASHION_MNIST_LABELS:
         names: tuple[str, ...] = FASHION_MNIST_CLASSES
     else:
         names = tuple(str(label) for label in range(int(train.labels.max()) + 1))
