@@ -1,5 +1,6 @@
 """PyTorch weights: the round trip, the names of both worlds, and what is refused."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
@@ -200,5 +201,12 @@ def test_positions_other_than_the_fixed_ones_are_refused():
     for kind, given in bad.items():
         with pytest.raises(UserError, match=f"found {kind}: pos_embed: "):
             interop.load_torch_state_dict(model, given)
-    half = good | {"pos_embed": good["pos_embed"].astype(np.float16)}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_weights_of_half_precision_load(dtype):
+    model = make("vit_ti16", width=1 / 3, depth=1)
+    half = {name: array.astype(dtype) for name, array in fill(model).items()}
     interop.load_torch_state_dict(model, half)
+    found = interop.to_torch_state_dict(model)
+    np.testing.assert_array_equal(found["head.weight"], half["head.weight"].astype(np.float32))
