@@ -29,6 +29,8 @@ from didicm_jax.plots import style
 # In tables and pictures.
 _NAMES = ("run", "baseline")
 _ROWS = 200  # of disagreements on the page; all are in the CSV file
+TABLES = ("comparison.json", "disagreements.csv")
+PICTURES = ("disagreements.png", "comparison.html")
 
 
 class _Judgement(NamedTuple):
@@ -194,19 +196,18 @@ def _write(
         for each in found.differ()
     ]
     header = ["id", "label", *_NAMES, "total_variation"]
-    files.write_csv(output / "disagreements.csv", [header, *rows])
-    files.write_json(output / "comparison.json", record)
+    files.write_csv(output / TABLES[1], [header, *rows])
+    files.write_json(output / TABLES[0], record)
     print(
         f"the two name different classes for {found.differing:,} of {counted(found.total, 'image')}"
     )
     cards = found.cards()
-    written = ["comparison.json", "disagreements.csv"]
     makers = {
-        "disagreements.png": lambda path: plots.save(figures.sheet(cards, _NAMES), path),
-        "comparison.html": lambda path: _write_page(found, described, judgement, path),
+        PICTURES[0]: lambda path: plots.save(figures.sheet(cards, _NAMES), path),
+        PICTURES[1]: lambda path: _write_page(found, described, judgement, path),
     }
-    written += [name for name, make in makers.items() if pictures.draw(output / name, make)]
-    print(f"wrote {', '.join(written)} in {printable(str(output))}")
+    drawn = [name for name, make in makers.items() if pictures.draw(output / name, make)]
+    print(f"wrote {', '.join([*TABLES, *drawn])} in {printable(str(output))}")
 
 
 def _write_page(

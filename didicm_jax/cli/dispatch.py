@@ -1,7 +1,7 @@
 """The modes that look at a trained run: opens what the flags name and calls the mode."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from didicm_jax.inference import network, sweep
 from didicm_jax.inference.network import Trained
 from didicm_jax.inference.predictor import Predictor
 from didicm_jax.parallel import one_device
-from didicm_jax.run import RunFolder
+from didicm_jax.run import Places, RunFolder
 
 
 def run(values: flags.FlagValues, folder: Trained) -> None:
@@ -65,7 +65,7 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
             theirs = _chosen(values, other, folder)
     if values.images is not None:
         _only_one_process()
-        paths = pictures.find(values.images)
+        paths = _images(values, output, (*compare.TABLES, *compare.PICTURES))
         first = _network(values, ours)
         with flagged("baseline"):
             second = _network(values, theirs)
@@ -84,8 +84,7 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
 def _predict(values: flags.FlagValues, folder: Trained) -> None:
     _only_one_process()
     output = _output(values, "predictions")
-    written = [output / name for name in (*predict.TABLES, predict.FIGURES)]
-    paths = pictures.find(values.images or [], without=written)
+    paths = _images(values, output, (*predict.TABLES, predict.FIGURES))
     predictor = Predictor(_network(values, _chosen(values, folder)))
     predict.run(predictor, paths, output, gif=values.gif, max_figures=values.max_figures)
 
@@ -138,6 +137,12 @@ def _output(values: flags.FlagValues, name: str) -> Path:
     if values.output:
         return writable("output", files.place(values.output, "--output"))
     return writable("output", files.place(values.workdir or "") / name)
+
+
+def _images(values: flags.FlagValues, output: Path, written: Sequence[str]) -> list[Path]:
+    """What `--images` names, without what an earlier start of the mode has left among it."""
+    left = [Places(output).compilation_cache, *(output / name for name in written)]
+    return pictures.find(values.images or [], without=left)
 
 
 def _only_one_process() -> None:

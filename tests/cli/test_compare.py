@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from didicm_jax import data
-from didicm_jax.cli import compare, disputes, pictures
+from didicm_jax.cli import compare, disputes, pictures, predict
 from didicm_jax.evaluation import record
 from didicm_jax.evaluation.subject import OtherData, open_subject
 from didicm_jax.inference.predictor import Predictor
@@ -61,6 +61,30 @@ def test_the_current_folder_has_a_name(main, run, tmp_path, monkeypatch):
     assert [result[each]["workdir"] for each in ("run", "baseline")] == ["run", "run"]
     assert "The run: run, checkpoint" in (tmp_path / "comparison.html").read_text()
     assert "Evaluation of run<" in (tmp_path / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("mode", "written"),
+    [
+        ("compare", "comparison.json disagreements.csv disagreements.png comparison.html"),
+        ("predict", "predictions.csv predictions.json"),
+    ],
+)
+def test_what_a_start_has_left_among_the_images_is_none_of_them(
+    main, run, folder, tmp_path, monkeypatch, mode, written
+):
+    place, seen = tmp_path / "images", []
+    shutil.copytree(folder, place)
+    before = sorted(path for path in place.rglob("*") if path.is_file())
+    (place / "compilation_cache").mkdir()
+    for name in (*written.split(), "compilation_cache/program"):
+        (place / name).touch()
+    monkeypatch.setattr(compare, "unlabelled", lambda _, paths, *rest: seen.append(paths))
+    monkeypatch.setattr(predict, "run", lambda _, paths, *rest, **more: seen.append(paths))
+    given = [f"--workdir={run}", f"--images={place}", f"--output={place}"]
+    given += [f"--baseline={run}"] if mode == "compare" else []
+    assert main(f"--mode={mode}", *given) == 0
+    assert seen == [before]
 
 
 def test_two_runs_compared_without_labels(main, run, classifier, folder, tmp_path, capsys):
