@@ -49,10 +49,12 @@ def parse(values: flags.FlagValues, argv: list[str]) -> ml_collections.ConfigDic
       UserError: an unknown flag, config file or config key, or a value of the wrong type.
     """
     defaults = configuration.flatten(configuration.default())
-    names_a_file = any(_NAMES_A_FILE.match(word) for word in argv)
+    named = sum(_NAMES_A_FILE.match(word) is not None for word in argv)
+    if named > 1:  # the last would give the settings, and what changes them stand twice
+        raise UserError(f"--config: expected one config file, found {named}; leave the others out")
     for word in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", word)
-        if match and not names_a_file:
+        if match and not named:
             raise UserError(
                 f"{word}: expected a config file to change, found none; add --config=FILE"
             )

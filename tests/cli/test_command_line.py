@@ -54,6 +54,13 @@ def test_a_config_without_its_file_is_said(argv):
         command_line.parse(command_line.new_flags(argv, "A file."), argv)
 
 
+@pytest.mark.parametrize("rest", [[], ["--config.seed=7"]])
+def test_two_config_files_are_refused(rest):
+    argv = command_line.config_first(["main.py", "--config=a.py", *rest, "--config", "b.py"])
+    with pytest.raises(UserError, match=r"^--config: expected one config file, found 2; "):
+        command_line.parse(command_line.new_flags(argv, "A file."), argv)
+
+
 def test_of_flags_within_flags_the_inner_one_knows_better():
     with (
         pytest.raises(UserError, match=r"^--dataset: expected"),
