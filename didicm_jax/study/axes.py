@@ -16,6 +16,8 @@ from didicm_jax.study.coordinates import METHOD, SEED, Values
 
 # Of these a method takes what is its own: the network of the trunk, a stem coarser than this one.
 _RELATIVE = ("model.name", "model.stem")
+# Of the name of a cell, so that it and what its log adds stay within the 255 of file systems.
+_NAME_BYTES = 251
 
 
 class Cell(NamedTuple):
@@ -115,6 +117,11 @@ def cells(
         if cell.told_of_nothing:
             continue  # it is the run of the method that is not told
         run = (cell.config.to_json(), cell.equal_compute)
+        if len(cell.name.encode()) > _NAME_BYTES:
+            raise _wrong(
+                f"names of cells, which name their folders, of at most {_NAME_BYTES} bytes, found "
+                f"{cell.name}; what the cells have in common belongs in the config"
+            )
         if run in seen:
             raise _wrong(f"cells that differ, found {seen[run]} and {cell.name} to be the same run")
         seen[run] = cell.name

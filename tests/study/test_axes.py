@@ -48,6 +48,15 @@ def test_a_value_that_is_no_name_of_a_folder_is_refused():
         axes.parse("data_dir=a/b,c")
 
 
+def test_a_cell_whose_name_no_file_system_takes_is_refused(digits):
+    numbers = ("learning_rate", "weight_decay", "ema_decay", "label_smoothing", "mixup", "cutmix")
+    lengths = ("duration", "log_every", "checkpoint_every", "evaluation.every", "warmup")
+    text = ";".join([f"{key}=0.123" for key in numbers] + [f"{key}=900 steps" for key in lengths])
+    assert len(axes.cells(digits, axes.parse(text), 5)) == 1
+    with pytest.raises(UserError, match=r"names of cells.* of at most 251 bytes, found learning"):
+        axes.cells(digits, axes.parse(f"{text};augment.rand_augment=rand-m7-mstd0.5-inc1"), 5)
+
+
 def test_the_order_and_the_spelling_of_the_axes_find_the_same_cells(tmp_path, digits):
     before = study(tmp_path, digits, "resolution=8,7;seed=0;data_ratio=0.5")
     for cell in before.cells:
