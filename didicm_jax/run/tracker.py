@@ -60,6 +60,9 @@ class Tracker:
                 config=dict(config),
                 settings=wandb.Settings(console="off", silent=True),
             )
+            # Its own steps only rise, and it drops what comes at one that it has: an evaluation
+            # that a killed run makes up for, or one of a finished run.
+            self._run.define_metric("*", step_metric="step")
         except Exception as error:  # whatever its service, network and account may raise
             raise UserError(
                 "config.report.wandb: expected Weights & Biases to begin, found "
@@ -74,7 +77,7 @@ class Tracker:
         if self._run is None:
             return
         try:
-            self._run.log(dict(record), step=step)
+            self._run.log({"step": step, **record})
         except Exception as error:
             found = " ".join(str(error).split())[:200]
             self._say(f"Weights & Biases failed ({found}); the run goes on without it")

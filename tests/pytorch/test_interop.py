@@ -1,6 +1,6 @@
 """PyTorch weights: the round trip, the names of both worlds, and what is refused."""
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -203,7 +203,7 @@ def test_positions_other_than_the_fixed_ones_are_refused():
             interop.load_torch_state_dict(model, given)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_weights_of_half_precision_load(dtype):
     model = make("vit_ti16", width=1 / 3, depth=1)
     half = {name: array.astype(dtype) for name, array in fill(model).items()}
