@@ -289,6 +289,7 @@ def test_a_last_save_that_fails_is_an_error_on_every_process(start, tmp_path):
     assert said(processes[0]).count("could not be saved") == 1
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_run_is_what_it_would_have_been(cache, tmp_path):
     """SIGKILL and SIGTERM at random moments, with a checkpoint every other step."""
     environment = os.environ | {

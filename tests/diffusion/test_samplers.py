@@ -100,7 +100,7 @@ def test_the_exact_step_is_bayes_rule_for_any_p(x64, posteriors, exact_score):
 
 
 def test_cl_agrees_with_the_exact_posterior(posteriors, exact_score):
-    chains = 4000
+    chains = 1500
     sample = jax.jit(
         lambda key: diffusion.sample_cl(
             key,

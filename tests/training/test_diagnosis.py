@@ -118,7 +118,7 @@ def scoring(offset, settings, smoothing):
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"diffusion.loss": "cross_entropy"},
         {"method": "cross_entropy"},
         {"method": "cross_entropy", "diffusion.label_noise": 0.2},
