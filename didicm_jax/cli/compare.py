@@ -29,8 +29,8 @@ from didicm_jax.plots import style
 # In tables and pictures.
 _NAMES = ("run", "baseline")
 _ROWS = 200  # of disagreements on the page; all are in the CSV file
-TABLES = ("comparison.json", "disagreements.csv")
-PICTURES = ("disagreements.png", "comparison.html")
+WRITTEN = ("comparison.json", "disagreements.csv", "disagreements.png", "comparison.html")
+_RECORD, _TABLE, _SHEET, _PAGE = WRITTEN
 
 
 class _Judgement(NamedTuple):
@@ -196,18 +196,18 @@ def _write(
         for each in found.differ()
     ]
     header = ["id", "label", *_NAMES, "total_variation"]
-    files.write_csv(output / TABLES[1], [header, *rows])
-    files.write_json(output / TABLES[0], record)
+    files.write_csv(output / _TABLE, [header, *rows])
+    files.write_json(output / _RECORD, record)
     print(
         f"the two name different classes for {found.differing:,} of {counted(found.total, 'image')}"
     )
     cards = found.cards()
     makers = {
-        PICTURES[0]: lambda path: plots.save(figures.sheet(cards, _NAMES), path),
-        PICTURES[1]: lambda path: _write_page(found, described, judgement, path),
+        _SHEET: lambda path: plots.save(figures.sheet(cards, _NAMES), path),
+        _PAGE: lambda path: _write_page(found, described, judgement, path),
     }
     drawn = [name for name, make in makers.items() if pictures.draw(output / name, make)]
-    print(f"wrote {', '.join([*TABLES, *drawn])} in {printable(str(output))}")
+    print(f"wrote {', '.join([_RECORD, _TABLE, *drawn])} in {printable(str(output))}")
 
 
 def _write_page(

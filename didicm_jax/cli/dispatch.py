@@ -65,7 +65,7 @@ def _compare(values: flags.FlagValues, folder: Trained) -> None:
             theirs = _chosen(values, other, folder)
     if values.images is not None:
         _only_one_process()
-        paths = _images(values, output, (*compare.TABLES, *compare.PICTURES))
+        paths = _images(values, output, compare.WRITTEN)
         first = _network(values, ours)
         with flagged("baseline"):
             second = _network(values, theirs)

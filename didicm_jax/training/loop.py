@@ -165,8 +165,6 @@ class _Training:
             # One step in flight and one in the queue: no further, or batches pile up in memory.
             stopping = False
             if previous is not None:
-                with self.watch.waiting():
-                    jax.block_until_ready(previous)
                 self._check_finite(step - 1, previous)
                 stopping = bool(previous.stop)
             previous = results
@@ -217,6 +215,8 @@ class _Training:
 
     def _check_finite(self, step: int, results: Metrics) -> None:
         """Waits for a step, and stops a run whose steps are all thrown away."""
+        with self.watch.waiting():
+            jax.block_until_ready(results)
         in_row = int(results.skipped_in_row)
         if in_row < self.plan.config.train.max_skipped:
             return
