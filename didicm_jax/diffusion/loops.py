@@ -20,14 +20,18 @@ Ask = Callable[[chex.Array, Level], chex.Array]
 
 def scan(body: Callable, start: Any, levels: Any) -> tuple[Any, Any]:
     """`lax.scan` whose carry may start out replicated and come back sharded."""
-    first = jax.tree.map(lambda x: x[0], levels)
-    varying = _varying(start, lambda carry: body(carry, first)[0])
+    cast = typed_after(start, lambda carry: body(carry, first(levels))[0])
 
-    def cast(carry: Any, level: Any) -> tuple[Any, Any]:
+    def typed(carry: Any, level: Any) -> tuple[Any, Any]:
         carry, result = body(carry, level)
-        return varying(carry), result
+        return cast(carry), result
 
-    return jax.lax.scan(cast, varying(start), levels)
+    return jax.lax.scan(typed, cast(start), levels)
+
+
+def first(levels: Any) -> Any:
+    """The level of the first step, of those of all."""
+    return jax.tree.map(lambda x: x[0], levels)
 
 
 class Walk(NamedTuple):
@@ -49,7 +53,7 @@ def every_step(
         return (probs, memory), probs if keep_path else None
 
     (probs, _), path = scan(body, (start, integrator.init(start)), levels)
-    return Walk(probs, path, jnp.full(start.shape[0], len(levels.sigma), jnp.int32))
+    return Walk(probs, path, jnp.full_like(start[:, 0], len(levels.sigma), jnp.int32))
 
 
 class _Progress(NamedTuple):
@@ -113,12 +117,12 @@ def until_still(
         probs=start,
         memory=integrator.init(start),
         posterior=start,
-        done=jnp.zeros((batch_size,), bool),
-        steps_used=jnp.zeros((batch_size,), jnp.int32),
-        path=jnp.zeros((steps, *start.shape), start.dtype) if keep_path else None,
+        done=jnp.zeros_like(start[:, 0], bool),
+        steps_used=jnp.zeros_like(start[:, 0], jnp.int32),
+        path=jnp.broadcast_to(jnp.zeros_like(start), (steps, *start.shape)) if keep_path else None,
     )
-    varying = _varying(begin, body)
-    end = jax.lax.while_loop(goes_on, lambda now: varying(body(now)), varying(begin))
+    cast = typed_after(begin, body)
+    end = jax.lax.while_loop(goes_on, lambda now: cast(body(now)), cast(begin))
     path = end.path
     if path is not None:
         made = jnp.arange(steps, dtype=jnp.int32)[:, None, None] < end.count
@@ -126,18 +130,24 @@ def until_still(
     return Walk(end.posterior, path, end.steps_used)
 
 
-def _varying(start: Any, body: Callable) -> Callable[[Any], Any]:
+def typed_after(start: Any, body: Callable) -> Callable[[Any], Any]:
     """A cast of the loop's carry to the one type that it has before and after `body`.
 
-    Under `jax.shard_map` the start is the same on all devices while the result of a step varies
-    with the features of the score function, and a loop wants one type for both. The whole carry is
-    cast: how many steps a device makes varies with its images too.
+    A loop wants one type for both, and the type says where an array is. Under `jax.shard_map` the
+    start is the same on all devices while the result of a step varies with the features of the
+    score function. The whole carry is cast: how many steps a device makes varies with its images
+    too. On a mesh of explicit axes the start is whole on each device, and the result is spread as
+    the features are.
     """
-    after = jax.tree.leaves(jax.eval_shape(body, start))
-    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in after))
+    after = jax.eval_shape(body, start)
+    axes = frozenset().union(
+        *(jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(after))
+    )
 
-    def cast(x: chex.Array) -> chex.Array:
+    def cast(x: chex.Array, result: Any) -> chex.Array:
         missing = axes - jax.typeof(x).manual_axis_type.varying
-        return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+        x = jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+        spread = jax.typeof(result).sharding
+        return x if jax.typeof(x).sharding == spread else jax.sharding.reshard(x, spread)
 
-    return lambda carry: jax.tree.map(cast, carry)
+    return lambda carry: jax.tree.map(cast, carry, after)

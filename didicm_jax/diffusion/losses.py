@@ -275,6 +275,7 @@ def loss_at_times(
     chex.assert_type([probs, time], float)
     chex.assert_rank([probs, time], 2)
     chex.assert_equal_shape_prefix([keys, probs, time], 1)
+    keys, time = _beside(probs, keys), _beside(probs, time)
     draws = time.shape[1]
     sigma_0, added = parts(schedule)
     sigma = added.total(time)
@@ -288,3 +289,9 @@ def loss_at_times(
     if loss == "cross_entropy":
         return denoising_cross_entropy(output, targets, labels, sigma, sigma_0).mean(1)
     return weighted_score_entropy(output, targets, labels, time, schedule).mean(1)
+
+
+def _beside(probs: chex.Array, x: chex.Array) -> chex.Array:
+    """`x` with each row where that of `probs` is: a mesh of explicit axes moves nothing itself."""
+    rows = jax.typeof(probs).sharding.spec[0]
+    return x if rows is None else jax.sharding.reshard(x, jax.P(rows))

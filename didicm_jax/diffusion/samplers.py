@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from didicm_jax.diffusion import grids, integrators, loops, numerics
+from didicm_jax.diffusion.chain import is_label
 from didicm_jax.diffusion.grids import Grid
 from didicm_jax.diffusion.integrators import INTEGRATORS, Level
 from didicm_jax.diffusion.schedules import Schedule
@@ -136,6 +137,7 @@ def sample_cp(
 
     levels = integrators.levels(schedule, times, key, views)
     start = jnp.full((batch_size, num_classes), 1 / num_classes)
+    start = loops.typed_after(start, lambda probs: ask(probs, loops.first(levels)))(start)
     if tolerance > 0:
         probs, path, steps_used = loops.until_still(
             walker, ask, start, levels, tolerance=tolerance, keep_path=return_trajectory
@@ -208,8 +210,7 @@ def sample_cl(
     start = jax.random.randint(start_key, (chains, batch_size), 0, num_classes, jnp.int32)
     labels, _ = loops.scan(body, start, levels)
     labels = labels.T
-    counts = jnp.zeros((batch_size, num_classes)).at[jnp.arange(batch_size)[:, None], labels].add(1)
-    return CLSample(counts / chains, labels)
+    return CLSample(is_label(labels, num_classes).mean(1, dtype=jnp.float32), labels)
 
 
 def one_shot(

@@ -114,6 +114,51 @@ def test_shard_map_over_four_devices(name, theta):
     np.testing.assert_allclose(jax.jit(mapped)(theta), KERNELS[name](theta), rtol=1e-5, atol=1e-6)
 
 
+def on_features(kernel, **options):
+    """A kernel of a key and of features that lie on several devices, as a function of the two."""
+
+    def run(key, x):
+        options["batch_size"], options["num_classes"] = x.shape
+        return kernel(key, score_with(x), SCHEDULE, **options)
+
+    return run
+
+
+def cp(key, score_fn, schedule, **options):
+    return diffusion.sample_cp(score_fn, schedule, key=key, return_trajectory=True, **options)
+
+
+def loss(key, x, draws=1):
+    repeated = jnp.broadcast_to(x[:, None], (len(x), draws, x.shape[1])).reshape(-1, x.shape[1])
+    return diffusion.didicm_loss(
+        key, score_with(repeated), jax.nn.softmax(x), SCHEDULE, draws_per_image=draws
+    )
+
+
+EXPLICIT = {
+    "loss": loss,
+    "loss of three draws": partial(loss, draws=3),
+    "its gradient": jax.grad(lambda x, key: loss(key, x).sum()),
+    "cl": on_features(diffusion.sample_cl, steps=2, chains=3),
+    "cp, random": on_features(cp, steps=3, query="random", integrator="heun"),
+    "cp, exact": on_features(cp, steps=3, integrator="exact"),
+    "cp, until still": on_features(cp, steps=3, tolerance=0.2),
+}
+
+
+@pytest.mark.parametrize("name", EXPLICIT)
+def test_on_a_mesh_of_explicit_axes_results_lie_where_the_features_do(name, theta):
+    """What `jax.make_mesh` makes unless it is told otherwise: nothing is moved in silence."""
+    arguments = (theta, jax.random.key(0)) if "gradient" in name else (jax.random.key(0), theta)
+    expected = jax.tree.leaves(jax.jit(EXPLICIT[name])(*arguments))
+    with jax.set_mesh(jax.make_mesh((4,), ("data",))):
+        spread = [jax.device_put(x, PartitionSpec("data")) if x is theta else x for x in arguments]
+        found = jax.tree.leaves(jax.jit(EXPLICIT[name])(*spread))
+    for one, other in zip(found, expected, strict=True):
+        assert one.sharding.spec[0] == "data"
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_stochastic_kernels_under_pmap_and_shard_map(theta):
     def cl(key, x):
         return diffusion.sample_cl(
