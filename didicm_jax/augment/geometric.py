@@ -56,7 +56,7 @@ def shift_crop(
     padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)))
 
     def crop(offset: chex.Array, image: chex.Array) -> chex.Array:
-        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
+        return jax.lax.dynamic_slice(image, (*offset, jnp.int32(0)), images.shape[1:])
 
     return jax.vmap(crop)(offsets, padded)
 

@@ -226,7 +226,17 @@ class Predictor:
           first: the number of the first image. What a sampler draws for an image is a function of
             its number, so who asks for a long row of images in parts numbers them through, and gets
             what one call for all of them gives.
+
+        Raises:
+          UserError: they are not, or the network's posteriors are not finite.
         """
+        # Numbers of another type or shape would be taken for levels: floats in [0, 1] for black.
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.image_shape:
+            expected = ",".join(map(str, self.image_shape))
+            raise UserError(
+                f"pixels: expected levels uint8[N,{expected}], as `load` gives them, found "
+                f"{pixels.dtype}{list(pixels.shape)}; call the predictor itself with other images"
+            )
         parts = batches(len(pixels), self._buckets)
         read = lambda part: pixels[part.start : part.start + part.images]  # noqa: E731
         return self._prediction(list(self._answers(parts, read, first)))

@@ -130,7 +130,7 @@ def changed(
 
     Args:
       config: of the run.
-      values: of `config.sampler`; what its sampler does not read has its default.
+      values: of `config.sampler`; what its sampler does not read, or cannot walk, has its default.
 
     Raises:
       UserError: a value that is not valid.
@@ -143,6 +143,9 @@ def changed(
         for key in set(defaults) - {"name"} - set(_reads(config.method, {"name": name})):
             result.sampler[key] = defaults[key]
         result.sampler.update(values)
+        # So does a grid that the run's integrator was told and this one cannot walk.
+        if "grid" not in values and not _walks(result, result.sampler):
+            result.sampler.grid = defaults.grid
     configuration.validate(result)
     return result
 

@@ -66,7 +66,7 @@ class _Trunk(nnx.Module):
         self.has_token = options.pool == "token"
         if self.has_token:
             # One-dimensional, as all parameters that are not to decay (timm's rule for it too).
-            self.cls_token = nnx.Param(jnp.zeros(width))
+            self.cls_token = nnx.Param(jnp.zeros(width, jnp.float32))
         plain = options.depth - conditioned
         self.blocks = nnx.List[TransformerBlock](
             [

@@ -1,5 +1,7 @@
 """Whole recipes: what they are made of, what they refuse, and what they cost when off."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -163,3 +165,14 @@ def test_policies_are_values():
     """Equal ones are the same static argument, lists or tuples, whatever made them."""
     assert Policy(list(MEAN), list(STD)) == Policy(MEAN, STD)
     assert len({Policy(list(MEAN), STD, mixup=0.2), Policy(MEAN, STD, mixup=0.2)}) == 1
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_a_recipe_runs_where_jax_has_64_bits(gathers, keys_of):
+    """Tracing finds the index or the loop whose types would then differ."""
+    policy = dataclasses.replace(STRONG, gathers=gathers)
+    keys = keys_of(0, B)
+    with jax.enable_x64(True):
+        mixed = jax.eval_shape(lambda: policy.train(keys, IMAGES, LABELS, K))
+        views = jax.eval_shape(lambda: policy.views(keys, IMAGES, 3))
+    assert {x.dtype for x in (*mixed, views)} == {np.dtype("float32")}

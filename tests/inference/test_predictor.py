@@ -288,6 +288,8 @@ def test_mistakes_are_one_line(digits, predict, tmp_path):
         lambda: predict(grey.astype(np.int32) + 300): ("found int32 300 to 300",),
         lambda: predict({"a": grey}): ("found dict",),
         lambda: predict(np.zeros((1, 1, 1, 8, 8))): ("found ndarray of float64[1, 1, 1, 8, 8]",),
+        lambda: predict.predict(np.zeros((2, 8, 8, 1))): ("uint8[N,8,8,1]", "found float64[2, 8"),
+        lambda: predict.predict(grey[..., None]): ("uint8[N,8,8,1]", "found uint8[8, 8, 1]"),
         lambda: load(tmp_path / "nowhere"): ("found no config.json",),
         lambda: load(tmp_path): ("expected a latest checkpoint",),
         lambda: load(folder, checkpoint="worst"): ("found 'worst'",),

@@ -99,6 +99,19 @@ def test_another_sampler_forgets_what_it_does_not_read():
     }
 
 
+def test_another_integrator_leaves_a_grid_that_it_cannot_walk():
+    """Who names the integrator alone cannot leave out the grid that the run was given."""
+    config = configured(sampler__integrator="euler", sampler__grid="original")
+    found = sweep.variations(config, {"integrator": ["euler", "exact"]})
+    assert [sweep.grid(each) for each in found] == ["original", "linear"]
+    (linear,) = sweep.variations(
+        configured(sampler__integrator="exact", sampler__grid="linear"), {"integrator": ["euler"]}
+    )
+    assert sweep.grid(linear) == "linear"
+    with pytest.raises(UserError, match=r"config.sampler.grid: .* found 'original'; leave it out"):
+        sweep.changed(config, {"integrator": "exact", "grid": "original"})
+
+
 @pytest.mark.parametrize(
     ("changes", "choices", "message"),
     [

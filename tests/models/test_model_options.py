@@ -164,3 +164,21 @@ def test_defaults_are_what_a_model_is_made_with(name):
     )
     assert bare == given
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, same)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("didirn18", {"init": init}) for init in INITS),
+        ("resnet18", {}),
+        *((name, {"pool": pool}) for name in ("didivit_ti16", "vit_ti16") for pool in models.POOLS),
+    ],
+)
+def test_all_arrays_are_float32_where_jax_has_64_bits(name, options):
+    def state():
+        model = models.create_model(name, num_classes=3, image_size=32, rngs=nnx.Rngs(0), **options)
+        return nnx.state(model)
+
+    with jax.enable_x64(True):
+        found = jax.tree.leaves(nnx.eval_shape(state))
+    assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
