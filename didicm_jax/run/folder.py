@@ -84,13 +84,17 @@ class RunFolder(Places):
             for key, values in configuration.differences(config, self.config).items()
             if not configuration.may_change(key, evaluates=evaluates)
         }
-        if not evaluates and "data.eval_split" not in changed:
-            # Else accuracies on other images would decide which checkpoint is best.
+        if not evaluates:
+            # Else accuracies on other images would decide which checkpoint is best. Of what part of
+            # the data they are, `data.eval_split` says or the first of the sets.
+            changed.pop("data.eval_split", None)
             new, old = (
                 configuration.evaluation_sets(each)[0].split for each in (config, self.config)
             )
             if new != old:
-                changed["the split of the first of evaluation.sets"] = (new, old)
+                own = new == config.data.eval_split
+                key = "data.eval_split" if own else "the split of the first of evaluation.sets"
+                changed[key] = (new, old)
         if changed:
             pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
             raise UserError(
@@ -197,6 +201,15 @@ class RunFolder(Places):
             raise UserError(
                 f"expected a folder that can be written, found {self.path} read-only; "
                 "change its permissions or choose another",
+                about="run folder",
+            )
+        # Orbax finds the parts of a checkpoint by a pattern, takes the whole path for one, and says
+        # nothing of parts that it does not find.
+        path = str(files.resolved(self.path))
+        if not set("*?[").isdisjoint(path):
+            raise UserError(
+                f"expected a folder without any of *?[ in its path, where no checkpoint could be "
+                f"saved, found {path}; choose another",
                 about="run folder",
             )
 

@@ -242,6 +242,17 @@ def test_what_decides_on_the_best_stays_the_same_part_of_the_data(run):
     one_line(lambda: run.changed(other, evaluates=False), words)
 
 
+def test_the_part_that_decides_may_be_named_in_either_place(tmp_path):
+    """Each of the two settings is refused where the other one says it."""
+    setting = changed(data__eval_split="test")
+    named = changed(evaluation__sets=("all=test", "b=train[:9]"))
+    for first, then in ((setting, named), (named, setting)):
+        run = RunFolder.claim(tmp_path / f"{len(first.evaluation.sets)}", first, DIGITS)
+        assert run.changed(then, evaluates=False).config == then
+        words = "data.eval_split is '', was 'test'"
+        one_line(lambda run=run: run.changed(configuration.default(), evaluates=False), words)
+
+
 def with_value(key, value):
     def edit(values):
         values = copy.deepcopy(values)
@@ -334,3 +345,15 @@ def test_a_folder_that_can_only_be_read_is_opened_and_not_claimed(run, monkeypat
         "expected a folder that can be written",
         "read-only",
     )
+
+
+@pytest.mark.parametrize("name", ["run [a]", "run?", "run*/seed0"])
+def test_a_folder_that_no_checkpoint_could_be_saved_in_is_refused(tmp_path, monkeypatch, name):
+    """Orbax would say nothing, and leave checkpoints that cannot be read."""
+    folder = tmp_path / name
+    words = "expected a folder without any of *?[ in its path", f"found {folder}; choose another"
+    one_line(lambda: RunFolder.claim(folder, configuration.default(), DIGITS), *words)
+    assert not any(tmp_path.iterdir())
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    one_line(lambda: RunFolder.claim(".", configuration.default(), DIGITS), *words)
