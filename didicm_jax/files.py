@@ -40,7 +40,7 @@ def local(path: str | os.PathLike, about: str, *, expected: str = "a folder on a
       UserError: it is in a store of objects.
     """
     # `Path` makes one slash of two.
-    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
+    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path), re.IGNORECASE):
         raise UserError(
             f"expected {expected}, found {path}; copy it to a disk, or mount the store", about=about
         )

@@ -6,6 +6,7 @@ Of several processes the first one writes, and all must see the same folder.
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -204,12 +205,12 @@ class RunFolder(Places):
                 about="run folder",
             )
         # Orbax finds the parts of a checkpoint by a pattern, takes the whole path for one, and says
-        # nothing of parts that it does not find.
+        # nothing of parts that it does not find. Of bytes that are no UTF-8 its writer is not told.
         path = str(files.resolved(self.path))
-        if not set("*?[").isdisjoint(path):
+        if re.search("[*?[\udc80-\udcff]", path):
             raise UserError(
-                f"expected a folder without any of *?[ in its path, where no checkpoint could be "
-                f"saved, found {path}; choose another",
+                "expected a folder with a path in UTF-8 and without any of *?[, for no checkpoint "
+                f"could be saved there, found {path}; choose another",
                 about="run folder",
             )
 

@@ -314,13 +314,14 @@ def test_a_damaged_or_missing_description_is_named(run, text):
     one_line(lambda: RunFolder.open(run.path), str(run.description_file), "restore it")
 
 
-def test_a_store_of_objects_is_no_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["s3://bucket/run", "GS://bucket/run"])
+def test_a_store_of_objects_is_no_folder(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     for call in (
-        lambda: RunFolder.open("s3://bucket/run"),
-        lambda: RunFolder.claim("s3://bucket/run", configuration.default(), DIGITS),
+        lambda: RunFolder.open(path),
+        lambda: RunFolder.claim(path, configuration.default(), DIGITS),
     ):
-        one_line(call, "found s3://bucket/run", "mount the store")
+        one_line(call, f"expected a folder or gs://bucket/folder, found {path}", "mount the store")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -347,11 +348,11 @@ def test_a_folder_that_can_only_be_read_is_opened_and_not_claimed(run, monkeypat
     )
 
 
-@pytest.mark.parametrize("name", ["run [a]", "run?", "run*/seed0"])
+@pytest.mark.parametrize("name", ["run [a]", "run?", "run*/seed0", os.fsdecode(b"run\xff")])
 def test_a_folder_that_no_checkpoint_could_be_saved_in_is_refused(tmp_path, monkeypatch, name):
-    """Orbax would say nothing, and leave checkpoints that cannot be read."""
+    """Orbax would leave checkpoints that cannot be read, or end amid the training."""
     folder = tmp_path / name
-    words = "expected a folder without any of *?[ in its path", f"found {folder}; choose another"
+    words = "in UTF-8 and without any of *?[", f"found {folder}; choose another"
     one_line(lambda: RunFolder.claim(folder, configuration.default(), DIGITS), *words)
     assert not any(tmp_path.iterdir())
     folder.mkdir(parents=True)
