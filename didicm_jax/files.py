@@ -16,6 +16,8 @@ from typing import IO, Any, cast
 from didicm_jax import bucket
 from didicm_jax.errors import UserError
 
+_NAME_BYTES = 255  # of a name, that file systems allow
+
 
 def place(path: str | os.PathLike, about: str = "run folder") -> Path:
     """The path of a folder, which may be in a bucket.
@@ -108,7 +110,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         bucket.put(path, content.getvalue())
         return
     # Two processes may write the same file: each has its own name for it until it is whole.
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    own = f".{socket.gethostname()}.{os.getpid()}.partial"
+    room = _NAME_BYTES - len(os.fsencode(own))
+    partial = path.with_name(os.fsdecode(os.fsencode(path.name)[:room]) + own)
     try:
         with partial.open("wb") as file:
             write(file)
