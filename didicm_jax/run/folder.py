@@ -47,8 +47,8 @@ class RunFolder(Places):
             ) from error
         if bundled:
             raise UserError(
-                f"expected a run in {path}, found a network without a run; name it as pretrained, "
-                "or make a run of it with launch/convert.py",
+                f"expected a run in {path}, found a network without a run; name it as pretrained "
+                "to evaluate it or predict with it, or make a run of it with launch/convert.py",
                 about="run folder",
             )
         config = read_config(places.config_file)
