@@ -16,6 +16,8 @@ from typing import IO, Any, cast
 from didicm_jax import bucket
 from didicm_jax.errors import UserError
 
+_NAME_BYTES = 255  # of a name, that file systems allow
+
 
 def place(path: str | os.PathLike, about: str = "run folder") -> Path:
     """The path of a folder, which may be in a bucket.
@@ -40,7 +42,7 @@ def local(path: str | os.PathLike, about: str, *, expected: str = "a folder on a
       UserError: it is in a store of objects.
     """
     # `Path` makes one slash of two.
-    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
+    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path), re.IGNORECASE):
         raise UserError(
             f"expected {expected}, found {path}; copy it to a disk, or mount the store", about=about
         )
@@ -108,7 +110,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         bucket.put(path, content.getvalue())
         return
     # Two processes may write the same file: each has its own name for it until it is whole.
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    own = f".{socket.gethostname()}.{os.getpid()}.partial"
+    room = _NAME_BYTES - len(os.fsencode(own))
+    partial = path.with_name(os.fsdecode(os.fsencode(path.name)[:room]) + own)
     try:
         with partial.open("wb") as file:
             write(file)

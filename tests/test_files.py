@@ -44,6 +44,15 @@ def test_what_holds_no_json_object_is_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_may_have_the_longest_name_there_is(tmp_path, monkeypatch):
+    """Names of hosts may be long too, as those of a pod are."""
+    monkeypatch.setattr(files.socket, "gethostname", lambda: "h" * 63)
+    path = tmp_path / ("\u00e4" * 125 + ".json")
+    files.write_json(path, {"x": 1})
+    assert files.read_json(path) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_two_writers_of_one_file_do_not_mix(tmp_path):
     """Each file that a reader meets is whole, whoever of two processes wrote it."""
     path = tmp_path / "a.json"

@@ -33,6 +33,7 @@ def run(values: flags.FlagValues, folder: Trained) -> None:
 def _evaluate(values: flags.FlagValues, folder: Trained) -> None:
     with parallel.together():
         output = _output(values, "evaluation" if values.pretrained else "")
+        _check_not_of_another(output, folder)
         names, severities = options.chosen_corruptions(values)
         configs = sweep.variations(folder.config, options.sampler_choices(values))
         other = _baseline(values) if values.baseline else None
@@ -137,6 +138,22 @@ def _output(values: flags.FlagValues, name: str) -> Path:
     if values.output:
         return writable("output", files.place(values.output, "--output"))
     return writable("output", files.place(values.workdir or "") / name)
+
+
+def _check_not_of_another(output: Path, folder: Trained) -> None:
+    """Refuses to write an evaluation over that of another run, whose model card would quote it.
+
+    Raises:
+      UserError: there is another run.
+    """
+    if Places(output).config_file.exists() and files.resolved(output) != files.resolved(
+        folder.path
+    ):
+        raise UserError(
+            f"expected a folder without another run, whose evaluation would be lost, found one in "
+            f"{output}; name another with --output=DIR",
+            about="output",
+        )
 
 
 def _images(values: flags.FlagValues, output: Path, written: Sequence[str]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ def run(main: Callable[[list[str]], int]) -> None:
     """Runs a command on the arguments of this process, and exits with its status."""
     # Orbax logs tracebacks of failed saves, which the run reports in one line.
     logging.set_verbosity(logging.FATAL)
+    # A character of a name that the encoding of the console lacks is escaped, as on stderr.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv))
 
 

@@ -6,6 +6,7 @@ Of several processes the first one writes, and all must see the same folder.
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,8 +47,8 @@ class RunFolder(Places):
             ) from error
         if bundled:
             raise UserError(
-                f"expected a run in {path}, found a network without a run; name it as pretrained, "
-                "or make a run of it with launch/convert.py",
+                f"expected a run in {path}, found a network without a run; name it as pretrained "
+                "to evaluate it or predict with it, or make a run of it with launch/convert.py",
                 about="run folder",
             )
         config = read_config(places.config_file)
@@ -84,13 +85,17 @@ class RunFolder(Places):
             for key, values in configuration.differences(config, self.config).items()
             if not configuration.may_change(key, evaluates=evaluates)
         }
-        if not evaluates and "data.eval_split" not in changed:
-            # Else accuracies on other images would decide which checkpoint is best.
+        if not evaluates:
+            # Else accuracies on other images would decide which checkpoint is best. Of what part of
+            # the data they are, `data.eval_split` says or the first of the sets.
+            changed.pop("data.eval_split", None)
             new, old = (
                 configuration.evaluation_sets(each)[0].split for each in (config, self.config)
             )
             if new != old:
-                changed["the split of the first of evaluation.sets"] = (new, old)
+                own = new == config.data.eval_split
+                key = "data.eval_split" if own else "the split of the first of evaluation.sets"
+                changed[key] = (new, old)
         if changed:
             pairs = ", ".join(f"{k} is {new!r}, was {old!r}" for k, (new, old) in changed.items())
             raise UserError(
@@ -197,6 +202,15 @@ class RunFolder(Places):
             raise UserError(
                 f"expected a folder that can be written, found {self.path} read-only; "
                 "change its permissions or choose another",
+                about="run folder",
+            )
+        # Orbax finds the parts of a checkpoint by a pattern, takes the whole path for one, and says
+        # nothing of parts that it does not find. Of bytes that are no UTF-8 its writer is not told.
+        path = str(files.resolved(self.path))
+        if re.search("[*?[\udc80-\udcff]", path):
+            raise UserError(
+                "expected a folder with a path in UTF-8 and without any of *?[, for no checkpoint "
+                f"could be saved there, found {path}; choose another",
                 about="run folder",
             )
 

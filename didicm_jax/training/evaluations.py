@@ -74,6 +74,9 @@ class Evaluations:
         again = self._measure(current, self._plan.sets[0])
         if again is None:
             return None
+        # Where a full disk had room for the record and none for this.
+        best = self._plan.config.evaluation.best
+        self._save(step, current, worth.of(again.metrics, best))
         self._reporter.say(journal.summary(again.metrics))
         return found | {self.judge: again}
 

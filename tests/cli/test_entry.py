@@ -1,6 +1,7 @@
 """How commands start and end: one line for each mistake, whatever the command."""
 
 import errno
+import io
 import os
 import shutil
 import subprocess
@@ -61,6 +62,17 @@ def raising(error):
 def test_what_a_user_can_mend_is_one_line_and_a_status(error, status, words, capsys):
     assert entry.guarded(raising(error), advice="start again") == status
     assert capsys.readouterr().err == ("" if words is None else words + "\n")
+
+
+def test_a_console_that_lacks_a_character_ends_no_command(monkeypatch):
+    """Names of files and classes have any, and a console of C or Latin-1 has few."""
+    monkeypatch.setattr(entry.logging, "set_verbosity", lambda level: None)
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    with pytest.raises(SystemExit) as ended:
+        entry.run(lambda argv: print("gr\u00f6\u00dfe \udcff") or 0)
+    console.flush()
+    assert (ended.value.code, console.buffer.getvalue()) == (0, b"gr\\xf6\\xdfe \\udcff\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("a fault"), OSError("of a socket")])

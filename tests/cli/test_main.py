@@ -12,7 +12,7 @@ import pytest
 
 from didicm_jax import parallel
 from didicm_jax.cli import dispatch
-from didicm_jax.run import Places
+from didicm_jax.run import Places, worth
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
 from tests.cli.running import DIGITS, SMALL, comparable, interrupt_at, records
@@ -145,6 +145,17 @@ def test_a_finished_run_is_only_evaluated(main, run, tmp_path, capsys):
     assert "finished at step 12" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_text() == before
     assert json.loads((workdir / "evaluation.json").read_text())["step"] == 12
+
+
+def test_a_finished_run_learns_what_its_last_checkpoint_is_worth(main, run, tmp_path):
+    """A full disk may have had room for the record of the evaluation and none for its worth."""
+    workdir = shutil.copytree(run, tmp_path / "run")
+    last = workdir / "checkpoints" / "12"
+    known = worth.read(last, print)
+    worth.write(last, None)
+    assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
+    assert worth.read(last, print) == known
+    assert comparable(workdir) == comparable(run)
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,10 @@ def test_mistakes_are_one_line(main, run, classifier, folder, tmp_path, capsys):
         (["--mode=evaluate", of_run, f"--baseline={classifier}"], "expected with --corruptions or"),
         (["--mode=evaluate", of_run, "--data_dir=x"], "--data_dir: expected with --dataset"),
         (["--mode=evaluate", of_run, f"--output={a_file}"], "--output: expected a folder"),
+        (
+            ["--mode=evaluate", of_run, f"--output={others}"],
+            "--output: expected a folder without another run",
+        ),
         (["--mode=compare", of_run], "--baseline: expected the workdir"),
         (["--mode=compare", of_run, f"--baseline={empty}"], "--baseline: expected a run in"),
         (

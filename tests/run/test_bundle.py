@@ -194,7 +194,9 @@ def test_the_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
 
 
 def test_a_bundle_is_no_run_and_a_run_no_bundle(folder, tmp_path):
-    with pytest.raises(UserError, match=r"^run folder: .* found a network without a run; name it"):
+    # Whoever trains or compares may name none as pretrained.
+    words = r"^run folder: .* without a run; name it as pretrained to evaluate it or predict"
+    with pytest.raises(UserError, match=words):
         RunFolder.open(folder)
     given = network()
     config = configuration.default()

@@ -242,6 +242,17 @@ def test_what_decides_on_the_best_stays_the_same_part_of_the_data(run):
     one_line(lambda: run.changed(other, evaluates=False), words)
 
 
+def test_the_part_that_decides_may_be_named_in_either_place(tmp_path):
+    """Each of the two settings is refused where the other one says it."""
+    setting = changed(data__eval_split="test")
+    named = changed(evaluation__sets=("all=test", "b=train[:9]"))
+    for first, then in ((setting, named), (named, setting)):
+        run = RunFolder.claim(tmp_path / f"{len(first.evaluation.sets)}", first, DIGITS)
+        assert run.changed(then, evaluates=False).config == then
+        words = "data.eval_split is '', was 'test'"
+        one_line(lambda run=run: run.changed(configuration.default(), evaluates=False), words)
+
+
 def with_value(key, value):
     def edit(values):
         values = copy.deepcopy(values)
@@ -303,13 +314,14 @@ def test_a_damaged_or_missing_description_is_named(run, text):
     one_line(lambda: RunFolder.open(run.path), str(run.description_file), "restore it")
 
 
-def test_a_store_of_objects_is_no_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["s3://bucket/run", "GS://bucket/run"])
+def test_a_store_of_objects_is_no_folder(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     for call in (
-        lambda: RunFolder.open("s3://bucket/run"),
-        lambda: RunFolder.claim("s3://bucket/run", configuration.default(), DIGITS),
+        lambda: RunFolder.open(path),
+        lambda: RunFolder.claim(path, configuration.default(), DIGITS),
     ):
-        one_line(call, "found s3://bucket/run", "mount the store")
+        one_line(call, f"expected a folder or gs://bucket/folder, found {path}", "mount the store")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -334,3 +346,15 @@ def test_a_folder_that_can_only_be_read_is_opened_and_not_claimed(run, monkeypat
         "expected a folder that can be written",
         "read-only",
     )
+
+
+@pytest.mark.parametrize("name", ["run [a]", "run?", "run*/seed0", os.fsdecode(b"run\xff")])
+def test_a_folder_that_no_checkpoint_could_be_saved_in_is_refused(tmp_path, monkeypatch, name):
+    """Orbax would leave checkpoints that cannot be read, or end amid the training."""
+    folder = tmp_path / name
+    words = "in UTF-8 and without any of *?[", f"found {folder}; choose another"
+    one_line(lambda: RunFolder.claim(folder, configuration.default(), DIGITS), *words)
+    assert not any(tmp_path.iterdir())
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    one_line(lambda: RunFolder.claim(".", configuration.default(), DIGITS), *words)
