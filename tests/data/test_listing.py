@@ -1,5 +1,6 @@
 """What is listed of tars and of trees of class folders, before any image is read."""
 
+import errno
 import os
 import shutil
 import tarfile
@@ -246,3 +247,19 @@ def test_what_is_no_file_in_a_class_folder_is_not_passed_over(photos, tmp_path, 
         list_folder(folder, name="birds")
     odd.rename(odd.with_name(".odd"))
     assert len(list_folder(folder, name="birds").splits["train"]) == 29
+
+
+def test_images_in_a_folder_that_may_not_be_read_are_not_passed_over(photos, tmp_path, monkeypatch):
+    folder = make_tree(tmp_path / "tree", photos)
+    closed = folder / "train" / "boat" / "closed"
+    closed.mkdir()
+    for name in ("listdir", "scandir"):  # as for who is not root, which a test may be
+
+        def read(path, of=getattr(os, name)):
+            if os.fspath(path) == str(closed):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return of(path)
+
+        monkeypatch.setattr(os, name, read)
+    with pytest.raises(PermissionError, match="closed"):
+        list_folder(folder, name="birds")
