@@ -1,6 +1,7 @@
 """What is listed of tars and of trees of class folders, before any image is read."""
 
 import errno
+import functools
 import os
 import shutil
 import tarfile
@@ -253,13 +254,14 @@ def test_images_in_a_folder_that_may_not_be_read_are_not_passed_over(photos, tmp
     folder = make_tree(tmp_path / "tree", photos)
     closed = folder / "train" / "boat" / "closed"
     closed.mkdir()
-    for name in ("listdir", "scandir"):  # as for who is not root, which a test may be
+    lists = {name: getattr(os, name) for name in ("listdir", "scandir")}
 
-        def read(path, of=getattr(os, name)):
-            if os.fspath(path) == str(closed):
-                raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return of(path)
+    def refuse(name, path):  # as for who is not root, which a test may be
+        if os.fspath(path) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return lists[name](path)
 
-        monkeypatch.setattr(os, name, read)
+    for name in lists:
+        monkeypatch.setattr(os, name, functools.partial(refuse, name))
     with pytest.raises(PermissionError, match="closed"):
         list_folder(folder, name="birds")
