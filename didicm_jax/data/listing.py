@@ -226,7 +226,7 @@ def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
             " give train a folder of that name or take it away"
         )
     for class_name in present:
-        for path in _below(folder / class_name):
+        for path in tree.below(folder / class_name):
             relative = path.relative_to(folder)
             if path.is_file():
                 name = _printable(relative.as_posix())
@@ -237,20 +237,6 @@ def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
                     f" {_printable(str(relative))!r}, a link to a folder or to nothing, or no file:"
                     " remove it, or put there what it stands for"
                 )
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """All but folders that lies in it, at any depth, sorted, without what is hidden.
-
-    Not `rglob`, which passes over a folder that it may not read: its images would be missing.
-    """
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _below(path)
-        else:
-            yield path
 
 
 def _check_some(splits: dict[str, list[Item]], source: Path) -> None:

@@ -1,7 +1,5 @@
 """What is listed of tars and of trees of class folders, before any image is read."""
 
-import errno
-import functools
 import os
 import shutil
 import tarfile
@@ -12,7 +10,7 @@ from didicm_jax import data
 from didicm_jax.data.listing import list_folder, list_imagenet
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
-from tests.data.making import encode, make_imagenet, make_tar, make_tree, small
+from tests.data.making import close, encode, make_imagenet, make_tar, make_tree, small
 
 
 def test_a_tree_is_listed_by_sorted_class_names(photos, tmp_path):
@@ -254,14 +252,6 @@ def test_images_in_a_folder_that_may_not_be_read_are_not_passed_over(photos, tmp
     folder = make_tree(tmp_path / "tree", photos)
     closed = folder / "train" / "boat" / "closed"
     closed.mkdir()
-    lists = {name: getattr(os, name) for name in ("listdir", "scandir")}
-
-    def refuse(name, path):  # as for who is not root, which a test may be
-        if os.fspath(path) == str(closed):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return lists[name](path)
-
-    for name in lists:
-        monkeypatch.setattr(os, name, functools.partial(refuse, name))
+    close(closed, monkeypatch)
     with pytest.raises(PermissionError, match="closed"):
         list_folder(folder, name="birds")
