@@ -10,6 +10,7 @@ import numpy as np
 
 from didicm_jax import files
 from didicm_jax.cli.command_line import counted, paths, printable
+from didicm_jax.data import tree
 from didicm_jax.errors import UserError
 from didicm_jax.inference.predictor import Prediction, Predictor
 
@@ -33,6 +34,7 @@ def find(given: Sequence[str], without: Collection[Path] = ()) -> list[Path]:
 
     Raises:
       UserError: one is not there or in a store of objects, or there is no file.
+      OSError: a folder cannot be read.
     """
     found: list[Path] = []
     left_out = {files.resolved(path) for path in without}
@@ -40,13 +42,12 @@ def find(given: Sequence[str], without: Collection[Path] = ()) -> list[Path]:
     place = partial(files.local, about="--images", expected="files or folders on a disk")
     for path in paths(list(given), place):
         if path.is_dir():
-            found += sorted(
+            found += [
                 each
-                for each in path.rglob("*")
+                for each in tree.below(path)
                 if (each.is_file() or each.is_symlink())  # a bad link is named when it is read
-                and not any(p.startswith(".") for p in each.parts[len(path.parts) :])
                 and not (left_out and any(map(each.resolve().is_relative_to, left_out)))
-            )
+            ]
         elif path.exists():
             found.append(path)
         else:

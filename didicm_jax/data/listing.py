@@ -217,21 +217,21 @@ def list_folder(source: Path, *, name: str) -> Listing:
 
 
 def _folder_items(folder: Path, class_names: tuple[str, ...]) -> Iterator[Item]:
-    extra = set(tree.class_folders(folder)) - set(class_names)
+    labels = {name: label for label, name in enumerate(class_names)}
+    present = tree.class_folders(folder)
+    extra = set(present) - set(labels)
     if extra:
         raise UserError(
             f"expected the classes of training in {folder}, found {min(extra)!r} beside them:"
             " give train a folder of that name or take it away"
         )
-    for label, class_name in enumerate(class_names):
-        for path in sorted((folder / class_name).rglob("*")):
+    for class_name in present:
+        for path in tree.below(folder / class_name):
             relative = path.relative_to(folder)
-            if any(part.startswith(".") for part in relative.parts):
-                continue
             if path.is_file():
                 name = _printable(relative.as_posix())
-                yield Item(name, label, path, 0, path.stat().st_size)
-            elif path.is_symlink() or not path.is_dir():
+                yield Item(name, labels[class_name], path, 0, path.stat().st_size)
+            else:
                 raise UserError(
                     f"expected files and folders in {folder / class_name}, found"
                     f" {_printable(str(relative))!r}, a link to a folder or to nothing, or no file:"

@@ -147,11 +147,7 @@ def _write(
     threads = workers or cores()
     with ThreadPoolExecutor(threads) as pool:
         work = _Work(
-            listing,
-            lambda item: pool.submit(encode, item),
-            _AHEAD * threads,
-            described,
-            max_bad,
+            listing, lambda item: pool.submit(encode, item), _AHEAD * threads, described, max_bad
         )
         cls = type(
             "Prepared",
@@ -248,6 +244,12 @@ class _Work:
                 raise UserError(
                     f"expected at least one sound image for {split}, found none: check the source"
                 )
+        lost = {item.label for item in self.listing.splits["train"]} - set(self.labels["train"])
+        if lost:
+            raise UserError(
+                "expected a sound image or more of each class to train on, found none of"
+                f" {self.listing.class_names[min(lost)]!r}: repair some, or take the class away"
+            )
 
 
 class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

@@ -218,7 +218,7 @@ class Dataset:
     They are one and the same where nothing to train on was opened.
 
     Raises:
-      UserError: an empty source, or a label outside 0..K-1.
+      UserError: fewer than two classes, an empty source, or a label outside 0..K-1.
     """
 
     train: Source
@@ -228,6 +228,11 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Checks the labels once, so that nothing downstream has to."""
+        if self.num_classes < 2:
+            raise UserError(
+                "expected images of 2 classes or more, to tell them apart, found"
+                f" {self.num_classes}: use a data set of several, or check its labels"
+            )
         for split, source in (("test", self.test), ("training", self.train)):
             if not len(source):
                 raise UserError(

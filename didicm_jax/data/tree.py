@@ -1,7 +1,7 @@
-"""A tree of class folders: which of them are splits and classes, and what is refused."""
+"""A tree of class folders: what is in it, which are splits and classes, and what is refused."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from didicm_jax.errors import UserError
@@ -43,6 +43,23 @@ def _split_folder(source: Path, names: Iterable[str]) -> Path | None:
 def class_folders(folder: Path) -> list[str]:
     """The names of the class folders in the folder of a split, sorted."""
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """All but folders that lies in it, at any depth, sorted, without what is hidden.
+
+    Not `rglob`, which passes over a folder that it may not read: its images would be missing.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from below(path)
+        else:
+            yield path
 
 
 def check(folders: Iterable[Path]) -> None:

@@ -102,7 +102,8 @@ def cells(
             "study holds a part of it out itself"
         )
     judged = configuration.evaluation_sets(config)[0].split
-    if "train" in judged:
+    # To tfds `all` is every split, training too.
+    if {"train", "all"} & {part.partition("[")[0] for part in judged.split("+")}:
         setting = "config.evaluation.sets" if config.evaluation.sets else "config.data.eval_split"
         raise UserError(
             f"{setting}: expected images that no cell trains or chooses on, found {judged!r}; name "

@@ -15,6 +15,7 @@ from didicm_jax.cli import pictures
 from didicm_jax.cli.predict import FIGURES
 from didicm_jax.inference.predictor import Predictor
 from tests.cli.looking import is_picture, one_line, table
+from tests.data.making import close
 
 
 def figures(folder):
@@ -29,6 +30,15 @@ def test_links_that_lead_to_no_file_are_not_passed_over(folder, tmp_path):
     (place / "gone.png").symlink_to(tmp_path / "nowhere")
     (place / "more").symlink_to(folder)
     assert [path.name for path in pictures.find([str(place)])] == ["digit.png", "gone.png", "more"]
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over(folder, tmp_path, monkeypatch):
+    place = tmp_path / "images"
+    (place / "closed").mkdir(parents=True)
+    (place / "digit.png").symlink_to(folder / "digit0.png")
+    close(place / "closed", monkeypatch)
+    with pytest.raises(PermissionError, match="closed"):
+        pictures.find([str(place)])
 
 
 def test_prediction_of_a_folder(main, run, folder, tmp_path, capsys):

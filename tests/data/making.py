@@ -1,6 +1,9 @@
 """Sources in their official shapes, made of scikit-learn's two photos and generated images."""
 
+import errno
+import functools
 import io
+import os
 import tarfile
 
 import numpy as np
@@ -86,3 +89,16 @@ def make_tree(folder, photos, *, broken=False):
         whole = (folder / "train" / "boat" / "00.jpg").read_bytes()
         (folder / "train" / "boat" / "03.jpg").write_bytes(whole[: len(whole) // 2])
     return folder
+
+
+def close(folder, monkeypatch):
+    """Makes a folder one that may not be read, also to root, which a test may be."""
+    lists = {name: getattr(os, name) for name in ("listdir", "scandir")}
+
+    def read(name, path):
+        if os.fspath(path) == str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return lists[name](path)
+
+    for name in lists:
+        monkeypatch.setattr(os, name, functools.partial(read, name))

@@ -10,7 +10,7 @@ from didicm_jax import data
 from didicm_jax.data.listing import list_folder, list_imagenet
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
-from tests.data.making import encode, make_imagenet, make_tar, make_tree, small
+from tests.data.making import close, encode, make_imagenet, make_tar, make_tree, small
 
 
 def test_a_tree_is_listed_by_sorted_class_names(photos, tmp_path):
@@ -246,3 +246,12 @@ def test_what_is_no_file_in_a_class_folder_is_not_passed_over(photos, tmp_path, 
         list_folder(folder, name="birds")
     odd.rename(odd.with_name(".odd"))
     assert len(list_folder(folder, name="birds").splits["train"]) == 29
+
+
+def test_images_in_a_folder_that_may_not_be_read_are_not_passed_over(photos, tmp_path, monkeypatch):
+    folder = make_tree(tmp_path / "tree", photos)
+    closed = folder / "train" / "boat" / "closed"
+    closed.mkdir()
+    close(closed, monkeypatch)
+    with pytest.raises(PermissionError, match="closed"):
+        list_folder(folder, name="birds")

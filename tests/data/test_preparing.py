@@ -179,6 +179,15 @@ def test_a_split_of_broken_files_alone_is_named(photos, tmp_path):
     assert not leftovers(tmp_path / "data")
 
 
+def test_a_class_to_train_on_of_broken_files_alone_is_named(photos, tmp_path):
+    folder = make_tree(tmp_path / "tree", photos)
+    (folder / "train" / "ant").mkdir()
+    (folder / "train" / "ant" / "0.jpg").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"sound image or more of each class .* none of 'ant': "):
+        prepare(list_folder(folder, name="birds"), tmp_path / "data", max_bad=1)
+    assert not leftovers(tmp_path / "data")
+
+
 def test_images_of_too_many_pixels_and_bytes_count_as_broken(photos, tmp_path):
     folder = make_tree(tmp_path / "tree", photos)
     for name, kind in (("a.png", "PNG"), ("b.jpg", "JPEG")):

@@ -194,6 +194,12 @@ def test_negative_seed_is_named():
         data.subset(numbered([0, 1]), count=1, seed=-1)
 
 
+def test_a_set_of_one_class_has_nothing_to_tell_apart():
+    one = numbered([0, 0, 0])
+    with pytest.raises(UserError, match=r"^expected images of 2 classes or more, [^\n]* found 1: "):
+        data.Dataset(one, one, ("a",), (1, 2, 1))
+
+
 @pytest.mark.parametrize("labels", [[0, 3], [-1, 0], []])
 def test_dataset_rejects_labels_outside_the_classes_and_empty_splits(labels):
     good, bad = numbered([0, 1, 2]), numbered(np.asarray(labels, int))

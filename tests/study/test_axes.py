@@ -209,7 +209,11 @@ def test_two_processes_on_one_study_or_cell_are_refused(tmp_path, digits):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("data.eval_split", "train[95%:]"), ("evaluation.sets", ("a=train[:5%]", "b=test"))],
+    [
+        ("data.eval_split", "train[95%:]"),
+        ("data.eval_split", "test+all[:50%]"),
+        ("evaluation.sets", ("a=train[:5%]", "b=test")),
+    ],
 )
 def test_what_judges_is_no_part_of_what_is_trained_or_chosen_on(key, value):
     config = digits_config.get_config()
