@@ -6,7 +6,6 @@ Of several processes the first one writes, and all must see the same folder.
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from didicm_jax import config as configuration
 from didicm_jax import files, parallel
 from didicm_jax.errors import UserError
 from didicm_jax.run.description import Description
-from didicm_jax.run.places import Places
+from didicm_jax.run.places import Places, check_savable
 
 
 @dataclass(frozen=True)
@@ -204,15 +203,7 @@ class RunFolder(Places):
                 "change its permissions or choose another",
                 about="run folder",
             )
-        # Orbax finds the parts of a checkpoint by a pattern, takes the whole path for one, and says
-        # nothing of parts that it does not find. Of bytes that are no UTF-8 its writer is not told.
-        path = str(files.resolved(self.path))
-        if re.search("[*?[\udc80-\udcff]", path):
-            raise UserError(
-                "expected a folder with a path in UTF-8 and without any of *?[, for no checkpoint "
-                f"could be saved there, found {path}; choose another",
-                about="run folder",
-            )
+        check_savable(self.path)
 
     def _check_unused(self) -> None:
         """Refuses files of a run that has lost its config, or that are not of a run at all."""

@@ -1,9 +1,11 @@
 """Where the files of a run are. Nothing else knows their names."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from didicm_jax import bucket
+from didicm_jax import bucket, files
+from didicm_jax.errors import UserError
 
 WEIGHTS_FILE = "model.safetensors"  # of a bundle, which `run.bundle` reads and writes
 
@@ -92,3 +94,20 @@ class Places:
     def compilation_cache(self) -> Path:
         """Compiled programs, so that a restart need not compile."""
         return self.path / "compilation_cache"
+
+
+def check_savable(path: Path, about: str = "run folder") -> None:
+    """Refuses a folder in which no checkpoint could be saved, be it there or not.
+
+    Raises:
+      UserError: its path has what orbax takes for a pattern, or is no UTF-8.
+    """
+    # Orbax finds the parts of a checkpoint by a pattern, takes the whole path for one, and says
+    # nothing of parts that it does not find. Of bytes that are no UTF-8 its writer is not told.
+    found = str(files.resolved(path))
+    if re.search("[*?[\udc80-\udcff]", found):
+        raise UserError(
+            "expected a folder with a path in UTF-8 and without any of *?[, for no checkpoint "
+            f"could be saved there, found {found}; choose another",
+            about=about,
+        )

@@ -103,7 +103,7 @@ def cells(
         )
     judged = configuration.evaluation_sets(config)[0].split
     # To tfds `all` is every split, training too.
-    if {"train", "all"} & {part.partition("[")[0] for part in judged.split("+")}:
+    if {"train", "all"} & {part.partition("[")[0].strip() for part in judged.split("+")}:
         setting = "config.evaluation.sets" if config.evaluation.sets else "config.data.eval_split"
         raise UserError(
             f"{setting}: expected images that no cell trains or chooses on, found {judged!r}; name "

@@ -17,7 +17,7 @@ import ml_collections
 from didicm_jax import config as configuration
 from didicm_jax import files
 from didicm_jax.errors import UserError
-from didicm_jax.run import Places, read_config
+from didicm_jax.run import Places, check_savable, read_config
 from didicm_jax.study.axes import Cell, identity
 
 Record = dict[str, Any]  # what a cell found: its `cell.json`
@@ -83,8 +83,10 @@ class StudyFolder:
           held_out: per cent of the training split on which settings are chosen.
 
         Raises:
-          UserError: the folder holds another study, or a cell whose method meant something else.
+          UserError: the folder holds another study, or a cell whose method meant something else, or
+            no run could be saved in it.
         """
+        check_savable(self.path, "study folder")
         path = self.path / _RECIPE
         path = path if path.exists() else self.path / _FORMER_RECIPE
         if path.exists():

@@ -90,7 +90,9 @@ def test_a_refusal_has_written_nothing(tmp_path, digits):
 
     assert command.main([*arguments, "--config=configs/digits.py", "--axes=colour=red"]) == 2
     assert command.main([*arguments, "--config=configs/digits.py", "--cell=seed=5"]) == 2
-    assert not folder.exists()
+    odd = [f"--workdir={tmp_path}/study [a]", "--axes=seed=0", "--config=configs/digits.py"]
+    assert command.main(["study.py", *odd]) == 2
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_cell_whose_method_meant_something_else_is_refused(tmp_path, digits):
@@ -211,7 +213,7 @@ def test_two_processes_on_one_study_or_cell_are_refused(tmp_path, digits):
     ("key", "value"),
     [
         ("data.eval_split", "train[95%:]"),
-        ("data.eval_split", "test+all[:50%]"),
+        ("data.eval_split", "test + all[:50%]"),
         ("evaluation.sets", ("a=train[:5%]", "b=test")),
     ],
 )
