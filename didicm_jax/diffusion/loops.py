@@ -20,18 +20,13 @@ Ask = Callable[[chex.Array, Level], chex.Array]
 
 def scan(body: Callable, start: Any, levels: Any) -> tuple[Any, Any]:
     """`lax.scan` whose carry may start out replicated and come back sharded."""
-    cast = typed_after(start, lambda carry: body(carry, first(levels))[0])
+    cast = _typed_after(start, lambda carry: body(carry, _first(levels))[0])
 
     def typed(carry: Any, level: Any) -> tuple[Any, Any]:
         carry, result = body(carry, level)
         return cast(carry), result
 
     return jax.lax.scan(typed, cast(start), levels)
-
-
-def first(levels: Any) -> Any:
-    """The level of the first step, of those of all."""
-    return jax.tree.map(lambda x: x[0], levels)
 
 
 class Walk(NamedTuple):
@@ -53,7 +48,7 @@ def every_step(
         return (probs, memory), probs if keep_path else None
 
     (probs, _), path = scan(body, (start, integrator.init(start)), levels)
-    return Walk(probs, path, jnp.full_like(start[:, 0], len(levels.sigma), jnp.int32))
+    return Walk(probs, path, jnp.full_like(probs[:, 0], len(levels.sigma), jnp.int32))
 
 
 class _Progress(NamedTuple):
@@ -88,6 +83,7 @@ def until_still(
       keep_path: also return p after every step.
     """
     batch_size, steps = start.shape[0], levels.sigma.shape[0]
+    start = _typed_after(start, lambda probs: ask(probs, _first(levels)))(start)
     sigma_last = jnp.full((batch_size,), levels.sigma_end[-1])
 
     def body(now: _Progress) -> _Progress:
@@ -121,7 +117,7 @@ def until_still(
         steps_used=jnp.zeros_like(start[:, 0], jnp.int32),
         path=jnp.broadcast_to(jnp.zeros_like(start), (steps, *start.shape)) if keep_path else None,
     )
-    cast = typed_after(begin, body)
+    cast = _typed_after(begin, body)
     end = jax.lax.while_loop(goes_on, lambda now: cast(body(now)), cast(begin))
     path = end.path
     if path is not None:
@@ -130,7 +126,7 @@ def until_still(
     return Walk(end.posterior, path, end.steps_used)
 
 
-def typed_after(start: Any, body: Callable) -> Callable[[Any], Any]:
+def _typed_after(start: Any, body: Callable) -> Callable[[Any], Any]:
     """A cast of the loop's carry to the one type that it has before and after `body`.
 
     A loop wants one type for both, and the type says where an array is. Under `jax.shard_map` the
@@ -151,3 +147,7 @@ def typed_after(start: Any, body: Callable) -> Callable[[Any], Any]:
         return x if jax.typeof(x).sharding == spread else jax.sharding.reshard(x, spread)
 
     return lambda carry: jax.tree.map(cast, carry, after)
+
+
+def _first(levels: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], levels)

@@ -137,7 +137,6 @@ def sample_cp(
 
     levels = integrators.levels(schedule, times, key, views)
     start = jnp.full((batch_size, num_classes), 1 / num_classes)
-    start = loops.typed_after(start, lambda probs: ask(probs, loops.first(levels)))(start)
     if tolerance > 0:
         probs, path, steps_used = loops.until_still(
             walker, ask, start, levels, tolerance=tolerance, keep_path=return_trajectory
@@ -147,7 +146,8 @@ def sample_cp(
             walker, ask, start, levels, keep_path=return_trajectory
         )
     if path is not None:
-        path = jnp.concatenate([start[:, None], jnp.moveaxis(path, 0, 1)], axis=1)
+        path = jnp.moveaxis(path, 0, 1)
+        path = jnp.concatenate([jnp.full_like(path[:, :1], 1 / num_classes), path], axis=1)
     return CPSample(probs, path, steps_used)
 
 
