@@ -155,6 +155,21 @@ def done(path, config, text):
     return made
 
 
+def test_results_are_shown_whatever_the_encoding_of_the_system(tmp_path, digits):
+    """They are stored as UTF-8, with ± in them, and were read as the system writes."""
+    done(tmp_path, digits, "resolution=8;method=softmax,paper")
+    command = ["launch/study.py", f"--workdir={tmp_path}", "--config=configs/digits.py"]
+    ended = subprocess.run(
+        [sys.executable, *command, "--axes=resolution=8;method=softmax,paper", "--jobs=1"],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert r"Means \xb1 standard error" in ended.stdout
+
+
 def test_the_judge_of_checkpoints_may_change_where_none_was_judged(tmp_path, digits):
     before = done(tmp_path, digits, "seed=0")
     digits.evaluation.best = "nll"
