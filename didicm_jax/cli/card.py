@@ -168,10 +168,10 @@ def _data(trained: bundle.Bundle, facts: Facts) -> str:
     known = f", [{facts.dataset}](https://huggingface.co/datasets/{facts.dataset})"
     names = _MARKDOWN.sub(r"\\\g<0>", ", ".join(described.class_names[:_CLASSES_NAMED]))
     more = described.num_classes - _CLASSES_NAMED
+    trained_on = f", trained on its part `{data.train_split}`{_share(data)}" * (trained.step > 0)
     return (
-        f"`config.data.name={data.name}`{known if facts.dataset else ''}, trained on its part "
-        f"`{data.train_split}`{_share(data)}. Classes: {names}"
-        f"{f', and {more:,} more (`config.json`)' if more > 0 else ''}."
+        f"`config.data.name={data.name}`{known if facts.dataset else ''}{trained_on}. "
+        f"Classes: {names}{f', and {more:,} more (`config.json`)' if more > 0 else ''}."
     )
 
 
@@ -182,6 +182,11 @@ def _share(data: ml_collections.ConfigDict) -> str:
 
 
 def _training(trained: bundle.Bundle, facts: Facts) -> str:
+    if not trained.step:  # made of weights from elsewhere, or stopped before the first step
+        return (
+            "These are weights that a run began with, at step 0: how they were trained is not "
+            "known here. `config.json` has the settings by which they would be trained further."
+        )
     config = bundle.given_away(trained.config)
     kept = "moving average of the weights" if config.train.ema_decay > 0 else "weights"
     source = ", from the weights of another network" if trained.config.model.init_from else ""
@@ -278,6 +283,6 @@ def _limits(trained: bundle.Bundle) -> str:
         "size it cannot tell.\n"
         "- Accuracy and calibration hold for images like those it was evaluated on; for other "
         "cameras, crops, styles or corrupted images they were not measured here.\n"
-        "- It is one training with one seed, made for research; nothing was done to find or "
-        "remove biases of its data."
+        f"- It is {'one training with one seed' if trained.step else 'a network'}, made for "
+        "research; nothing was done to find or remove biases of its data."
     )

@@ -9,6 +9,7 @@ the address that is printed, until Ctrl-C. What is uploaded stays on this machin
 the page is.
 """
 
+import errno
 import importlib.util
 import os
 import signal
@@ -79,14 +80,24 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError(
             "expected Gradio, found none; install it with pip install 'didicm-jax[demo]'"
         )
-    try:
-        with socket.create_server((values.host, values.port)):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"--port: expected a free port of {values.host}, found that {values.port} is not "
-            f"({error.strerror or error}); choose another with --port or --host"
-        ) from error
+    # Gradio, whatever it is to listen on, asks for the port of 127.0.0.1 too.
+    for host in dict.fromkeys([_host(values), "127.0.0.1"]):
+        try:
+            family, *_ = socket.getaddrinfo(host, values.port, type=socket.SOCK_STREAM)[0]
+            with socket.create_server((host, values.port), family=family):
+                pass
+        except (OSError, UnicodeError) as error:  # the latter of what cannot be a name
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            raise UserError(
+                f"--port: expected a free port of {host}, found that {values.port} is not "
+                f"({getattr(error, 'strerror', '') or error}); choose another with --port"
+                + ("" if taken else " or --host")
+            ) from error
+
+
+def _host(values: flags.FlagValues) -> str:
+    """The address to listen on: of IPv6 without the brackets that it has in a browser."""
+    return str(values.host).strip("[]")
 
 
 def _serve(values: flags.FlagValues) -> None:
@@ -111,4 +122,4 @@ def _serve(values: flags.FlagValues) -> None:
 
     # Ended rather than killed, so that what was uploaded goes too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    serving.serve(model, words, host=values.host, port=values.port)
+    serving.serve(model, words, host=_host(values), port=values.port)

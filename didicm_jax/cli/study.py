@@ -119,7 +119,7 @@ def _conclude(study: StudyFolder, failures: int) -> None:
     if found:
         places = [coordinates.of(cell.values) for cell in study.cells]
         written = results.write(found, study.path, coordinates.following(places))
-        print((study.path / "results.md").read_text())
+        print((study.path / "results.md").read_text(encoding="utf-8"))
         print(f"wrote {', '.join(path.name for path in written)} in {study.path}")
     if len(found) + failures < len(study.cells):
         total = counted(len(study.cells), "cell")

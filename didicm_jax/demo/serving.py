@@ -38,7 +38,7 @@ def serve(model: Model, about: Sequence[str], *, host: str, port: int) -> None:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of whatever is uploaded or shown
         page = build(model, about)
         page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # which its addresses begin with
             server_port=port,
             share=False,
             inbrowser=False,

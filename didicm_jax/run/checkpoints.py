@@ -34,6 +34,7 @@ class Checkpoints(SavedCheckpoints):
         self._fault = ""  # why the last save failed, if it did
         self._said = ""  # of the last one that failed
         self._stale = False  # the manager has failed, and is to be opened anew
+        self._owed = dict[int, float]()  # what steps are worth that a disk has refused to take
         super().__init__(workdir, say=say)
 
     def save(self, step: int, state: chex.ArrayTree, *, evaluated: float | None = None) -> None:
@@ -53,6 +54,8 @@ class Checkpoints(SavedCheckpoints):
             # Made anew it would be without the rest of the run.
             self._failed(step, FileNotFoundError(f"{self._folder} is gone"))
             return
+        for earlier, worth_of_it in list(self._owed.items()):
+            self._add_worth(earlier, worth_of_it)
         if self._stale:
             self._reopen()
         if parallel.any_process(parallel.is_main() and step in self._manager.all_steps()):
@@ -197,14 +200,19 @@ class Checkpoints(SavedCheckpoints):
     def _add_worth(self, step: int, evaluated: float) -> None:
         """Gives a checkpoint that was saved before its evaluation what it is worth."""
         checkpoint, fault = self._folder / str(step), None
-        if parallel.is_main() and worth.read(checkpoint, self._say) is None:
+        self._owed[step] = evaluated
+        if parallel.is_main():
             try:
-                worth.write(checkpoint, evaluated)
+                # One that was owed may have been deleted by now, or be there by another way.
+                if checkpoint.exists() and worth.read(checkpoint, self._say) is None:
+                    worth.write(checkpoint, evaluated)
             except OSError as error:
                 fault = error
         if self._agree(step, fault):  # which waits until it is written
             self._fault = ""
-            self._manager.reload()
+            del self._owed[step]
+            if not self._stale:
+                self._manager.reload()
 
     def _seal(self) -> None:
         """Called when all is written and before the checkpoint gets its name."""

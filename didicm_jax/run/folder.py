@@ -222,18 +222,25 @@ class RunFolder(Places):
 
     def _write(self, found: "RunFolder | None") -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        described = found is not None and found.description == self.description
-        configured = found is not None and not configuration.differences(self.config, found.config)
-        if described and configured:
+        if not self._unwritten(found):
             return
-        with contextlib.ExitStack() as stack:
+        with files.lock(self.lock, _leave) as free:
             # What a start that is at work goes by is not changed under its hands.
-            if found is not None and not stack.enter_context(files.lock(self.lock, _leave)):
+            if not free:
                 raise self._busy()
-            if not described:
-                files.write_json(self.description_file, asdict(self.description))
-            if not configured:
-                files.write_json(self.config_file, json.loads(self.config.to_json()))
+            found = RunFolder.find(self.path)
+            self._check(found)  # again: of two first starts at once, the other may have been here
+            for path, values in self._unwritten(found).items():
+                files.write_json(path, values)
+
+    def _unwritten(self, found: "RunFolder | None") -> dict[Path, Any]:
+        """What the folder does not hold of this run, by its file; the config last."""
+        values: dict[Path, Any] = {}
+        if found is None or found.description != self.description:
+            values[self.description_file] = asdict(self.description)
+        if found is None or configuration.differences(self.config, found.config):
+            values[self.config_file] = json.loads(self.config.to_json())
+        return values
 
 
 def _leave(how: str) -> None:

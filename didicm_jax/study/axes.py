@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from didicm_jax import config as configuration
+from didicm_jax.config import durations
 from didicm_jax.errors import UserError
 from didicm_jax.study import methods
 from didicm_jax.study.coordinates import METHOD, SEED, Values
@@ -60,7 +61,7 @@ def parse(text: str) -> dict[str, list[Any]]:
         if not equals or not values:
             raise _wrong(f"axes like 'resolution=28,14;seed=0,1', found {part!r}")
         # By key and by value: `data_ratio=0.1` and `data.data_ratio=0.10` are the same cells.
-        if _key(name) in map(_key, axes) or len(set(values)) < len(values):
+        if _key(name) in map(_key, axes) or len(set(map(_meaning, values))) < len(values):
             raise _wrong(f"each axis and each of its values once, found {part!r}")
         axes[name] = values
     if not axes:
@@ -77,7 +78,7 @@ def identity(name: str) -> frozenset[tuple[str, Any]] | None:
         found = parse(name.replace(",", ";"))
     except UserError:
         return None
-    return frozenset((_key(axis), value) for axis, (value,) in found.items())
+    return frozenset((_key(axis), _meaning(value)) for axis, (value,) in found.items())
 
 
 def cells(
@@ -209,6 +210,11 @@ def _value(word: str, axis: str) -> Any:
     except (ValueError, KeyError):
         pass
     raise _wrong(f"values of {axis} of type {type(like).__name__}, like {like!r}, found {word!r}")
+
+
+def _meaning(value: Any) -> Any:
+    """A value whatever its spelling: `1 epoch` and `1.0 epochs` are one duration."""
+    return (isinstance(value, str) and durations.parse(value, zero=True)) or value
 
 
 def _wrong(text: str) -> UserError:

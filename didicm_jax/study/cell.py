@@ -132,6 +132,8 @@ def _left_out(pair: Sequence[Outcomes], num_classes: int) -> dict[str, list[list
       pair: as they are, and scaled.
       num_classes: of the examples.
     """
+    if len(pair[0].nll) == 1:
+        return {}  # nothing is left, and nothing known of what another example would give
     found, also = (evaluation.left_out(each, num_classes) for each in pair)
     kept = {key: found[key] for key in ("top1", *_SCALED)}
     kept |= {f"{key}_scaled": also[key] for key in _SCALED}

@@ -177,6 +177,8 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     raise UserError(
         f"config.train.batch_size: {fault}; use another number of devices or of micro-batches "
         f"(config.train.accumulate){such}, or, in a new run, config.train.batch_size={fitting}"
+        # How many there are is known when the data are opened.
+        + (" where there are as many training images" if fitting > batch_size else "")
     )
 
 

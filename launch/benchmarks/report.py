@@ -25,10 +25,13 @@ def check(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        fault: OSError | str = "" if files.writable(folder) else f"{folder} read-only"
     except OSError as error:
+        fault = error
+    if fault:
         raise UserError(
-            f"--output: expected a folder that can be written, found {error}; name another"
-        ) from error
+            f"--output: expected a folder that can be written, found {fault}; name another"
+        )
 
 
 def write(records: Sequence[dict[str, Any]], folder: Path) -> str:

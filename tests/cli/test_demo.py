@@ -47,6 +47,7 @@ def gradio(monkeypatch):
         (["--workdir="], "--workdir: expected a value, found none"),
         (["--workdir=x", "--port=0"], "port"),
         (["--workdir=x", "--host=no.such.host.invalid"], "--port: expected a free port"),
+        (["--workdir=x", "--host=a..b"], "--port: expected a free port of a..b"),
         (["--workdir=x", "more"], "found 'more'"),
         (["--workdirr=x"], "workdirr"),
     ],
@@ -64,6 +65,28 @@ def test_a_port_that_is_taken_is_one_line(capsys, gradio):
         port = taken.getsockname()[1]
         assert demo.main(["demo.py", "--workdir=x", f"--port={port}"]) == 2
     assert f"expected a free port of 127.0.0.1, found that {port} is not" in one_line(capsys)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_a_port_that_gradio_would_not_have_is_refused_on_any_host(host, capsys, gradio):
+    """It asks for that of 127.0.0.1 first, so another host is no advice."""
+    gradio(True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ["--workdir=x", f"--port={port}", f"--host={host}"]
+        assert demo.main(["demo.py", *arguments]) == 2
+    said = one_line(capsys)
+    assert f"expected a free port of 127.0.0.1, found that {port} is not" in said
+    assert said.rstrip().endswith("choose another with --port")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="without IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6_is_one_to_listen_on(host, capsys, gradio, tmp_path):
+    gradio(True)
+    arguments = [f"--workdir={tmp_path}", f"--host={host}", f"--port={free_port()}"]
+    assert demo.main(["demo.py", *arguments]) == 2
+    assert "--workdir: expected a run in" in one_line(capsys)  # it comes after the port
 
 
 def test_without_gradio_it_says_what_to_install(capsys, gradio):

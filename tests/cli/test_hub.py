@@ -270,6 +270,20 @@ def test_the_card_of_a_former_versions_record(made, run):
     assert result["metrics"][0]["name"] == "top-1 accuracy"
 
 
+def test_the_card_of_weights_from_elsewhere_claims_no_training(made, run):
+    """A run that was made of them stands at step 0, with settings that nobody has trained by."""
+    trained = dataclasses.replace(bundle.find(made), step=0)
+    evaluated = json.loads((run / "evaluation.json").read_text()) | {"step": 0}
+    base = Beginning("configs/digits.py", configuration.default())
+    facts = Facts(made, "float32", "latest", evaluated, None, None, base)
+    text = write(trained, facts)
+    assert "how they were trained is not known here" in text
+    for claim in ("trained on its part", "of a training of", "the training is", "one training"):
+        assert claim not in text
+        assert claim in write(dataclasses.replace(trained, step=1), facts)
+    assert len(commands(text)) == 1  # that of the evaluation
+
+
 def test_the_card_of_photos_of_many_classes(made, run):
     trained = bundle.find(made)
     described = Description(tuple(map(str, range(1000))), (224, 224, 3))

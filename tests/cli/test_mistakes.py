@@ -298,7 +298,7 @@ def test_the_batch_size_that_is_advised_is_accepted(main, tmp_path, capsys, monk
     given = [DIGITS, f"--workdir={tmp_path / 'run'}", *settings]
     assert main(*given, f"--config.train.batch_size={size}") == 2
     said = capsys.readouterr().err
-    advised = re.search(r"in a new run, config.train.batch_size=(\d+)$", said.strip())[1]
+    advised = re.search(r"in a new run, config.train.batch_size=(\d+)", said)[1]
     assert main(*given, f"--config.train.batch_size={advised}") == 0
     if size == "30":
         assert "such as 1 or 2 or 3 devices, or, in a new run" in said

@@ -185,5 +185,5 @@ def test_the_batch_that_a_message_names_is_accepted_and_the_batch_need_not_chang
         plan.make_plan(config)
     text = str(error.value)
     assert "\n" not in text
-    config.train.batch_size = int(re.search(r"in a new run, config\.\S+=(\d+)$", text)[1])
+    config.train.batch_size = int(re.search(r"in a new run, config\.\S+=(\d+)", text)[1])
     assert plan.make_plan(config).config is config

@@ -1,6 +1,7 @@
 """Floors, the peer's faults, and what `--output` makes of the lines."""
 
 import json
+import os
 
 import bench
 import pytest
@@ -31,6 +32,14 @@ def test_kernels_against_the_copy_of_their_bytes(tmp_path):
     assert lines == [machine, *kernels]
     assert (tmp_path / "benchmarks.md").read_text() == table
     assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_can_only_be_read_is_refused_before_anything_is_measured(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may be root's
+    with pytest.raises(UserError, match=r"--output: expected a folder that can be written, found"):
+        report.check(tmp_path)
 
 
 def test_a_benchmark_of_the_host_alone_names_no_device(tmp_path):

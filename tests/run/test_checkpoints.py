@@ -402,6 +402,30 @@ def test_an_accuracy_that_a_full_disk_refuses_does_not_end_the_run(tmp_path, mon
     assert "checkpoint 1 could not be saved" in said[0]
 
 
+def test_an_accuracy_that_a_full_disk_refuses_is_written_by_the_next_save(tmp_path, monkeypatch):
+    """As the message promises; else the best checkpoint would be another one for ever."""
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said = []
+    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.2)
+        with monkeypatch.context() as patched:
+            patched.setattr(files, "write_json", full)
+            checkpoints.save(2, {"x": jnp.zeros(3)})
+            checkpoints.save(2, {"x": jnp.zeros(3)}, evaluated=0.5)
+            checkpoints.save(3, {"x": jnp.zeros(3)})
+        for step in (4, 5, 6):
+            checkpoints.save(step, {"x": jnp.zeros(3)}, evaluated=0.1)
+        checkpoints.finish()
+        assert checkpoints.best() == 2
+    assert len(said) == 1
+    assert "checkpoint 2 could not be saved" in said[0]
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [2, 5, 6]
+
+
 def test_an_evaluation_that_comes_later_makes_a_checkpoint_the_best(tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.zeros(3)}, evaluated=0.5)

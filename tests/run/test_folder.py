@@ -1,5 +1,6 @@
 """The owner of a run's folder: what it reads, refuses, and writes."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -41,7 +42,7 @@ def one_line(call, *parts):
 def test_a_run_is_opened_as_it_was_claimed(run):
     found = RunFolder.open(str(run.path))
     assert (found.config, found.description) == (configuration.default(), DIGITS)
-    assert {path.name for path in run.path.iterdir()} == {"config.json", "dataset.json"}
+    assert {path.name for path in run.path.iterdir()} == {".lock", "config.json", "dataset.json"}
     assert json.loads(run.description_file.read_text())["class_names"] == ["zero", "one", "two"]
 
 
@@ -121,6 +122,7 @@ def test_two_starts_do_not_train_one_run_at_once(run):
 
 def test_a_lock_that_cannot_be_opened_leaves_no_other_process_waiting(run, told, monkeypatch):
     """Such as one that another user's start has left in a folder that both may write to."""
+    run.lock.unlink()
     run.lock.mkdir()
     with pytest.raises(IsADirectoryError), run.alone():
         pass
@@ -139,6 +141,27 @@ def test_a_start_that_is_refused_does_not_change_the_run_that_is_trained(run):
             f"expected nobody else to train the run in {run.path}",
         )
         assert contents(run.path) == before
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_of_two_first_starts_at_once_the_second_leaves_the_settings_of_the_first(
+    tmp_path, monkeypatch, trains
+):
+    """Which its checkpoints are of."""
+    check, path = RunFolder._check_unused, tmp_path / "run"
+    with contextlib.ExitStack() as training:
+
+        def look_and_be_late(self):
+            check(self)
+            monkeypatch.undo()
+            first = RunFolder.claim(path, changed(seed=1), DIGITS)
+            if trains:
+                training.enter_context(first.alone())
+
+        monkeypatch.setattr(RunFolder, "_check_unused", look_and_be_late)
+        words = "nobody else to train the run" if trains else "seed is 2, was 1"
+        one_line(lambda: RunFolder.claim(path, changed(seed=2), DIGITS), words)
+    assert RunFolder.open(path).config.seed == 1
 
 
 def test_a_start_does_not_train_by_settings_that_another_has_changed_since(run):

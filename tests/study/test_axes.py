@@ -25,7 +25,10 @@ def study(path, config, text, held_out=5):
 
 @pytest.mark.parametrize(
     "text",
-    ["data_ratio=0.10,0.1", "seed=1,01", "learning_rate=1e-3,0.001", "flip=true,True"],
+    [
+        *("data_ratio=0.10,0.1", "seed=1,01", "learning_rate=1e-3,0.001", "flip=true,True"),
+        *("duration=60 epochs,60.0 epochs", "duration=1 epoch,1 epochs", "warmup=0 steps,0.0 step"),
+    ],
 )
 def test_a_value_in_two_spellings_is_the_same_value(text):
     with pytest.raises(UserError, match="each axis and each of its values once"):
@@ -41,6 +44,18 @@ def test_cells_that_are_the_same_run_are_refused(digits):
     with pytest.raises(UserError, match="cells that differ, found") as error:
         axes.cells(digits, axes.parse("method=softmax;model.name=didirn18,resnet18"), 5)
     assert "method=softmax,model.name=resnet18" in str(error.value)
+
+
+def test_a_duration_in_another_spelling_finds_the_cell_and_is_one_of_several_starts(
+    tmp_path, digits
+):
+    def products(*texts):
+        return axes.union([axes.cells(digits, axes.parse(text), 5) for text in texts])
+
+    before = StudyFolder(tmp_path, products("duration=1 epoch"))
+    before.place(before.cells[0]).mkdir(parents=True)
+    (cell,) = products("duration=1 epoch", "duration=1.0 epochs")
+    assert StudyFolder(tmp_path, [cell]).place(cell) == before.place(before.cells[0])
 
 
 def test_a_value_that_is_no_name_of_a_folder_is_refused():
@@ -140,6 +155,21 @@ def done(path, config, text):
         made.place(cell).mkdir(parents=True)
         made.write_record(cell, small_record())
     return made
+
+
+def test_results_are_shown_whatever_the_encoding_of_the_system(tmp_path, digits):
+    """They are stored as UTF-8, with ± in them, and were read as the system writes."""
+    done(tmp_path, digits, "resolution=8;method=softmax,paper")
+    command = ["launch/study.py", f"--workdir={tmp_path}", "--config=configs/digits.py"]
+    ended = subprocess.run(
+        [sys.executable, *command, "--axes=resolution=8;method=softmax,paper", "--jobs=1"],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert r"Means \xb1 standard error" in ended.stdout
 
 
 def test_the_judge_of_checkpoints_may_change_where_none_was_judged(tmp_path, digits):

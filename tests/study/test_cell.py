@@ -4,8 +4,10 @@ import json
 from types import SimpleNamespace
 
 import digits as digits_config
+import numpy as np
 import pytest
 
+from didicm_jax import evaluation
 from didicm_jax.config import build
 from didicm_jax.errors import UserError
 from didicm_jax.run import Description, RunFolder
@@ -73,3 +75,9 @@ def test_what_began_on_equal_compute_keeps_its_duration(study, tmp_path, monkeyp
     assert not cell.run(begun, own)
     assert durations[0] == durations[1]
     assert durations[0].endswith(" steps")
+
+
+def test_one_test_example_has_metrics_and_no_error_of_its_choice():
+    one = evaluation.outcomes(np.float32([[0.75, 0.25]]), np.array([0]))
+    assert cell._left_out((one, one), 2) == {}
+    assert cell._metrics(one, one)["top1"] == 1

@@ -46,6 +46,20 @@ def beside(monkeypatch):
     return make
 
 
+def test_a_batch_of_more_images_than_there_may_be_is_advised_on_that_condition(config):
+    """With many micro-batches it would be refused for the 200 images of these data."""
+    config.train.accumulate = 250
+    with pytest.raises(UserError) as error:
+        plan.check(config, 4)
+    assert str(error.value).endswith(
+        "config.train.batch_size=2000 where there are as many training images"
+    )
+    config.train.batch_size = 2000
+    plan.check(config, 4)
+    with pytest.raises(UserError, match="expected at most the 200 training images, found 2000"):
+        plan.make_plan(config)
+
+
 def test_processes_of_other_settings_do_not_train_one_run(config, beside):
     """Each trained a network of its own, and process 0 alone wrote what it had been told."""
     other = config.copy_and_resolve_references()
