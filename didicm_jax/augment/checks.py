@@ -3,11 +3,16 @@
 Shapes: B images of HxW pixels and C channels.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from didicm_jax.errors import UserError
+
+T = TypeVar("T")
 
 
 def check(keys: chex.PRNGKey, images: chex.Array) -> None:
@@ -22,6 +27,30 @@ def check(keys: chex.PRNGKey, images: chex.Array) -> None:
     chex.assert_rank(images, 4)
     chex.assert_type(images, jnp.uint8)
     chex.assert_shape(keys, images.shape[:1])
+
+
+def by_device(function: Callable[..., T], before: jax.P, keys: chex.PRNGKey, *rows: Any) -> T:
+    """`function(keys, *rows)`; on a mesh of explicit axes each device does it for its own rows.
+
+    JAX refuses there what may move rows between devices, which reads by an index and sorts may.
+
+    Args:
+      function: of arrays [B,...] to arrays [...,B,...].
+      before: the axes of the results before the one of the rows.
+      keys: typed keys [B].
+      rows: images, which say where the rows are, and what belongs to them, [B,...], or None.
+    """
+    placed = jax.typeof(rows[0]).sharding
+    axis = placed.spec[0]
+    if axis is None:
+        return function(keys, *rows)
+    ours = jax.sharding.NamedSharding(placed.mesh, jax.P(axis))
+    given = jax.tree.map(lambda x: jax.sharding.reshard(x, ours), (keys, *rows))
+    spread = jax.shard_map(
+        function, mesh=placed.mesh, in_specs=jax.P(axis), out_specs=jax.P(*before, axis)
+    )
+    result: T = spread(*given)
+    return result
 
 
 def check_channels(images: chex.Array) -> None:

@@ -5,12 +5,13 @@ Shapes: B images of HxW pixels and C channels, K classes.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.augment.checks import check
+from didicm_jax.augment.checks import by_device, check
 from didicm_jax.augment.geometric import random_flip, shift_crop
 from didicm_jax.augment.mix import Mixed, mix
 from didicm_jax.augment.photometric import color_jitter
@@ -71,7 +72,7 @@ class Policy:
         """Shift, flip, RandAugment, colour jitter, mixup or cutmix, normalisation, in this order.
 
         Call it under `jit`; with several devices within `shard_map`, so that none of them looks at
-        the images of another.
+        the images of another (on a mesh of explicit axes it is so without).
 
         Args:
           keys: typed keys [B].
@@ -91,6 +92,17 @@ class Policy:
         check(keys, images)
         # Before anything else: the number of channels is the first thing a wrong data set breaks.
         self._check_channels(images)
+        train = partial(self._train, num_classes)
+        return by_device(train, jax.P(), keys, images, labels, examples)
+
+    def _train(
+        self,
+        num_classes: int,
+        keys: chex.PRNGKey,
+        images: chex.Array,
+        labels: chex.Array,
+        examples: chex.Array | None,
+    ) -> Mixed:
         split = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
         for_shift, for_flip, for_rand, for_jitter, for_mix = (split[:, k] for k in range(5))
         if self.shift:
@@ -138,6 +150,9 @@ class Policy:
         check(keys, images)
         if count == 1:
             return self.eval(images)[None]
+        return by_device(partial(self._views, count=count), jax.P(None), keys, images)
+
+    def _views(self, keys: chex.PRNGKey, images: chex.Array, count: int) -> chex.Array:
         numbers = jnp.arange(count, dtype=jnp.uint32)
         column = numbers[:, None, None, None, None]
         shown = jnp.broadcast_to(images, (count, *images.shape))

@@ -7,7 +7,8 @@ conditioned on (image features, say). Everything is O(K) per example in time and
 is rank one, so no K x K matrix is ever formed.
 
 Arrays take any leading batch shape, the class axis is last, and `sigma` and `t` have the batch
-shape. Logarithms are natural. Log-scores below float32 are promoted to float32.
+shape; kernels of arrays take numbers and lists, too. Logarithms are natural. Log-scores below
+float32 are promoted to float32.
 
 Source: Discrete Diffusion Classification Modeling (arXiv 2511.20263); the score entropy is that of
 SEDD (Lou et al., arXiv 2310.16834).

@@ -37,6 +37,7 @@ def marginal(probs: chex.Array, sigma: chex.Array) -> chex.Array:
     Returns:
       q_t, `[..., K]`.
     """
+    probs, sigma = numerics.arrays(probs, sigma)
     chex.assert_type([probs, sigma], float)
     chex.assert_rank(probs, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([probs, sigma], jnp.ndim(sigma))
@@ -55,6 +56,7 @@ def transition(labels: chex.Array, sigma: chex.Array, num_classes: int) -> chex.
     Returns:
       Probabilities, `[..., K]`.
     """
+    labels, sigma = numerics.arrays(labels, sigma)
     chex.assert_type([labels, sigma], [int, float])
     chex.assert_equal_shape([labels, sigma])
     one_hot = is_label(labels, num_classes).astype(jnp.asarray(sigma).dtype)
@@ -73,6 +75,7 @@ def reverse_rate(labels: chex.Array, score: chex.Array) -> chex.Array:
     Returns:
       `[..., K]`, summing to 0 over the classes. Multiply by sigma'(t) for rates per unit of time.
     """
+    labels, score = numerics.arrays(labels, score)
     chex.assert_type([labels, score], [int, float])
     chex.assert_rank(score, jnp.ndim(labels) + 1)
     chex.assert_equal_shape_prefix([labels, score], jnp.ndim(labels))
@@ -94,6 +97,7 @@ def log_ratio(probs: chex.Array, sigma: chex.Array, labels: chex.Array) -> chex.
     Returns:
       `[..., K]`, 0 at the label.
     """
+    probs, sigma, labels = numerics.arrays(probs, sigma, labels)
     chex.assert_type([probs, sigma, labels], [float, float, int])
     chex.assert_rank(probs, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([sigma, labels])
@@ -116,6 +120,7 @@ def log_marginal(logits: chex.Array, sigma: chex.Array) -> chex.Array:
     Returns:
       log q_t, `[..., K]`, finite.
     """
+    logits, sigma = numerics.arrays(logits, sigma)
     chex.assert_type([logits, sigma], float)
     chex.assert_rank(logits, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([logits, sigma], jnp.ndim(sigma))
@@ -134,5 +139,6 @@ def sample_marginal(key: chex.PRNGKey, probs: chex.Array, sigma: chex.Array) -> 
     Returns:
       int32 `[...]`.
     """
+    probs, sigma = numerics.arrays(probs, sigma)
     chex.assert_type(probs, float)
     return numerics.draw(key, log_marginal(jnp.log(numerics.at_least_float32(probs)), sigma))

@@ -45,6 +45,7 @@ def score_entropy(log_score: chex.Array, log_ratio: chex.Array, labels: chex.Arr
     Returns:
       Per example, `[...]`, in nats per unit of noise.
     """
+    log_score, log_ratio, labels = numerics.arrays(log_score, log_ratio, labels)
     chex.assert_type([log_score, log_ratio, labels], [float, float, int])
     chex.assert_rank(log_score, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([log_score, log_ratio])
@@ -118,6 +119,7 @@ def weighted_score_entropy(
     Returns:
       Per example, `[...]`, in nats.
     """
+    log_score, probs, labels, time = numerics.arrays(log_score, probs, labels, time)
     chex.assert_type([log_score, probs, labels, time], [float, float, int, float])
     chex.assert_equal_shape([log_score, probs])
     chex.assert_equal_shape([labels, time])
@@ -146,7 +148,7 @@ def denoising_cross_entropy(
 
     Args:
       log_clean: logits of the model's q_0, `[..., K]`.
-      probs: the target, hard or soft, `[..., K]`.
+      probs: the target, hard or soft, `[..., K]`; it has a derivative where it is above 0.
       labels: the target's labels, noised by sigma, int `[...]`.
       sigma: total noise >= 0 between the target and `labels`, `[...]`.
       sigma_0: total noise >= 0 between the clean label and the target.
@@ -157,6 +159,7 @@ def denoising_cross_entropy(
     Source: the auxiliary loss of D3PM (Austin et al. 2021, arXiv 2107.03006, eq. 5), for a model
     that knows the chain.
     """
+    log_clean, probs, labels, sigma = numerics.arrays(log_clean, probs, labels, sigma)
     chex.assert_type([log_clean, probs, labels, sigma], [float, float, int, float])
     chex.assert_rank(log_clean, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([log_clean, probs])

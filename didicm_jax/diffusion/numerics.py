@@ -23,6 +23,11 @@ def at_least_float32(x: chex.Numeric) -> chex.Array:
     return x if wide else x.astype(jnp.float32)
 
 
+def arrays(*given: chex.Numeric) -> tuple[chex.Array, ...]:
+    """Arrays as they are; numbers and lists as arrays that leave the type of others alone."""
+    return tuple(x if hasattr(x, "shape") else jnp.asarray(x) for x in given)
+
+
 def redrawn(sigma: chex.Array) -> chex.Array:
     """`1 - a`, with all its digits where sigma is tiny: at 1e-6 a float32 `1 - a` has one left."""
     return -jnp.expm1(-sigma)

@@ -36,6 +36,7 @@ def euler_cp_step(probs: chex.Array, log_score: chex.Array, step: chex.Numeric) 
 
     Source: arXiv 2511.20263, class-probability sampling.
     """
+    probs, log_score, step = numerics.arrays(probs, log_score, step)
     chex.assert_type([probs, log_score, step], float)
     chex.assert_equal_shape([probs, log_score])
     probs = at_least_float32(probs)
@@ -62,6 +63,7 @@ def denoise(log_score: chex.Array, sigma: chex.Array) -> chex.Array:
       Probabilities, `[..., K]`. Where nothing is above the floor, q_t; where a is below the float's
       epsilon, what rounding has left above it.
     """
+    log_score, sigma = numerics.arrays(log_score, sigma)
     chex.assert_type([log_score, sigma], float)
     chex.assert_rank(log_score, jnp.ndim(sigma) + 1)
     chex.assert_equal_shape_prefix([log_score, sigma], jnp.ndim(sigma))
@@ -89,6 +91,7 @@ def exact_cp_step(
     Returns:
       Probabilities at noise `sigma_next`, `[..., K]`.
     """
+    probs, log_score, sigma, sigma_next = numerics.arrays(probs, log_score, sigma, sigma_next)
     chex.assert_type([probs, log_score, sigma, sigma_next], float)
     chex.assert_equal_shape([probs, log_score])
     chex.assert_equal_shape([sigma, sigma_next])
@@ -140,6 +143,7 @@ def euler_cl_transition(
 
     Source: arXiv 2511.20263, class-label sampling; SEDD's Euler predictor (arXiv 2310.16834).
     """
+    labels, log_score, step = numerics.arrays(labels, log_score, step)
     chex.assert_type([labels, log_score, step], [int, float, float])
     chex.assert_rank(log_score, jnp.ndim(labels) + 1)
     chex.assert_equal_shape_prefix([labels, log_score], jnp.ndim(labels))

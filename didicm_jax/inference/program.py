@@ -66,7 +66,8 @@ class Program:
           batch: this process's rows: `image` u8[b,H,W,C] and `index` [b], the number of each.
         """
         given = {"image": batch["image"], "index": batch["index"].astype(np.int32)}
-        return self._mapped(variables, shard(given, self.mesh))
+        with jax.set_mesh(self.mesh):  # the caller may have set another, on which this cannot run
+            return self._mapped(variables, shard(given, self.mesh))
 
     def trace(
         self, variables: chex.ArrayTree, image_shape: tuple[int, int, int], batch_size: int
@@ -105,7 +106,13 @@ class Program:
         key = jax.random.key(self._seed)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
         for_views = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _VIEWS)
-        return self._answer(model, self._look(for_views, batch["image"]), keys)
+        found = self._answer(model, self._look(for_views, batch["image"]), keys)
+        # Where JAX has 64 bits the times of a sampler have them, and so has what it makes of them.
+        way = found.trajectory
+        return found._replace(
+            probs=found.probs.astype(jnp.float32),
+            trajectory=None if way is None else way.astype(jnp.float32),
+        )
 
 
 def create(

@@ -18,6 +18,7 @@ from didicm_jax.models.float32_layers import (
     bias_init,
     float32_linear,
 )
+from didicm_jax.models.placement import with_rows_of
 
 # Width of the embedding of label and time, in all of the paper's networks.
 EMBEDDING_WIDTH = 128
@@ -103,7 +104,7 @@ class LabelTimeEmbedding(nnx.Module):
         chex.assert_equal_shape([labels, sigma])
         chex.assert_type([labels, sigma], [int, float])
         time = self.time_out(jax.nn.silu(self.time_in(sinusoids(sigma))))
-        return time + self.label(labels)
+        return time + self.label(labels, out_sharding=with_rows_of(labels, 2))
 
 
 class ConditionedMLP(nnx.Module):

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from didicm_jax.models.placement import with_rows_of
+
 _Bilinear = Callable[[chex.Array, chex.Array], chex.Array]
 
 # Fewer channels make matrix products too thin to pay for the transforms around them.
@@ -161,10 +163,16 @@ def _tiled(images: chex.Array, kernel: chex.Array, precision: Any) -> chex.Array
     transformed = transformed.reshape(size**2, *kernel.shape[2:])
     product = jnp.einsum("kcd,ktc->ktd", transformed, stacked, precision=precision)
     # Not indexed: the transpose of a split is one concatenation, of an index a padded array.
-    pieces = [x.reshape(batch, rows, columns, -1) for x in lax.split(product, [1] * size**2)]
+    pieces = [
+        x.squeeze(0).reshape(batch, rows, columns, -1) for x in lax.split(product, [1] * size**2)
+    ]
     parts = _both_axes(_TO_PIXELS, [pieces[i : i + size] for i in range(0, size**2, size)])
     result = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
-    result = result.reshape(batch, rows * _TILE, columns * _TILE, -1)
+    result = jnp.reshape(
+        result,
+        (batch, rows * _TILE, columns * _TILE, -1),
+        out_sharding=with_rows_of(images, 4),
+    )
     return result[:, :height, :width]
 
 

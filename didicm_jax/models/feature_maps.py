@@ -19,6 +19,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from didicm_jax.models.placement import whole
+
 _Function = Callable[[chex.Array], chex.Array]
 
 
@@ -125,7 +127,9 @@ _moments.defvjp(_moments_forward, _moments_backward)
 @jax.custom_vjp
 def _second_moments(x: chex.Array) -> tuple[chex.Array, chex.Array]:
     """Sums `[C]` and sums of products `[C, C]` of all pixels of all images."""
-    products = jnp.einsum("bhwc,bhwd->cd", x, x, preferred_element_type=jnp.float32)
+    products = jnp.einsum(
+        "bhwc,bhwd->cd", x, x, preferred_element_type=jnp.float32, out_sharding=whole(x)
+    )
     return x.astype(jnp.float32).sum((0, 1, 2)), products
 
 

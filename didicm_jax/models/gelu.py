@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from didicm_jax.models.float32_layers import widened
+from didicm_jax.models.placement import whole
 
 
 def gelu(x: chex.Array) -> chex.Array:
@@ -59,7 +60,7 @@ def _gradient(
     d_x = (widened(cotangent @ kernel.T) * gelu_slope(x)).astype(x.dtype)
     # The barrier keeps XLA from finding that it has been computed before.
     again = gelu(jax.lax.optimization_barrier(x))
-    return d_x, jnp.einsum("...f,...d->fd", again, cotangent)
+    return d_x, jnp.einsum("...f,...d->fd", again, cotangent, out_sharding=whole(again))
 
 
 gelu_product.defvjp(_forward, _gradient)

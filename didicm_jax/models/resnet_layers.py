@@ -30,6 +30,7 @@ from didicm_jax.models.float32_layers import (
     GroupNorm,
     float32_linear,
 )
+from didicm_jax.models.placement import with_rows_of
 
 # He et al. 2015, as in timm and torchvision: the variance of the gradient is kept through ReLUs.
 CONV_INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -247,7 +248,9 @@ class ConditionedBlock(Block):
         shortcut = self._shortcut(x)
         # For each image, as features are: they may be repeated, or asked for one by one.
         scale, bias, *others = (
-            None if factor is None else jnp.broadcast_to(factor, mean.shape)
+            None
+            if factor is None
+            else jnp.broadcast_to(factor, mean.shape, out_sharding=with_rows_of(mean, 2))
             for factor in (scale, bias, *shortcut[1:])
         )
         return Branches(residual, shortcut.x, Seen(scale, bias, mean, variance, *others))

@@ -23,6 +23,7 @@ from didicm_jax.models.conditioning import (
 )
 from didicm_jax.models.float32_layers import LINEAR_INIT, ZEROS, LayerNorm, float32_linear
 from didicm_jax.models.option_checks import ImageSize, check_image_size
+from didicm_jax.models.placement import with_rows_of
 from didicm_jax.models.vit_layers import (
     ConditionedTransformerBlock,
     PatchEmbed,
@@ -98,7 +99,9 @@ class _Trunk(nnx.Module):
         x = self.patch_embed(images).reshape(batch, -1, self.out_channels)
         if self.has_token:
             token = jnp.broadcast_to(
-                self.cls_token[...].astype(x.dtype), (batch, 1, self.out_channels)
+                self.cls_token[...].astype(x.dtype),
+                (batch, 1, self.out_channels),
+                out_sharding=with_rows_of(x, 3),
             )
             x = jnp.concatenate([token, x], axis=1)
         return x + self.positions(rows, columns).astype(x.dtype)[None]

@@ -1,6 +1,7 @@
 """Whole recipes: what they are made of, what they refuse, and what they cost when off."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -176,3 +177,24 @@ def test_a_recipe_runs_where_jax_has_64_bits(gathers, keys_of):
         mixed = jax.eval_shape(lambda: policy.train(keys, IMAGES, LABELS, K))
         views = jax.eval_shape(lambda: policy.views(keys, IMAGES, 3))
     assert {x.dtype for x in (*mixed, views)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_on_a_mesh_of_explicit_axes_each_device_does_its_own_images(gathers, keys_of):
+    """What `jax.make_mesh` makes unless it is told otherwise: nothing is moved in silence."""
+    policy = dataclasses.replace(STRONG, gathers=gathers)
+
+    def run(policy, keys, images, labels):
+        return policy.train(keys, images, labels, K, labels), policy.views(keys, images, 3)
+
+    given = (keys_of(0, B), IMAGES, LABELS)
+    # Of the whole recipe the types, which say where a result is; one that compiles soon is run.
+    quick = jax.jit(partial(run, dataclasses.replace(policy, rand_augment="")))
+    with jax.set_mesh(jax.make_mesh((4,), ("data",))):
+        spread = jax.device_put(given, jax.P("data"))
+        whole, found = jax.eval_shape(partial(run, policy), *spread), quick(*spread)
+    for mixed, views in (whole, found):
+        assert mixed.images.sharding.spec[0] == mixed.targets.sharding.spec[0] == "data"
+        assert views.sharding.spec[:2] == (None, "data")
+    for one, other in zip(*map(jax.tree.leaves, (found, quick(*given))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)

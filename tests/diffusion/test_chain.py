@@ -148,3 +148,35 @@ def test_the_least_noise_is_drawn_as_often_as_it_should():
     assert count(2**4, jnp.float32(1e-8)) == 0
     # 5 are expected.
     assert 1 <= count(2**2, jnp.float32(2.4e-6)) <= 12
+
+
+ONE = [0.2, 0.3, 0.5]  # of no batch at all
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        lambda p, s, c: diffusion.marginal(p, s),
+        lambda p, s, c: diffusion.transition(c, s, 3),
+        lambda p, s, c: diffusion.reverse_rate(c, p),
+        diffusion.log_ratio,
+        lambda p, s, c: diffusion.log_marginal(p, s),
+        lambda p, s, c: diffusion.sample_marginal(jax.random.key(0), p, s),
+        lambda p, s, c: diffusion.denoise(p, s),
+        lambda p, s, c: diffusion.euler_cp_step(p, p, s),
+        lambda p, s, c: diffusion.exact_cp_step(p, p, s, 0.1),
+        lambda p, s, c: diffusion.euler_cl_transition(c, p, s),
+        lambda p, s, c: diffusion.score_entropy(p, p, c),
+        lambda p, s, c: diffusion.weighted_score_entropy(p, p, c, s, diffusion.loglinear()),
+        lambda p, s, c: diffusion.denoising_cross_entropy(p, p, c, s),
+    ],
+)
+def test_numbers_and_lists_are_arrays(kernel):
+    expected = kernel(jnp.asarray(ONE), jnp.float32(0.5), jnp.int32(1))
+    found = kernel(ONE, 0.5, 1)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_number_leaves_the_type_of_the_others():
+    assert diffusion.marginal(jnp.asarray(ONE, jnp.bfloat16), 0.5).dtype == jnp.bfloat16

@@ -263,6 +263,24 @@ def test_batches_can_be_spread_over_devices(digits, predict):
     np.testing.assert_allclose(spread(images).probs, predict(images).probs, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_a_caller_may_have_set_another_mesh(digits, predict, kind):
+    images = digits[1].dataset.test.batch(np.arange(8))["image"]
+    kind = getattr(jax.sharding.AxisType, kind)
+    with jax.set_mesh(jax.make_mesh((4,), ("batch",), (kind,))):
+        found = predict(images).probs
+        loaded = didicm_jax.Predictor.from_workdir(digits[0])(images).probs
+    np.testing.assert_array_equal(found, predict(images).probs)
+    np.testing.assert_array_equal(loaded, found)
+
+
+def test_where_jax_has_64_bits_a_prediction_has_the_types_that_it_has(digits, x64):
+    images = digits[1].dataset.test.batch(np.arange(8))["image"]
+    answer = didicm_jax.Predictor.from_workdir(digits[0])(images)
+    assert answer.probs.dtype == answer.trajectory.dtype == np.float32
+    assert answer.labels.dtype == answer.steps_used.dtype == np.int32
+
+
 def test_mistakes_are_one_line(digits, predict, tmp_path):
     folder = digits[0]
     (tmp_path / "text.png").write_text("no image")

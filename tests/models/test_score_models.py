@@ -181,3 +181,39 @@ def test_training_under_shard_map_is_training_on_each_device(make, family, optio
     expected = np.concatenate([part[0] for part in parts]), *mean
     for ours, reference in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, reference, atol=2e-3 * np.abs(reference).max() + 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        (models.DiDiRN, {"width": 0.5, "conditioned_stages": 1, "stem": "didirn"}),
+        (models.DiDiRN, {"width": 0.5, "conditioned_stages": 0, "dtype": "bfloat16"}),
+        (models.DiDiViT, {"conditioned_blocks": 1, "pool": "token"}),
+        (models.DiDiViT, {"conditioned_blocks": 0}),
+        (models.ViT, {}),
+    ],
+)
+def test_on_a_mesh_of_explicit_axes_a_loss_and_its_gradient_have_a_place(make, family, options):
+    """What `jax.make_mesh` makes unless it is told otherwise: JAX asks where a result shall lie."""
+    graphdef, state = nnx.split(make(family, **options))
+    images = jnp.asarray(np.random.default_rng(3).standard_normal((8, 16, 16, 3)), jnp.float32)
+    seen = (jnp.arange(8, dtype=jnp.int32) % 5, jnp.linspace(0.01, 3.0, 8))
+
+    def loss(state, images, seen):
+        model = nnx.merge(graphdef, state)
+        model.train()
+        output = model(images) if family is models.ViT else model(images, *seen)
+        return jnp.sum(output**2), output
+
+    step = jax.jit(jax.grad(loss, has_aux=True))
+    with jax.set_mesh(jax.make_mesh((4,), ("data",))):
+        given = (jax.device_put(state, jax.P()), *jax.device_put((images, seen), jax.P("data")))
+        # The types say where a result is; a network that compiles soon is run.
+        found = step(*given) if family is models.ViT else jax.eval_shape(step, *given)
+    gradient, output = found
+    assert output.sharding.spec[0] == "data"
+    assert all(not any(x.sharding.spec) for x in jax.tree.leaves(gradient))
+    if family is models.ViT:
+        expected = step(state, images, seen)
+        for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(other).max())
