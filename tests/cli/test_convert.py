@@ -105,7 +105,7 @@ import jax, numpy as np
 exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
 assert exported.platforms == ("cpu", "cuda", "tpu")
 images = np.load(sys.argv[2])
-parts = [np.asarray(exported.call(images[:n])) for n in (1, 3, 5)]
+parts = [np.asarray(exported.call(images[:n])) for n in (1, 5)]
 np.savez(sys.argv[3], *parts)
 """
 
