@@ -143,8 +143,9 @@ def _typed_after(start: Any, body: Callable) -> Callable[[Any], Any]:
     def cast(x: chex.Array, result: Any) -> chex.Array:
         missing = axes - jax.typeof(x).manual_axis_type.varying
         x = jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
-        spread = jax.typeof(result).sharding
-        return x if jax.typeof(x).sharding == spread else jax.sharding.reshard(x, spread)
+        place = jax.typeof(result).sharding
+        spread = any(place.spec) and place != jax.typeof(x).sharding
+        return jax.sharding.reshard(x, place) if spread else x
 
     return lambda carry: jax.tree.map(cast, carry, after)
 

@@ -165,7 +165,7 @@ def test_a_run_is_made_of_it(convert, made, run, tmp_path):
     assert "model-index" not in metadata  # the new run was not evaluated
     assert "license" not in metadata
     assert "have not been evaluated" in text
-    assert "config.model.width=0.0625\n" in text
+    assert "how they were trained is not known here" in text
 
 
 def test_sampler_and_dtype_are_chosen(convert, run, tmp_path):
@@ -282,6 +282,8 @@ def test_the_card_of_weights_from_elsewhere_claims_no_training(made, run):
         assert claim not in text
         assert claim in write(dataclasses.replace(trained, step=1), facts)
     assert len(commands(text)) == 1  # that of the evaluation
+    unknown = dataclasses.replace(trained, step=1)  # its config file is not, as in older runs
+    assert "config.model.width=0.0625\n" in write(unknown, facts._replace(began=None))
 
 
 def test_the_card_of_photos_of_many_classes(made, run):
