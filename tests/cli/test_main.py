@@ -289,6 +289,7 @@ def test_one_of_several_without_room_does_not_say_start_again(main, run, monkeyp
     assert status == 2
 
 
+@pytest.mark.slow
 def test_debug_nans_points_at_the_operation(main, tmp_path):
     settings = [word for word in SMALL if "model" not in word and "sampler" not in word]
     settings += [

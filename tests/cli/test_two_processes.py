@@ -276,6 +276,7 @@ def test_a_full_disk_is_survived_and_told(start, tmp_path):
     assert (workdir / "checkpoints" / "40").is_dir()
 
 
+@pytest.mark.slow
 def test_a_last_save_that_fails_is_an_error_on_every_process(start, tmp_path):
     """There is no other: one under way, when its folder goes, is waited for ten minutes."""
     workdir = tmp_path / "run"
