@@ -82,14 +82,23 @@ def test_every_setting_that_is_named_exists(page):
     assert set(re.findall(r"--(?:no)?config\.([\w.]*\w)", text)) <= known
 
 
+def sections(text):
+    """What GitHub calls the headings of a page in links."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each).strip().lower().replace(" ", "-") for each in headings}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_is_named_exists(page):
+def test_every_file_and_section_that_is_named_exists(page):
     text = (ROOT / page).read_text()
     places = r"(?<![\w/.])(?:launch|configs|didicm_jax|tests|docs|\.ci|\.github)/[\w/.-]*\w"
     for path in re.findall(places, text):
         assert (ROOT / path).exists(), path
-    for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text):
-        assert ((ROOT / page).parent / link).exists(), link
+    for link, section in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", text):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert target.exists(), link
+        if section:
+            assert section in sections(target.read_text()), f"{link}#{section}"
 
 
 @pytest.mark.parametrize("page", PAGES)
