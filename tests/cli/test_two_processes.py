@@ -16,11 +16,9 @@ import numpy as np
 import pytest
 
 from tests import compiling
-from tests.cli.running import comparable
+from tests.cli.running import DIGITS, ROOT, comparable
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parents[1] / "shallow.py"
-DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 SETTINGS = [
     "--config.data.train_examples=200",
     "--config.train.batch_size=16",
