@@ -1,12 +1,15 @@
-"""The entry point, called in process."""
+"""The entry points, called in process, and what they are called with."""
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from didicm_jax import data
+from didicm_jax.cli import convert as conversion
 from didicm_jax.cli import main as entry_point
 from tests import shallow
+from tests.cli.converting import TINY, state_dict
 from tests.cli.running import DIGITS, SMALL
 
 
@@ -21,6 +24,12 @@ def shallow_models():
 def main():
     """`launch/main.py`'s `main` without the program's name."""
     return lambda *arguments: entry_point.main(["main.py", *map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def convert():
+    """`launch/convert.py`'s `main` without the program's name."""
+    return lambda *arguments: conversion.main(["convert.py", *map(str, arguments)])
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +49,23 @@ def classifier(main, tmp_path_factory):
     settings += ["--config.train.duration=4 steps"]
     assert main(DIGITS, f"--workdir={workdir}", *small, *settings) == 0
     return workdir
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """Weights of a DiDiRN-18 as the original leaves them, in safetensors."""
+    path = tmp_path_factory.mktemp("torch") / "original.safetensors"
+    save_file({f"module.{key}": value for key, value in state_dict("didirn18").items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(convert, run, tmp_path_factory):
+    """The run as a folder for the Hub."""
+    path = tmp_path_factory.mktemp("hub") / "tiny"
+    given = ["--license=apache-2.0", "--dataset=somebody/digits", *TINY]
+    assert convert(f"--workdir={run}", f"--hub={path}", *given) == 0
+    return path
 
 
 @pytest.fixture(scope="session")

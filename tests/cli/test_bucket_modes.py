@@ -11,9 +11,7 @@ import pytest
 
 from didicm_jax import bucket, files
 from didicm_jax.bucket import claims
-from tests.cli.running import DIGITS, SMALL, comparable
-
-ROOT = Path(__file__).parents[2]
+from tests.cli.running import DIGITS, ROOT, SMALL, comparable
 
 
 @pytest.fixture(scope="module")

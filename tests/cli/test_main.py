@@ -16,6 +16,7 @@ from didicm_jax.run import Places, worth
 from didicm_jax.training import loop
 from didicm_jax.training.step import Metrics
 from tests.cli.running import DIGITS, SMALL, comparable, interrupt_at, records
+from tests.disks import flip
 
 
 def test_a_run_leaves_everything_behind(run):
@@ -123,9 +124,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(main, run, tmp_path, capsys):
     workdir = shutil.copytree(run, tmp_path / "run")
     arrays = max((workdir / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
-    content = bytearray(arrays.read_bytes())
-    content[len(content) // 2] ^= 1
-    arrays.write_bytes(bytes(content))
+    flip(arrays)
     assert main("--mode=evaluate", f"--workdir={workdir}") == 2
     assert "expected a whole checkpoint" in capsys.readouterr().err
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0

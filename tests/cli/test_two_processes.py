@@ -16,11 +16,9 @@ import numpy as np
 import pytest
 
 from tests import compiling
-from tests.cli.running import comparable
+from tests.cli.running import DIGITS, ROOT, comparable
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parents[1] / "shallow.py"
-DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 SETTINGS = [
     "--config.data.train_examples=200",
     "--config.train.batch_size=16",
@@ -228,7 +226,7 @@ def test_a_mistake_that_process_0_alone_finds_ends_all(alone, start, tmp_path):
             "time.sleep(delays.pop() if delays else 0)", "raise UserError('a mistake')"
         ).replace("import time", "from didicm_jax.errors import UserError")
     )
-    given = ["--mode=evaluate", "--steps=1,2", f"--output={tmp_path / 'out'}"]
+    given = ["--mode=evaluate", f"--output={tmp_path / 'out'}"]
     processes = start(alone, *given, processes=2, program=program)
     for process in processes:
         ends(process, 2)
@@ -250,7 +248,7 @@ def test_a_mistake_on_one_host_ends_all(start, tmp_path):
 
 @pytest.mark.parametrize("kind", ["dead", pytest.param("hung", marks=pytest.mark.slow)])
 def test_without_a_peer_the_others_give_up(start, tmp_path, kind):
-    processes = start(tmp_path / "run", DIGITS, *VIT, "--peer_timeout=10", processes=2)
+    processes = start(tmp_path / "run", DIGITS, *RESNET, "--peer_timeout=10", processes=2)
     wait_for(processes[0], "^step 3/")
     processes[1].send_signal(signal.SIGKILL if kind == "dead" else signal.SIGSTOP)
     ends(processes[0], 3)

@@ -1,5 +1,7 @@
 """Photos, and prepared sets made of them."""
 
+import shutil
+
 import pytest
 from sklearn import datasets
 
@@ -33,3 +35,9 @@ def tree(tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("tree")
     prepare(list_folder(make_tree(folder / "tree", photos), name="birds"), folder / "data")
     return folder / "data"
+
+
+@pytest.fixture
+def copied(tree, tmp_path):
+    """The data_dir `tree`, to change it."""
+    return shutil.copytree(tree, tmp_path / "data")

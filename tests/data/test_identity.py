@@ -10,19 +10,14 @@ from didicm_jax import data
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from tests.data.making import make_tree
-
-
-def load(name, folder, **options):
-    return data.load(name, data_dir=str(folder), **{"resolution": 32, **options})
+from tests.data.stored import birds, load
 
 
 @pytest.fixture(params=["kept", "from the shards"])
-def stored(request, tree, tmp_path):
+def stored(request, copied):
     """The set `birds`, with the digest that `prepare` keeps, and without."""
-    copied = tmp_path / "stored"
-    shutil.copytree(tree, copied)
     if request.param != "kept":
-        path = copied / "birds" / "1.0.0" / "metadata.json"
+        path = birds(copied) / "metadata.json"
         made = json.loads(path.read_text())
         assert made.pop("digest")
         path.write_text(json.dumps(made))

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import shutil
 
 import numpy as np
 import pytest
@@ -15,17 +14,12 @@ from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
 from tests.data.making import encode
+from tests.data.stored import birds, load
 
 
-def load(name, folder):
-    return data.load(name, data_dir=str(folder), resolution=32)
-
-
-def test_labels_are_read_once_where_no_file_holds_them(tree, tmp_path, monkeypatch):
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
+def test_labels_are_read_once_where_no_file_holds_them(copied, tmp_path, monkeypatch):
     expected = load("birds", copied)
-    for file in copied.glob("birds/1.0.0/*.labels.npy"):
+    for file in birds(copied).glob("*.labels.npy"):
         file.unlink()
     first = load("birds", copied)
     cached = list((tmp_path / "cache" / "didicm_jax" / "labels").iterdir())
@@ -42,18 +36,16 @@ def test_labels_are_read_once_where_no_file_holds_them(tree, tmp_path, monkeypat
                 getattr(dataset, split).labels, getattr(expected, split).labels
             )
     # Another set at the same place is another set.
-    os.utime(copied / "birds" / "1.0.0" / "dataset_info.json", (10**9, 10**9))
+    os.utime(birds(copied) / "dataset_info.json", (10**9, 10**9))
     with pytest.raises(AssertionError, match="second time"):
         load("birds", copied)
 
 
-def test_a_file_of_labels_that_promises_too_much_costs_a_pass_and_no_memory(tree, tmp_path):
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
+def test_a_file_of_labels_that_promises_too_much_costs_a_pass_and_no_memory(copied):
     expected = load("birds", copied).train.labels
     for count in (29, 10**13):
         header = {"descr": "<i4", "fortran_order": False, "shape": (count,)}
-        with (copied / "birds" / "1.0.0" / "birds-train.labels.npy").open("wb") as file:
+        with (birds(copied) / "birds-train.labels.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             file.write(bytes(4 * 28))  # cut off
         np.testing.assert_array_equal(load("birds", copied).train.labels, expected)
@@ -76,17 +68,15 @@ def test_a_damaged_header_of_a_file_of_labels_costs_a_pass(tmp_path):
     assert label_files.load(path, len(labels)).tolist() == labels.tolist()
 
 
-def test_a_user_without_a_name_and_a_home_goes_without_the_cache(tree, tmp_path, monkeypatch):
+def test_a_user_without_a_name_and_a_home_goes_without_the_cache(copied, monkeypatch):
     """As in a container that runs under a number that stands for nobody, and owns the files."""
 
     def nobody(uid):
         raise KeyError(uid)
 
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
     expected = load("birds", copied).train.labels
     for pattern in ("*.labels.npy", "metadata.json"):
-        for file in copied.glob(f"birds/1.0.0/{pattern}"):
+        for file in birds(copied).glob(pattern):
             file.unlink()
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -96,10 +86,8 @@ def test_a_user_without_a_name_and_a_home_goes_without_the_cache(tree, tmp_path,
     assert source.digest() == source.digest(np.arange(len(source)))
 
 
-def test_records_without_a_label_are_named(tree, tmp_path, monkeypatch):
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
-    for file in copied.glob("birds/1.0.0/*.labels.npy"):
+def test_records_without_a_label_are_named(copied, monkeypatch):
+    for file in birds(copied).glob("*.labels.npy"):
         file.unlink()
     real = tfds_module._records
     for wrong in (b"\xff", b""):  # damaged, and an example of nothing
@@ -122,13 +110,7 @@ def test_the_labels_of_a_part_are_taken_from_the_file_of_the_whole_split(tree, m
 
     monkeypatch.setattr(label_files, "_read_all", read_all)
     whole = load("birds", tree)
-    parts = data.load(
-        "birds",
-        data_dir=str(tree),
-        resolution=32,
-        train_split="train[20:]+validation[:2]",
-        eval_split="train[:20]",
-    )
+    parts = load("birds", tree, train_split="train[20:]+validation[:2]", eval_split="train[:20]")
     expected = np.r_[whole.train.labels[20:], whole.test.labels[:2]]
     np.testing.assert_array_equal(parts.train.labels, expected)
     np.testing.assert_array_equal(parts.test.labels, whole.train.labels[:20])

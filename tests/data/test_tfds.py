@@ -1,9 +1,6 @@
-"""Sets that tensorflow-datasets serves: prepared, mocked, unprepared, in the wrong format."""
+"""What is read of the sets that tensorflow-datasets serves: classes, labels, parts, batches."""
 
 import io
-import json
-import re
-import shutil
 import subprocess
 import sys
 
@@ -13,17 +10,11 @@ import tensorflow_datasets as tfds
 
 from didicm_jax import data
 from didicm_jax.data import prepare as preparing
-from didicm_jax.data import tfds as tfds_module
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
 from tests.data.making import encode, make_tree, small
-
-ONE_LINE = r"^expected [^\n]*$"
-
-
-def load(name, folder, **options):
-    return data.load(name, data_dir=str(folder), **{"resolution": 32, **options})
+from tests.data.stored import load, rewrite_info
 
 
 def test_a_prepared_imagenet_has_the_official_classes_and_labels(imagenet):
@@ -85,19 +76,6 @@ def test_parts_that_are_counted_in_files_have_the_labels_of_their_records(
         assert names == [each["file_name"].decode() for each in expected], split
 
 
-def test_labels_that_are_not_as_many_as_the_records_are_named(tree, monkeypatch):
-    real = tfds_module._records
-
-    def records(builder, split, key):
-        parts, whole = real(builder, split, key)
-        return parts, [whole[n] for n in range(len(whole) - 1)]
-
-    monkeypatch.setattr(tfds_module, "_records", records)
-    message = r"^expected one label for each of the 28 records of birds train, found 29: [^\n]*$"
-    with pytest.raises(UserError, match=message):
-        load("birds", tree)
-
-
 def test_data_ratio_and_train_examples(tree):
     birds = load("birds", tree)
     assert len(data.trained_on(birds, data_ratio=0.5, seed=3).train) == 14
@@ -106,124 +84,22 @@ def test_data_ratio_and_train_examples(tree):
         data.trained_on(birds, train_examples=7, data_ratio=0.5)
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("dataset_info.json", b"[1, 2]"),
-        ("dataset_info.json", b"{\xff}"),
-        ("features.json", b"{"),
-    ],
-)
-def test_a_damaged_description_is_named(tree, tmp_path, file, content):
-    shutil.copytree(tree, tmp_path / "data")
-    (tmp_path / "data" / "birds" / "1.0.0" / file).write_bytes(content)
-    with pytest.raises(UserError, match=r"^expected a whole description of birds in [^\n]*$"):
-        load("birds", tmp_path / "data")
-
-
-@pytest.mark.parametrize("content", [b"boat\ncran\xe9\n", b"\n", None])
-def test_names_of_classes_that_cannot_be_read_are_not_passed_over(tree, tmp_path, content):
-    """The classes would be called 0 and 1, and so would those of a network trained on them."""
-    shutil.copytree(tree, tmp_path / "data")
-    path = tmp_path / "data" / "birds" / "1.0.0" / "label.labels.txt"
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"^expected the names of the classes in [^\n]*$"):
-        load("birds", tmp_path / "data")
-
-
-def test_photos_of_too_many_pixels_are_broken(tree):
-    dataset = load("birds", tree, max_pixels=150 * 100 - 1)
-    with pytest.raises(UserError, match=r"to be broken, found .*config\.data\.max_broken_share"):
-        dataset.train.batch(np.arange(8))
-    assert load("birds", tree, max_pixels=150 * 100).train.batch(np.arange(29))
-
-
-def test_what_is_not_there_is_named_with_the_way_to_get_it(tree, tmp_path):
-    for name, folder, message in (
-        ("nonesuch", tree, "found 'nonesuch', which neither knows.*launch/prepare.py"),
-        ("birds:9.0.0", tree, "'birds:9.0.0'"),
-        ("cifar10/nonesuch", tree, "cifar10/nonesuch"),
-        (
-            "imagenet2012",
-            tmp_path,
-            "imagenet2012 as array_record in .*found nothing: prepare it with python"
-            " launch/prepare.py --dataset=imagenet2012",
-        ),
-        ("mnist", tmp_path, "found nothing: prepare it with tfds build mnist"),
-    ):
-        with pytest.raises(UserError, match=ONE_LINE) as caught:
-            load(name, folder)
-        assert re.search(message, str(caught.value)), caught.value
-
-
-def test_splits_that_are_not_there_are_named(tree):
-    with pytest.raises(
-        UserError, match=r"split 'dev' of birds, found train, validation.*eval_split"
-    ):
-        load("birds", tree, eval_split="dev")
-
-
-def rewrite_info(tree, tmp_path, change):
-    shutil.copytree(tree, tmp_path / "data")
-    path = tmp_path / "data" / "birds" / "1.0.0" / "dataset_info.json"
-    info = json.loads(path.read_text())
-    change(info)
-    path.write_text(json.dumps(info))
-    return tmp_path / "data"
-
-
-def test_tfrecord_alone_is_named(tree, tmp_path):
-    folder = rewrite_info(tree, tmp_path, lambda info: info.update(fileFormat="tfrecord"))
-    with pytest.raises(UserError, match=r"only as tfrecord, which has no random access: prepare"):
-        load("birds", folder)
-
-
-def test_a_set_without_evaluation_images_is_named(tree, tmp_path):
-    folder = rewrite_info(tree, tmp_path, lambda info: info["splits"].pop())
-    with pytest.raises(UserError, match=r"validation or test in birds, found train: set config"):
-        load("birds", folder)
-    with pytest.raises(UserError, match=r"found train: set config.data.eval_split to one of them"):
-        load("birds", folder, train_split=None)
-    assert len(load("birds", folder, eval_split="train[90%:]").test) == 3
-
-
-def test_nothing_to_train_on_is_opened_where_nothing_is_trained(tree, tmp_path):
+def test_nothing_to_train_on_is_opened_where_nothing_is_trained(tree, copied):
     """Sets such as ImageNetV2 have one split of images to evaluate on, and no other."""
-    folder = rewrite_info(tree, tmp_path, lambda info: info["splits"].pop(0))
-    for file in folder.rglob("birds-train.*"):
+    rewrite_info(copied, lambda info: info["splits"].pop(0))
+    for file in copied.rglob("birds-train.*"):
         file.unlink()
     whole = load("birds", tree)
     for split in ("", "validation", "validation[:4]"):
-        found = load("birds", folder, train_split=None, eval_split=split)
+        found = load("birds", copied, train_split=None, eval_split=split)
         assert found.train is found.test
         rows = np.arange(4 if "4" in split else 10)
         assert found.test.digest(rows) == whole.test.digest(rows)
         assert found.class_names == whole.class_names
     with pytest.raises(UserError, match=r"found validation .*correct config.data.train_split$"):
-        load("birds", folder)
+        load("birds", copied)
     with pytest.raises(UserError, match=r"found validation .*correct config.data.eval_split$"):
-        load("birds", folder, train_split=None, eval_split="test")
-
-
-def test_missing_shards_are_named_at_once(tree, tmp_path):
-    shutil.copytree(tree, tmp_path / "data")
-    for shard in (tmp_path / "data").rglob("birds-train.array_record*"):
-        shard.unlink()
-    with pytest.raises(UserError, match=r"records of birds train .* cannot be read"):
-        load("birds", tmp_path / "data")
-
-
-def test_a_set_that_is_not_for_classification_is_named(tree, tmp_path):
-    shutil.copytree(tree, tmp_path / "data")
-    features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
-    features.save_config(tmp_path / "data" / "birds" / "1.0.0")
-    folder = rewrite_info(
-        tmp_path / "data", tmp_path / "more", lambda info: info.pop("supervisedKeys", None)
-    )
-    with pytest.raises(UserError, match=r"one image and one class label.*found images \[\]"):
-        load("birds", folder)
+        load("birds", copied, train_split=None, eval_split="test")
 
 
 @pytest.fixture
@@ -324,22 +200,3 @@ def test_a_folder_prepared_with_a_test_split_alone(photos, tmp_path):
     (folder / "val").rename(folder / "test")
     prepare(list_folder(folder, name="other"), tmp_path / "data")
     assert len(load("other", tmp_path / "data").test) == 10
-
-
-def test_a_record_that_the_disk_damaged_is_a_broken_image_and_not_the_end(tree, tmp_path):
-    copied = tmp_path / "data"
-    shutil.copytree(tree, copied)
-    folder = copied / "birds" / "1.0.0"
-    shard = next(folder.glob("birds-train.array_record*"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    source = load("birds", copied, max_broken_share=0.5).train
-    assert source.batch(np.arange(29))["image"].std() > 20
-    (broken,) = source.broken()
-    assert 0 < broken < 28
-    assert source.name(broken) == str(broken)
-    (folder / "birds-train.labels.npy").unlink()
-    message = rf"^expected a label in every record of birds train, found record {broken} [^\n]*$"
-    with pytest.raises(UserError, match=message):
-        load("birds", copied)

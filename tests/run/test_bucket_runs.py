@@ -4,19 +4,17 @@ import contextlib
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from didicm_jax import bucket, files, parallel
+from didicm_jax import bucket, files
 from didicm_jax import config as configuration
 from didicm_jax.bucket import claims, store
 from didicm_jax.errors import UserError
 from didicm_jax.run import Description, RunFolder, journal
-from didicm_jax.run.checkpoints import Checkpoints
-from didicm_jax.run.saved import SavedCheckpoints
-
-DIGITS = Description(("zero", "one", "two"), (8, 8, 1))
+from tests.disks import flip
+from tests.run.claiming import DIGITS
+from tests.run.saving import like, looked_at, opened
 
 
 @pytest.fixture
@@ -24,17 +22,8 @@ def run(folder_of_bucket):
     return RunFolder.claim(folder_of_bucket, configuration.default(), DIGITS)
 
 
-def like(size):
-    everywhere = parallel.replicated(parallel.make_mesh())
-    return {"x": jax.ShapeDtypeStruct((size,), jnp.float32, sharding=everywhere)}
-
-
-def values(step, size=2000):
-    return {"x": jax.random.normal(jax.random.fold_in(jax.random.key(0), step), (size,))}
-
-
-def opened(run, **options):
-    return contextlib.closing(Checkpoints(run.path, **options))
+def values(step):
+    return {"x": jax.random.normal(jax.random.fold_in(jax.random.key(0), step), (2000,))}
 
 
 def test_a_run_is_opened_as_it_was_claimed(run):
@@ -46,7 +35,7 @@ def test_a_run_is_opened_as_it_was_claimed(run):
     other = Description(("zero", "two", "one"), (8, 8, 1))
     with pytest.raises(UserError, match="expected the data that the run in gs://"):
         RunFolder.claim(run.path, configuration.default(), other)
-    with contextlib.closing(SavedCheckpoints(run.path)) as checkpoints:
+    with looked_at(run.path) as checkpoints:
         assert (checkpoints.latest(), checkpoints.best()) == (None, None)
 
 
@@ -65,7 +54,7 @@ def test_a_second_start_is_refused(run, monkeypatch):
 def test_a_checkpoint_counts_when_it_is_whole_and_a_damaged_one_is_set_aside(run):
     """A bit that flips, and a kill while one is written, which has its own name from the start."""
     said = []
-    with opened(run) as checkpoints:
+    with opened(run.path) as checkpoints:
         for step, top1 in ((1, 0.9), (2, None), (3, 0.2), (4, None)):
             checkpoints.save(step, values(step), evaluated=top1)
         checkpoints.finish()
@@ -74,19 +63,17 @@ def test_a_checkpoint_counts_when_it_is_whole_and_a_damaged_one_is_set_aside(run
     assert kept == {"1", "3", "4"}  # the best, and the latest two
     newest = run.checkpoints / "4"
     flipped = max(files.tree(newest), key=files.size)
-    content = bytearray(flipped.read_bytes())
-    content[len(content) // 2] ^= 1
-    flipped.write_bytes(bytes(content))
+    flip(flipped)
     for path in files.tree(run.checkpoints / "3"):
         if path.name != bucket.COMMITTED:
             name = path.relative_to(run.checkpoints / "3")
             (run.checkpoints / "5" / name).write_bytes(path.read_bytes())
-    with contextlib.closing(SavedCheckpoints(run.path)) as checkpoints:
+    with looked_at(run.path) as checkpoints:
         assert checkpoints.latest() == 4
         with pytest.raises(UserError, match="has changed since it was written"):
-            checkpoints.restore_part(4, like(2000))
-    with opened(run, say=said.append) as checkpoints:
-        step, state = checkpoints.restore_latest(like(2000))
+            checkpoints.restore_part(4, like(values(0)))
+    with opened(run.path, say=said.append) as checkpoints:
+        step, state = checkpoints.restore_latest(like(values(0)))
         assert step == 3
         np.testing.assert_array_equal(state["x"], values(3)["x"])
         assert f"moved to {run.damaged}/4, going on from that of step 3" in said[0]
@@ -95,8 +82,8 @@ def test_a_checkpoint_counts_when_it_is_whole_and_a_damaged_one_is_set_aside(run
         for step in (4, 5):
             checkpoints.save(step, values(step))
         checkpoints.finish()
-    with opened(run, say=said.append) as checkpoints:
-        step, state = checkpoints.restore_latest(like(2000))
+    with opened(run.path, say=said.append) as checkpoints:
+        step, state = checkpoints.restore_latest(like(values(0)))
     np.testing.assert_array_equal(state["x"], values(5)["x"])
     assert (step, len(said)) == (5, 1)
     assert run.begun
@@ -105,8 +92,8 @@ def test_a_checkpoint_counts_when_it_is_whole_and_a_damaged_one_is_set_aside(run
 def test_a_checkpoint_that_is_being_written_is_not_begun(run):
     (run.checkpoints / "1" / "default" / "manifest.ocdbt").write_bytes(b"")
     assert not run.begun
-    with opened(run) as checkpoints:
-        assert checkpoints.restore_latest(like(2000)) is None
+    with opened(run.path) as checkpoints:
+        assert checkpoints.restore_latest(like(values(0))) is None
         checkpoints.save(1, values(1))
         checkpoints.finish()
         assert checkpoints.latest() == 1
@@ -115,7 +102,7 @@ def test_a_checkpoint_that_is_being_written_is_not_begun(run):
 
 def test_a_store_that_does_not_answer_does_not_end_the_run(run, monkeypatch):
     said = []
-    with opened(run, say=said.append) as checkpoints:
+    with opened(run.path, say=said.append) as checkpoints:
         checkpoints.save(1, values(1))
         checkpoints.check(wait=True)
         with monkeypatch.context() as patched:

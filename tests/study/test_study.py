@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import digits as digits_config
@@ -31,17 +29,7 @@ SMALL = [
 
 
 def start(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch" / "study.py"), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def start_here(*arguments):
-    """The same in this process, for a start that begins no cell."""
+    """In this process; the cells that it begins have their own."""
     return command.main([str(ROOT / "launch" / "study.py"), *arguments])
 
 
@@ -50,18 +38,19 @@ def digits():
     return digits_config.get_config()
 
 
-def test_a_study_is_stopped_goes_on_and_concludes(tmp_path, capsys):
+def test_a_study_is_stopped_goes_on_and_concludes(tmp_path, capsys, monkeypatch):
     """Two methods and a cell that cannot run, which takes nothing from the others."""
+    monkeypatch.chdir(ROOT)  # where the config file is named from
     folder = tmp_path / "study"
     given = [DIGITS, *SMALL, f"--workdir={folder}", "--jobs=2"]
     given.append("--axes=method=softmax,head;train.batch_size=16")
     given.append("--axes=method=softmax;train.batch_size=5000")
-    assert start_here(*given, "--budget=0") == 0
+    assert start(*given, "--budget=0") == 0
     assert "stopped with 0 of 3 cells done" in capsys.readouterr().out
-    first = start(*given)
-    assert first.returncode == 2
-    assert "1 cell: expected it to run to the end, found that it failed" in first.stderr
-    assert "config.train.batch_size: expected at most the" in first.stdout
+    assert start(*given) == 2
+    said = capsys.readouterr()
+    assert "1 cell: expected it to run to the end, found that it failed" in said.err
+    assert "config.train.batch_size: expected at most the" in said.out
     cells = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("cells/*/cell.json")}
     assert sorted(cells) == [
         "method=head,train.batch_size=16",
@@ -108,7 +97,7 @@ def test_a_study_is_stopped_goes_on_and_concludes(tmp_path, capsys):
         assert (folder / name).stat().st_size > 0
     # A normal run: any other mode takes it.
     assert (folder / "cells" / "method=softmax,train.batch_size=16" / "evaluation.json").exists()
-    assert start_here(*given, "--config.train.duration=4 steps") == 2
+    assert start(*given, "--config.train.duration=4 steps") == 2
     said = capsys.readouterr().err
     assert "expected the study that" in said
     assert "train.duration is '4 steps', was '3 steps'" in said
