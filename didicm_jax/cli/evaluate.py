@@ -101,6 +101,9 @@ def run(
             scored.append(Scored(config, subject.evaluate(chosen, waiting=waiting, keep=keep)))
             if len(configs) > 1:  # a whole list may take long
                 _say(f"{scored[-1].name}: {journal.summary(scored[-1].evaluation.metrics)}")
+        if real is not None:  # what was scored in the place of an image has other labels
+            gone = scored[-1].evaluation.replaced
+            real = [frozenset() if lost else own for own, lost in zip(real, gone, strict=True)]
         corrupted = None
         if requests.corruptions:
             corrupted = corruptions.evaluate(
@@ -172,6 +175,7 @@ def _report(
         labels=last.scores.labels,
         ids=np.array(names),
         class_names=np.array(subject.class_names),
+        replaced=last.replaced,
     )
     record.write(output, whole)
     written += ["predictions.npz", *_draw(scored, records, subject.class_names, corrupted, output)]

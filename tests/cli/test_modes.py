@@ -169,6 +169,14 @@ def test_real_labels(main, run, tmp_path, capsys, monkeypatch):
     assert f"ReaL labels of 180 images {100 * right.mean():.2f} %" in page.root.text
     card = next(page.root.only("ul", id="mistakes").all("li"))
     assert "ReaL: " in card.text
+    with monkeypatch.context() as patch:  # of these others were scored in their place
+        patch.setattr(data.ArraySource, "broken", lambda self: np.array([1, 2, 7]))
+        assert main("--mode=evaluate", f"--workdir={run}", *given) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (result["num_examples_real"], result["replaced_images"]) == (178, 3)
+    with np.load(tmp_path / "out" / "predictions.npz") as found:
+        assert np.flatnonzero(found["replaced"]).tolist() == [1, 2, 7]
+    capsys.readouterr()
     (tmp_path / "real.json").write_text("[1, 2")
     assert main("--mode=evaluate", f"--workdir={run}", *given) == 2
     assert "expected the file real.json" in one_line(capsys)
