@@ -92,8 +92,12 @@ def test_a_figure_that_cannot_be_drawn_costs_no_result(main, run, tmp_path, monk
 
     monkeypatch.setattr(figures, "classes", fails)
     given = ["--examples=8", f"--output={tmp_path}"]
+    former = [tmp_path / "classes.png", tmp_path / "corruptions.png"]
+    for path in former:
+        path.write_text("of an evaluation before")
     assert main("--mode=evaluate", f"--workdir={run}", *given) == 0
     said = capsys.readouterr()
+    assert not any(path.exists() for path in former)  # beside the new page they would be of this
     assert "classes.png could not be drawn: RuntimeError: no such glyph" in said.err
     assert "classes.png" not in said.out
     for name in ("evaluation.json", "predictions.npz", "confusions.csv", "steps.png"):
