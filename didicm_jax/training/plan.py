@@ -52,8 +52,9 @@ class Plan:
 
     @cached_property
     def description(self) -> Description:
-        """Of its data set, with which examples it trains on."""
-        return replace(Description.of(self.dataset), trained_on=self.dataset.train.digest())
+        """Of its data set, with which examples it trains on, and which tell what is best."""
+        train, test = self.dataset.train.digest(), self.dataset.test.digest()
+        return replace(Description.of(self.dataset), trained_on=train, judged_on=test)
 
     @property
     def peak(self) -> float | None:
