@@ -58,7 +58,7 @@ def write(
     from didicm_jax.cli import card
     from didicm_jax.run import bundle
 
-    path = files.local(values.hub, "hub").resolve()
+    path = files.resolved(files.local(values.hub, "hub"))
     facts = card.Facts(
         folder=path,
         dtype=values.dtype,

@@ -47,7 +47,7 @@ def find(given: Sequence[str], without: Collection[Path] = ()) -> list[Path]:
                 each
                 for each in tree.below(path)
                 if (each.is_file() or each.is_symlink())  # a bad link is named when it is read
-                and not (left_out and any(map(each.resolve().is_relative_to, left_out)))
+                and not (left_out and any(map(files.resolved(each).is_relative_to, left_out)))
             ]
         elif path.exists():
             found.append(path)
