@@ -51,7 +51,8 @@ def local(path: str | os.PathLike, about: str, *, expected: str = "a folder on a
 
 def resolved(path: Path) -> Path:
     """A path that does not depend on the current folder."""
-    return path if bucket.holds(path) else path.resolve()
+    # Not by `Path.resolve`, which before Python 3.13 raises where a link leads to itself.
+    return path if bucket.holds(path) else Path(os.path.realpath(path))
 
 
 def writable(path: Path) -> bool:
@@ -152,7 +153,7 @@ def check_new(folder: Path, about: str) -> None:
     Raises:
       UserError: it does, or its unfinished twin is there, or it is the current folder.
     """
-    folder = folder.resolve()
+    folder = resolved(folder)
     if folder == Path.cwd():
         raise UserError(
             f"expected a new folder, found the current one, {folder}; name one to make",
@@ -182,7 +183,7 @@ def new_folder(folder: Path, about: str) -> Iterator[Path]:
       UserError: as for `check_new`, or the folder cannot be written.
     """
     check_new(folder, about)
-    folder = folder.resolve()  # "." has no name
+    folder = resolved(folder)  # "." has no name
     partial = _partial(folder)
     try:
         partial.mkdir(parents=True)

@@ -118,11 +118,27 @@ def read(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def _check_values(values: flags.FlagValues) -> None:
-    """Refuses `--name=`, which a variable of the shell that is not set leaves."""
+    """Refuses `--name=`, which a variable of the shell that is not set leaves, and two lists."""
     for name in values:
-        empty = values[name].value in ("", [], [""]) and not name.startswith("config")
-        if empty and values[name].present and values[name].default is None:
+        flag = values[name]
+        empty = flag.value in ("", [], [""]) and not name.startswith("config")
+        if empty and flag.present and flag.default is None:
             raise UserError(f"--{name}: expected a value, found none; write --{name}=VALUE")
+        if isinstance(flag.value, list) and not isinstance(flag, flags.MultiFlag):
+            check_once(values, name)
+
+
+def check_once(values: flags.FlagValues, name: str) -> None:
+    """Refuses a list that is given again, for the last alone would be heeded.
+
+    Raises:
+      UserError: it is.
+    """
+    if values[name].present > 1:
+        raise UserError(
+            f"--{name}: expected all of the list at once, found {values[name].present} lists; "
+            f"write them as one, --{name}=A,B"
+        )
 
 
 # The flags that name what the library calls otherwise.

@@ -64,18 +64,23 @@ def labelled(
     programs = ours.program(ours.network.config), theirs.program(theirs.network.config)
     larger = max(pair, key=lambda subject: subject.network.description.image_shape[0])
     disputes = Disputes(ours.class_names, sheet)
-    parts = []
+    parts, seen = [], 0
     for first, second in side_by_side(pair, programs, waiting=waiting):
-        probs = first.posterior.probs, second.posterior.probs
-        parts.append(tuple(evaluation.outcomes(each, first.labels) for each in probs))
+        # One that cannot be decoded is no pair: each would be asked about some other image.
+        kept = np.flatnonzero(~(first.replaced | second.replaced))
+        probs = first.posterior.probs[kept], second.posterior.probs[kept]
+        labels = first.labels[kept]
+        parts.append(tuple(evaluation.outcomes(each, labels) for each in probs))
         with parallel.alone() as mine:
             if mine:
-                start = disputes.total
-                name = partial(_name, ours.source, start)
-                disputes.add(*probs, first.labels, name, partial(_image, larger.source, start))
+                places = seen + kept
+                name = partial(_name, ours.source, places)
+                disputes.add(*probs, labels, name, partial(_image, larger.source, places))
+        seen += len(first.labels)
     with parallel.alone() as mine:
         if mine:
-            _judge((ours.network, theirs.network), images, scores.join(parts), disputes, output)
+            of = {**images, "left_out_images": seen - disputes.total}
+            _judge((ours.network, theirs.network), of, scores.join(parts), disputes, output)
 
 
 def unlabelled(
@@ -133,6 +138,9 @@ def _judge(
     )
     print(f"\n{said}\n")
     described = [*_described(networks), f"The data: {images['dataset']}{records.part(images)}."]
+    if left_out := images["left_out_images"]:
+        described.append(f"Left out: {counted(left_out, 'image')} that cannot be decoded.")
+        print(described[-1])
     _write(disputes, record, described, output, _Judgement(table, said))
 
 
@@ -153,12 +161,12 @@ def _described(networks: tuple[Network, Network]) -> list[str]:
     ]
 
 
-def _name(source: data.Source, start: int, row: int) -> str:
-    return source.name(start + row)
+def _name(source: data.Source, places: np.ndarray, row: int) -> str:
+    return source.name(int(places[row]))
 
 
-def _image(source: data.Source, start: int, row: int) -> np.ndarray:
-    return source.batch(np.array([start + row]))["image"][0]
+def _image(source: data.Source, places: np.ndarray, row: int) -> np.ndarray:
+    return source.batch(places[[row]])["image"][0]
 
 
 def _table(summaries: Sequence[dict], differences: dict[str, comparison.Difference]) -> pages.Table:

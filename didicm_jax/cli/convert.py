@@ -124,7 +124,7 @@ def _check_places(values: flags.FlagValues) -> None:
     of_run = [files.resolved(each) for each in Places(files.place(values.workdir)).files]
     for flag, path in places:
         check_file(flag, path)
-        if path.resolve() in of_run:
+        if files.resolved(path) in of_run:
             raise UserError(
                 f"--{flag}: expected a place of its own, found {path}, which is of the run; name "
                 "another"
@@ -133,7 +133,7 @@ def _check_places(values: flags.FlagValues) -> None:
         places.append(("hub", files.local(values.hub, "hub")))
         files.check_new(places[-1][1], about="hub")
     for (flag, path), (other, second) in itertools.combinations(places, 2):
-        if path.resolve() == second.resolve():
+        if files.resolved(path) == files.resolved(second):
             raise UserError(
                 f"--{other}: expected a place of its own, found {path}, which --{flag} writes; "
                 "name another"

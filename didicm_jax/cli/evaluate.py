@@ -30,6 +30,7 @@ from didicm_jax.plots import evaluation as figures
 from didicm_jax.run import Places, journal
 
 _PAIRS = 20  # of classes, in the table
+_CORRUPTIONS = "corruptions.png"  # the figure that not every evaluation has
 
 
 class Requests(NamedTuple):
@@ -101,6 +102,9 @@ def run(
             scored.append(Scored(config, subject.evaluate(chosen, waiting=waiting, keep=keep)))
             if len(configs) > 1:  # a whole list may take long
                 _say(f"{scored[-1].name}: {journal.summary(scored[-1].evaluation.metrics)}")
+        if real is not None:  # what was scored in the place of an image has other labels
+            gone = scored[-1].evaluation.replaced
+            real = [frozenset() if lost else own for own, lost in zip(real, gone, strict=True)]
         corrupted = None
         if requests.corruptions:
             corrupted = corruptions.evaluate(
@@ -172,6 +176,7 @@ def _report(
         labels=last.scores.labels,
         ids=np.array(names),
         class_names=np.array(subject.class_names),
+        replaced=last.replaced,
     )
     record.write(output, whole)
     written += ["predictions.npz", *_draw(scored, records, subject.class_names, corrupted, output)]
@@ -262,7 +267,7 @@ def _draw(
     corrupted: corruptions.Found | None,
     output: Path,
 ) -> list[str]:
-    """Draws the figures, and returns the names of those that could be drawn."""
+    """Draws the figures, and returns the names of those that could be drawn; others are gone."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for each, found in zip(scored, records, strict=True):
         curves.setdefault(sweep.label(each.config), []).append(found)
@@ -278,8 +283,10 @@ def _draw(
         "selective.png": partial(figures.selective, selective),
         "classes.png": partial(figures.classes, of_classes, class_names),
     }
-    if corrupted is not None:
-        makers["corruptions.png"] = partial(
+    if corrupted is None:
+        (output / _CORRUPTIONS).unlink(missing_ok=True)  # that of an evaluation before
+    else:
+        makers[_CORRUPTIONS] = partial(
             figures.corruptions, corrupted.names, corrupted.severities, corrupted.accuracies
         )
     return [

@@ -30,7 +30,7 @@ def read(values: flags.FlagValues) -> None:
     # As for predicting, so that arrays of another network are refused.
     run = network.load(bundle.find(values.pretrained), "latest", one_device())
     # At step 0 it has seen nothing, and may be trained on any images of its classes.
-    described = replace(run.description, trained_on="")
+    described = replace(run.description, trained_on="", judged_on="")
     importing.write(folder, run.config, described, run.variables)
     print(f"made {folder}; evaluate, predict with or train it with launch/main.py")
 
@@ -58,7 +58,7 @@ def write(
     from didicm_jax.cli import card
     from didicm_jax.run import bundle
 
-    path = files.local(values.hub, "hub").resolve()
+    path = files.resolved(files.local(values.hub, "hub"))
     facts = card.Facts(
         folder=path,
         dtype=values.dtype,

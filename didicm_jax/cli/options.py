@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 
 from didicm_jax import config as configuration
-from didicm_jax.cli.command_line import flagged
+from didicm_jax.cli.command_line import check_once, flagged
 from didicm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ def check(values: flags.FlagValues) -> None:
             "--baseline: expected with --corruptions or --mode=compare, found neither; add "
             "--corruptions=all or use --mode=compare"
         )
+    if mode == "report":
+        check_once(values, "workdir")  # which there is a list
     profiled_steps(values)
     check_pretrained(values)
     if values.data_dir is not None and values.dataset is None and not values.pretrained:

@@ -1,5 +1,6 @@
 """The images that a user names: found, read, and predicted by one network or two."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -46,7 +47,7 @@ def find(given: Sequence[str], without: Collection[Path] = ()) -> list[Path]:
                 each
                 for each in tree.below(path)
                 if (each.is_file() or each.is_symlink())  # a bad link is named when it is read
-                and not (left_out and any(map(each.resolve().is_relative_to, left_out)))
+                and not (left_out and any(map(files.resolved(each).is_relative_to, left_out)))
             ]
         elif path.exists():
             found.append(path)
@@ -96,11 +97,14 @@ def chunks(predictors: Sequence[Predictor], named: Sequence[Path]) -> Iterator[C
 
 
 def draw(path: Path, write: Callable[[Path], None]) -> bool:
-    """Writes a figure; one that fails is told on stderr and costs nothing but itself."""
+    """Writes a figure; one that fails is told on stderr, and costs nothing but itself and the older
+    one in its place, which is of something else."""
     try:
         write(path)
     except Exception as error:  # whatever drawing an odd name, or a full disk, may raise
         found = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         print(f"warning: {path.name} could not be drawn: {found}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         return False
     return True

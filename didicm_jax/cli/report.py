@@ -17,8 +17,8 @@ def run(values: flags.FlagValues) -> None:
     folders = paths([values.workdir or ""])
     if not folders:
         raise UserError("--workdir: expected one folder of a run or several, found none; add A,B")
-    output = (
-        writable("output", files.place(values.output, "--output")) if values.output else folders[0]
-    )
+    output = files.place(values.output, "--output") if values.output else folders[0]
+    if values.output or output.is_dir():  # a workdir that is none is told as such
+        writable("output", output)
     written = report.write(folders, output)
     print(f"wrote {', '.join(path.name for path in written)} in {output}")

@@ -32,6 +32,7 @@ from didicm_jax.errors import UserError
 Given = Any
 
 _CHANNELS = (1, 3, 4)
+_SEEN = (1, 3)  # channels of a network for images as files and screens have them
 # Floats that resizing left this far outside [0, 1] are not in another unit.
 _OVERSHOOT = 0.1
 
@@ -71,13 +72,14 @@ def show(
 ) -> None:
     """Writes what evaluation shows of an image.
 
-    Integers are levels in 0..255, floats in [0, 1]. Of two, three and four channels the last of an
-    even number is alpha and dropped; grey and colour become what `out` has. Files and Pillow images
-    are turned upright as their orientation tag says.
+    Integers are levels in 0..255, floats in [0, 1]. An array of as many channels as `out` is taken
+    as it is; of others the last of two or four channels is alpha and dropped, and grey and colour
+    become what `out` has, one or three channels. Files and Pillow images are turned upright as
+    their orientation tag says.
 
     Args:
       image: see `Given`.
-      out: u8[H,W,C], C order, C 1 or 3; written.
+      out: u8[H,W,C], C order; written.
       eval_crop: how much of the shorter side the centred square shows that is resized; None
         resizes all of the image, whatever its shape.
       max_pixels: larger images are refused, files by their header.
@@ -92,7 +94,7 @@ def show(
             _show_file(image, out, eval_crop, max_pixels)
             return
         image = open_image(image, max_pixels)
-    pixels = _levels(_pixels(image, max_pixels))
+    pixels = _levels(_pixels(image, max_pixels), out.shape[-1])
     box = _box(pixels.shape[1], pixels.shape[0], out.shape[0], eval_crop)
     crop = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
     resize(_with_channels(crop, out.shape[-1]), out)
@@ -138,6 +140,8 @@ def _show_file(data: bytes, out: np.ndarray, eval_crop: float | None, max_pixels
         return _box(width, height, out.shape[0], eval_crop)
 
     rgb = out if out.shape[-1] == 3 else np.empty((*out.shape[:2], 3), np.uint8)
+    if out.shape[-1] not in _SEEN:
+        raise ValueError(_no_colors(out.shape[-1], "an image file"))
     decode_crop(data, choose_box, rgb, max_pixels=max_pixels)
     if rgb is not out:
         np.copyto(out, _with_channels(rgb, out.shape[-1]))
@@ -149,13 +153,17 @@ def _box(width: int, height: int, resolution: int, eval_crop: float | None) -> B
     return center_box(width, height, resolution=resolution, crop=eval_crop)
 
 
-def _levels(array: np.ndarray) -> np.ndarray:
-    """An image u8[h,w,c] of 1 or 3 channels."""
+def _levels(array: np.ndarray, channels: int) -> np.ndarray:
+    """An image u8[h,w,c] of these channels; for 1 or 3 of them, of 1 or 3."""
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
+    usable = (1, 2, 3, 4) if channels in _SEEN else (channels,)
+    if array.ndim != 3 or array.shape[-1] not in usable or 0 in array.shape:
+        if channels not in _SEEN:
+            raise ValueError(_no_colors(channels, list(array.shape)))
         raise ValueError(f"expected [H,W] or [H,W,C] of 1 to 4 channels, found {list(array.shape)}")
-    array = array[..., : array.shape[-1] - (array.shape[-1] + 1) % 2]
+    if array.shape[-1] != channels:
+        array = array[..., : array.shape[-1] - (array.shape[-1] + 1) % 2]
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind not in "uif" and array.dtype.name != "bfloat16":
@@ -170,6 +178,12 @@ def _levels(array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8)
     raise ValueError(
         f"expected integers in 0..255 or floats in [0, 1], found {array.dtype} {low} to {high}"
+    )
+
+
+def _no_colors(channels: int, found: Any) -> str:
+    return (
+        f"expected an array [H,W,{channels}] of the channels that the network takes, found {found}"
     )
 
 

@@ -140,9 +140,17 @@ def subset(
     Raises:
       UserError: a number outside these ranges.
     """
+    total = kept_of(len(source), count=count, ratio=ratio, about=about)
+    classes = source.labels if classes is None else classes
+    kept = np.sort(stratified_order(classes, seed)[:total])
+    # A source that replaces broken images does so from within the part.
+    return source.take(kept) if hasattr(source, "take") else Part(source, kept)
+
+
+def kept_of(total: int, *, count: int | None, ratio: float | None, about: str) -> int:
+    """How many of `total` examples `subset` keeps; arguments and errors are its own."""
     if (count is None) == (ratio is None):
         raise ValueError("subset takes either count or ratio")
-    total = len(source)
     given = f"{count}"
     if ratio is not None:
         if not 0.0 < ratio <= 1.0:
@@ -160,10 +168,7 @@ def subset(
             " ask for a number in that range",
             about=about,
         )
-    classes = source.labels if classes is None else classes
-    kept = np.sort(stratified_order(classes, seed)[:count])
-    # A source that replaces broken images does so from within the part.
-    return source.take(kept) if hasattr(source, "take") else Part(source, kept)
+    return count
 
 
 def fixed_subset(source: Source, count: int) -> Source:

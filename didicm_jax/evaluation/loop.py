@@ -37,12 +37,12 @@ class Evaluation(NamedTuple):
     """A network's scores on a whole source."""
 
     scores: Scores
-    replaced: int  # images that could not be decoded, in whose place others were scored
+    replaced: np.ndarray  # bool[N]: could not be decoded, so others were scored in their place
 
     @property
     def metrics(self) -> dict[str, float]:
         """Those of `metrics.summarize`, and `replaced_images`."""
-        return summarize(self.scores.outcomes) | {"replaced_images": self.replaced}
+        return summarize(self.scores.outcomes) | {"replaced_images": int(self.replaced.sum())}
 
 
 def evaluate(
@@ -78,7 +78,7 @@ def evaluate(
         found = scores.of(rows.posterior.probs, rows.labels, rows.posterior.steps_used)
         return found, rows.replaced, None if keep is None else rows.posterior
 
-    parts, replaced = [], 0
+    parts, replaced = [], []
     found = batches(
         program,
         variables,
@@ -90,14 +90,14 @@ def evaluate(
     )
     for part, others, answer in found:
         parts.append(part)
-        replaced += int(others.sum())
+        replaced.append(others)
         if keep is not None and answer is not None:
             with parallel.alone() as mine:  # a full disk of one process is told to the others
                 if mine:
                     keep(answer)
     if sum(len(part.labels) for part in parts) < len(source):
         return None
-    return Evaluation(scores.join(parts), replaced)
+    return Evaluation(scores.join(parts), np.concatenate(replaced))
 
 
 def batches(

@@ -110,7 +110,7 @@ def of(
     record = samplers[-1] | {
         "step": step,
         **images,
-        "replaced_images": last.replaced,
+        "replaced_images": int(last.replaced.sum()),
         "samplers": list(samplers),
         "classes": classes.summary(last.scores, class_names, top=_LISTED),
     }

@@ -21,8 +21,8 @@ class Picture(NamedTuple):
 
 
 def picture(image: np.ndarray) -> Picture:
-    """An image u8[H, W, C], grey or colour, to be part of a page."""
-    shown = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    """An image u8[H, W, C], to be part of a page: its first three channels, or its first one."""
+    shown = Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0])
     small = max(shown.size) <= _SMALL
     content = io.BytesIO()
     if small:

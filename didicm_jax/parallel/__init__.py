@@ -12,7 +12,6 @@ from didicm_jax.parallel.mesh import (
     to_host,
 )
 from didicm_jax.parallel.processes import (
-    Watch,
     agree,
     alone,
     any_process,
@@ -20,9 +19,9 @@ from didicm_jax.parallel.processes import (
     gather,
     initialize,
     is_main,
-    leave,
     together,
 )
+from didicm_jax.parallel.watch import Watch, leave
 
 __all__ = [
     "AXIS",

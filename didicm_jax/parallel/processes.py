@@ -5,14 +5,10 @@ writes reports. With one process everything here is free.
 """
 
 import contextlib
-import faulthandler
 import hashlib
 import os
-import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -195,65 +191,6 @@ def gather(values: np.ndarray) -> np.ndarray:
     # As bytes: jax would round a float64.
     raw = multihost_utils.process_allgather(values.view(np.uint8).reshape(-1))
     return np.asarray(raw).reshape(-1).view(values.dtype).reshape(-1, *values.shape[1:])
-
-
-def leave(message: str, status: int) -> None:
-    """Prints a line and ends this process at once, without waiting for the others."""
-    with contextlib.suppress(OSError, ValueError):  # who reads it may be gone
-        print(message, file=sys.stderr, flush=True)
-    os._exit(status)
-
-
-class Watch:
-    """Ends the process when it has waited too long for the others.
-
-    A collective with a peer that is dead or hangs waits for ever, and no Python runs meanwhile but
-    another thread. Only `waiting` counts, not what this process does itself: compiling, reading,
-    drawing and a slow disk take as long as they take. A peer that dies while nobody counts is
-    noticed by its missing heartbeats. With one process there is nobody to wait for and nothing is
-    watched.
-    """
-
-    def __init__(self, timeout: float, advice: str) -> None:
-        """Gives up after `timeout` seconds of one wait, with `advice` on what to do."""
-        self._timeout, self._advice = timeout, advice
-        self._since: float | None = None
-        self._done = threading.Event()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Within, this process does nothing but wait for the others, who are to come soon.
-
-        A wait is soon over if the others do the same work. Where one has more to do than the rest
-        (process 0 `alone`, whoever must compile), wait for it outside of this, with `barrier`.
-        """
-        self._since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._since = None
-
-    def __enter__(self) -> Self:
-        if jax.process_count() > 1:
-            threading.Thread(target=self._run, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-
-    def _run(self) -> None:
-        while not self._done.wait(min(1.0, self._timeout / 4)):
-            since = self._since
-            if since is not None and time.monotonic() - since > self._timeout:
-                # Where it hangs: the frame says which collective is waited for.
-                with contextlib.suppress(OSError, ValueError):
-                    faulthandler.dump_traceback(file=sys.stderr)
-                leave(
-                    f"error: process {jax.process_index()}: expected the others within "
-                    f"{self._timeout:g} s, found none: another process hangs or is gone; "
-                    f"{self._advice}",
-                    3,
-                )
 
 
 def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:

@@ -240,9 +240,10 @@ def _bars(axes: Axes, story: Story, shown: np.ndarray, probs: np.ndarray) -> Non
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
-    # Of few pixels, each is to be seen; of many, matplotlib chooses how to shrink.
+    # Of few pixels, each is to be seen; of many, matplotlib chooses how to shrink. Of channels that
+    # are no colours the first three are seen, or the first.
     axes.imshow(
-        image[..., 0] if image.shape[-1] == 1 else image,
+        image[..., :3] if image.shape[-1] >= 3 else image[..., 0],
         cmap="gray",
         vmin=0,
         vmax=255,

@@ -8,6 +8,7 @@ import numpy as np
 from didicm_jax import data
 from didicm_jax.config import build
 from didicm_jax.data import splits
+from didicm_jax.data.source import kept_of
 from didicm_jax.errors import UserError
 
 
@@ -98,5 +99,8 @@ def _of_config(known: Described | None, settings: ml_collections.ConfigDict) -> 
                 f"{settings.train_split!r}; change it, or give classes, image_size and examples"
             ) from error
         total = sum(len(part.rows) for part in parts)
-    kept = settings.train_examples or round(settings.data_ratio * total)
+    count = settings.train_examples or None
+    ratio = None if count else settings.data_ratio
+    about = f"config.data.{'train_examples' if count else 'data_ratio'}"
+    kept = kept_of(total, count=count, ratio=ratio, about=about)
     return replace(known, image_shape=(side, side, channels), examples=kept)

@@ -14,7 +14,7 @@ from didicm_jax.preflight import execution, hlo, origin, traffic
 from didicm_jax.preflight.execution import Execution
 from didicm_jax.preflight.program import Compiled
 from didicm_jax.preflight.topologies import Topology, Tpu
-from didicm_jax.training.plan import Plan
+from didicm_jax.training.plan import Plan, batch_fault
 
 _LARGEST = 10
 _SMALL = 1024  # elements: what a TPU's vector unit takes at once
@@ -107,11 +107,10 @@ def would_fit(run: Plan, step: Compiled, available: int) -> dict[str, int | str 
     images = share // config.train.accumulate
     room = available - (step.total_bytes - step.temporary_bytes)
     most = math.floor(images * room / step.temporary_bytes) if step.temporary_bytes else 0
-    mixes = bool(config.augment.mixup or config.augment.cutmix)
     parts = [
         parts
-        for parts in range(1, share // 2 + 1)
-        if share % parts == 0 and share // parts <= most and not (mixes and share // parts % 2)
+        for parts in range(1, share + 1)
+        if share // parts <= most and not batch_fault(config, run.mesh.size, parts)
     ]
     return {
         "images_per_device": max(most, 0),

@@ -5,7 +5,7 @@ One that is found to be damaged is moved to `damaged/<step>`, and the one before
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,21 @@ from didicm_jax.run.saved import SavedCheckpoints, in_words, manager
 class Checkpoints(SavedCheckpoints):
     """The checkpoints of a run that is trained."""
 
-    def __init__(self, workdir: Path, *, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        known: Mapping[str, float] | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         """Opens the folder of checkpoints, makes it, and mends what can be mended.
 
         Args:
           workdir: of the run.
+          known: what they are worth by its records (`worth.recorded`); process 0 is asked.
           say: told of what goes wrong but does not end the run.
         """
+        self._known = known or {}
         self._saving: int | None = None  # the step whose save has not been seen to end
         self._fault = ""  # why the last save failed, if it did
         self._said = ""  # of the last one that failed
@@ -156,7 +164,7 @@ class Checkpoints(SavedCheckpoints):
         with parallel.alone() as mine:  # until they are whole
             if mine:
                 self._clear()
-                worth.mend(self._folder, self._say)
+                worth.mend(self._folder, self._known, self._say)
         # Not `max_to_keep` with `best_fn`: that deletes the newest, which resuming needs.
         keep = policies.AnyPreservationPolicy(
             [policies.LatestN(2), policies.BestN(get_metric_fn=worth.rank, n=1)]

@@ -18,7 +18,10 @@ class Description:
 
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]  # height, width and channels that the network takes
-    trained_on: str = ""  # `Source.digest` of the training examples; "": not known
+    # `Source.digest` of the training examples, and of those that decide which checkpoint is best;
+    # "": not known.
+    trained_on: str = ""
+    judged_on: str = ""
 
     @classmethod
     def of(cls, dataset: "data.Dataset") -> "Description":
@@ -43,19 +46,20 @@ class Description:
         """
         try:
             height, width, channels = values["image_shape"]
-            names, trained_on = values["class_names"], values.get("trained_on", "")
+            names = values["class_names"]
+            digests = [values.get(key, "") for key in ("trained_on", "judged_on")]
             numbers = all(type(side) is int and side > 0 for side in (height, width, channels))
             texts = (
                 names and isinstance(names, list) and all(isinstance(each, str) for each in names)
             )
-            if not numbers or not texts or not isinstance(trained_on, str):
+            if not numbers or not texts or not all(isinstance(each, str) for each in digests):
                 raise ValueError
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: expected class_names and an image_shape of three numbers above 0, found "
                 f"{str(values)[:100]}; restore it from a copy"
             ) from error
-        return cls(tuple(names), (height, width, channels), trained_on)
+        return cls(tuple(names), (height, width, channels), *digests)
 
     @property
     def num_classes(self) -> int:

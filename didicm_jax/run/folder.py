@@ -19,6 +19,9 @@ from didicm_jax.errors import UserError
 from didicm_jax.run.description import Description
 from didicm_jax.run.places import Places, check_savable
 
+# Digests of a description, and what they are of.
+_EXAMPLES = {"trained_on": "training examples", "judged_on": "images to evaluate on"}
+
 
 @dataclass(frozen=True)
 class RunFolder(Places):
@@ -184,11 +187,10 @@ class RunFolder(Places):
         if found is not None:
             found.changed(self.config, evaluates=False)
             mismatch = found.description.mismatch(self.description)
-            if not mismatch and found.description.trained_on not in (
-                "",
-                self.description.trained_on,
-            ):
-                mismatch = "other training examples of the same classes"
+            for key, words in _EXAMPLES.items():
+                ours, theirs = (getattr(x.description, key) for x in (self, found))
+                if not mismatch and theirs not in ("", ours):
+                    mismatch = f"other {words} of the same classes"
             if mismatch:
                 raise UserError(
                     f"expected the data that the run in {self.path} was trained on, "

@@ -3,6 +3,7 @@
 It is kept in the checkpoint, beside the arrays, and written again when an evaluation comes later.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from didicm_jax import files
+from didicm_jax.run import records
 
 _NOT_EVALUATED = -math.inf  # the rank of one that was saved without an evaluation
 
@@ -45,12 +47,43 @@ def write(checkpoint: Path, worth: float | None) -> None:
     files.write_json(_place(checkpoint), metrics(worth))
 
 
-def mend(checkpoints: Path, say: Callable[[str], None]) -> None:
-    """Replaces metrics that are cut: orbax would not open the folder, but the state is fine."""
+def recorded(metrics_file: Path, name: str, best: str) -> dict[str, float]:
+    """What checkpoints are worth by the records of a run, by the names of their folders.
+
+    Args:
+      metrics_file: of the run, if there is one.
+      name: of the set that decides which is best.
+      best: `config.evaluation.best`.
+    """
+    if not metrics_file.exists():
+        return {}
+    found = records.evaluations(records.read(metrics_file).records).get(name, [])
+    numbers = [each for each in found if each.get(best) is not None]
+    return {f"{each['step']:.0f}": of(each, best) for each in numbers}
+
+
+def mend(checkpoints: Path, known: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """Writes what checkpoints are worth where that is cut, or has never been written.
+
+    Orbax would not open a folder in which it is cut, but the state is fine. Where a disk had room
+    for the record of an evaluation and none for this, no later save may have come to write it.
+
+    Args:
+      checkpoints: the folder of all.
+      known: from `recorded`; others that are cut count as not evaluated.
+      say: told of these.
+    """
     for checkpoint in checkpoints.glob("*"):
-        if _place(checkpoint).exists() and _read(checkpoint) is None:
-            read(checkpoint, say)
-            write(checkpoint, None)
+        if not _place(checkpoint).exists():
+            continue
+        found, value = _read(checkpoint), known.get(checkpoint.name)
+        if found is None:
+            if value is None:
+                read(checkpoint, say)
+            write(checkpoint, value)
+        elif found == _NOT_EVALUATED and value is not None:
+            with contextlib.suppress(OSError):  # the disk is still full; the next start tries again
+                write(checkpoint, value)
 
 
 def _place(checkpoint: Path) -> Path:

@@ -1,7 +1,9 @@
 """The weights of a trained network as those that a run starts from: which fit, which stay fresh."""
 
 import contextlib
+import copy
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -30,6 +32,7 @@ _FREE = (
     *("model.init_from", "model.dtype", "model.sync_batch_norm"),
     *("model.attention", "model.init"),
 )
+_GROUPS = "model.group_elements"
 _NAMED = 8  # at most so many layers are named in a line
 
 
@@ -123,6 +126,8 @@ def match(
     if fresh:
         why = "which see label and noise" if into_scores else "because the classes differ"
         words += f"; fresh: {_layers(name for name in wanted if name in fresh)}, {why}"
+    if not into_scores:
+        words += _regrouped(config, described, source)
     taken = [None if name in fresh else given[name] for name in wanted]
     return Initial(jax.tree.unflatten(jax.tree.structure(abstract), taken), words)
 
@@ -168,7 +173,9 @@ def _check_settings(
     """Refuses what makes another network, even where the arrays agree."""
     where = config.model.init_from
     ours, theirs = configuration.flatten(config), configuration.flatten(source.config)
-    free = (*_FREE, "model.name") if into_scores else _FREE
+    free: tuple[str, ...] = (*_FREE, "model.name") if into_scores else _FREE
+    if not _of_one_size(described, source):
+        free += (_GROUPS,)  # another value may be what keeps the groups (`_regrouped`)
     for key, setting in BY_KEY.items():
         if setting.section != "model" or key in free or ours[key] == theirs[key]:
             continue
@@ -185,6 +192,43 @@ def _check_settings(
             f"{config.data.name}, found one for {found} in {where}; start from another",
             about=_SETTING,
         )
+
+
+def _of_one_size(described: Description, source: bundle.Bundle) -> bool:
+    return described.image_shape[:2] == source.description.image_shape[:2]
+
+
+def _regrouped(
+    config: ml_collections.ConfigDict, described: Description, source: bundle.Bundle
+) -> str:
+    """What to tell where images of another size have the norms of a network in other groups.
+
+    It starts from other features then than the source ends with. Groups are of so many values at
+    least, and what a map has of them goes with the pixels of the image.
+    """
+    ours, theirs = configuration.flatten(config), configuration.flatten(source.config)
+    if _of_one_size(described, source) or BY_KEY[_GROUPS].unread(ours) is not None:
+        return ""
+    before = _groups(source.config, source.description)
+    if _groups(config, described) == before:
+        return ""
+    pixels = [math.prod(each.image_shape[:2]) for each in (described, source.description)]
+    keeps = copy.deepcopy(config)
+    keeps.model.group_elements = max(1, round(theirs[_GROUPS] * pixels[0] / pixels[1]))
+    told = "; on images of this size its GroupNorms have other groups"
+    if _groups(keeps, described) == before:
+        told += f", config.{_GROUPS}={keeps.model.group_elements} would keep them"
+    return told
+
+
+def _groups(config: ml_collections.ConfigDict, described: Description) -> dict[tuple, int]:
+    """How many groups each GroupNorm has, by its place in the network."""
+    model = nnx.eval_shape(lambda: build.model(config, described, nnx.Rngs(0)))
+    return {
+        path: part.num_groups
+        for path, part in nnx.iter_graph(model)
+        if isinstance(part, nnx.GroupNorm)
+    }
 
 
 def _of_classes(

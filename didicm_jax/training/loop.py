@@ -10,7 +10,7 @@ import jax
 from didicm_jax import parallel
 from didicm_jax.evaluation import loop as evaluation
 from didicm_jax.evaluation import record
-from didicm_jax.run import RunFolder, checkpoints, journal
+from didicm_jax.run import RunFolder, checkpoints, journal, worth
 from didicm_jax.training.diagnosis import diagnose, diverged
 from didicm_jax.training.evaluations import Evaluations, Found
 from didicm_jax.training.feed import Feed, Pace
@@ -82,8 +82,12 @@ class _Training:
         self.stack = stack
         self.reporter: journal.Reporter | None = None
         self.predict = make_evaluation(run)
+        known = {}
+        if parallel.is_main():
+            best = run.config.evaluation.best
+            known = worth.recorded(folder.metrics_file, run.sets[0].name, best)
         self.checkpoints = stack.enter_context(
-            contextlib.closing(checkpoints.Checkpoints(folder.path, say=self._say))
+            contextlib.closing(checkpoints.Checkpoints(folder.path, known=known, say=self._say))
         )
         self._words: dict[str, int] = {}
 

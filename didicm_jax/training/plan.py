@@ -52,8 +52,9 @@ class Plan:
 
     @cached_property
     def description(self) -> Description:
-        """Of its data set, with which examples it trains on."""
-        return replace(Description.of(self.dataset), trained_on=self.dataset.train.digest())
+        """Of its data set, with which examples it trains on, and which tell what is best."""
+        train, test = self.dataset.train.digest(), self.dataset.test.digest()
+        return replace(Description.of(self.dataset), trained_on=train, judged_on=test)
 
     @property
     def peak(self) -> float | None:
@@ -166,13 +167,13 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
         starts of a run the devices may change and the batch may not, so the advice is for either.
     """
     configuration.validate(config)
-    fault = _batch_fault(config, num_devices)
+    fault = batch_fault(config, num_devices)
     if not fault:
         return
     batch_size, parts = config.train.batch_size, num_devices * config.train.accumulate
     mixes = bool(config.augment.mixup or config.augment.cutmix)
     fitting = max(2 * parts, parallel.round_up(batch_size, parts * (1 + mixes)))
-    fewer = [str(count) for count in range(1, num_devices) if not _batch_fault(config, count)]
+    fewer = [str(count) for count in range(1, num_devices) if not batch_fault(config, count)]
     such = f", such as {' or '.join(fewer)} devices" if fewer else ""
     raise UserError(
         f"config.train.batch_size: {fault}; use another number of devices or of micro-batches "
@@ -250,9 +251,9 @@ def _facts(drafted: Plan) -> dict[str, object]:
     }
 
 
-def _batch_fault(config: ml_collections.ConfigDict, num_devices: int) -> str:
-    """Why so many devices cannot share the batch; "" if they can."""
-    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+def batch_fault(config: ml_collections.ConfigDict, num_devices: int, accumulate: int = 0) -> str:
+    """Why so many devices cannot share the batch, by default as the config does; "" if they can."""
+    batch_size, accumulate = config.train.batch_size, accumulate or config.train.accumulate
     parts = num_devices * accumulate
     what = f"{num_devices} devices x {accumulate} micro-batches"
     share = batch_size // parts

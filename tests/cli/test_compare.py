@@ -43,6 +43,26 @@ def test_two_runs_compared_on_labels(main, run, classifier, tmp_path, capsys):
     assert is_picture(tmp_path / "disagreements.png")
 
 
+def test_images_that_cannot_be_decoded_are_not_compared(
+    main, run, classifier, tmp_path, capsys, monkeypatch
+):
+    """Each network was asked about some other image in their place."""
+    monkeypatch.setattr(data.ArraySource, "broken", lambda self: np.arange(0, 360, 2))
+    given = [f"--workdir={run}", f"--baseline={classifier}", "--sheet=1", f"--output={tmp_path}"]
+    assert main("--mode=compare", *given) == 0
+    said = "Left out: 180 images that cannot be decoded."
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "comparison.html").read_text()
+    result = json.loads((tmp_path / "comparison.json").read_text())
+    assert (result["num_images"], result["left_out_images"]) == (180, 180)
+    assert result["run"]["num_examples"] == 180
+    rows, labels = table(tmp_path / "disagreements.csv"), data.load("digits").test.labels
+    assert rows
+    for row in rows:
+        assert int(row["id"]) % 2
+        assert row["label"] == str(labels[int(row["id"])])
+
+
 def test_a_comparison_says_which_images_it_is_of(run, tmp_path):
     folder, other = RunFolder.open(run), OtherData(split="train[90%:]", examples=20)
     subject = open_subject(folder, "latest", other)

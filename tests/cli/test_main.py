@@ -146,14 +146,20 @@ def test_a_finished_run_is_only_evaluated(main, run, tmp_path, capsys):
     assert json.loads((workdir / "evaluation.json").read_text())["step"] == 12
 
 
-def test_a_finished_run_learns_what_its_last_checkpoint_is_worth(main, run, tmp_path):
-    """A full disk may have had room for the record of the evaluation and none for its worth."""
+def test_a_start_learns_from_the_records_what_checkpoints_are_worth(main, run, tmp_path):
+    """A full disk may have had room for the record of an evaluation and none for its worth, and
+    the run was killed before the next save."""
     workdir = shutil.copytree(run, tmp_path / "run")
-    last = workdir / "checkpoints" / "12"
+    last, earlier = workdir / "checkpoints" / "12", workdir / "checkpoints" / "8"
     known = worth.read(last, print)
-    worth.write(last, None)
+    if not earlier.exists():  # one that was evaluated, and is not the best
+        shutil.copytree(workdir / "checkpoints" / "10", earlier)
+    for each in (last, earlier):
+        worth.write(each, None)
+    (of_8,) = (x["eval/top1"] for x in records(run) if x["step"] == 8 and "eval/top1" in x)
     assert main(DIGITS, f"--workdir={workdir}", *SMALL) == 0
     assert worth.read(last, print) == known
+    assert worth.read(earlier, print) == of_8
     assert comparable(workdir) == comparable(run)
 
 

@@ -110,6 +110,14 @@ BAD = {
         ["--mode=evaluate", "--corruptions="],
         "--corruptions: expected a value, found none; write --corruptions=VALUE",
     ),
+    "a list in two": (
+        ["--mode=evaluate", "--steps=1,2", "--steps=4"],
+        "--steps: expected all of the list at once, found 2 lists; write them as one, --steps=A,B",
+    ),
+    "a list of runs in two": (
+        ["--mode=report", "--workdir=b"],
+        "--workdir: expected all of the list at once",
+    ),
     "an empty name": (["--mode=evaluate", "--split="], "--split: expected a value, found none"),
     "no such file of flags": (["--flagfile=configs/nope"], "Unable to open flagfile"),
     "options of a config without": (

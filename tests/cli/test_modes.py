@@ -92,8 +92,12 @@ def test_a_figure_that_cannot_be_drawn_costs_no_result(main, run, tmp_path, monk
 
     monkeypatch.setattr(figures, "classes", fails)
     given = ["--examples=8", f"--output={tmp_path}"]
+    former = [tmp_path / "classes.png", tmp_path / "corruptions.png"]
+    for path in former:
+        path.write_text("of an evaluation before")
     assert main("--mode=evaluate", f"--workdir={run}", *given) == 0
     said = capsys.readouterr()
+    assert not any(path.exists() for path in former)  # beside the new page they would be of this
     assert "classes.png could not be drawn: RuntimeError: no such glyph" in said.err
     assert "classes.png" not in said.out
     for name in ("evaluation.json", "predictions.npz", "confusions.csv", "steps.png"):
@@ -169,6 +173,14 @@ def test_real_labels(main, run, tmp_path, capsys, monkeypatch):
     assert f"ReaL labels of 180 images {100 * right.mean():.2f} %" in page.root.text
     card = next(page.root.only("ul", id="mistakes").all("li"))
     assert "ReaL: " in card.text
+    with monkeypatch.context() as patch:  # of these others were scored in their place
+        patch.setattr(data.ArraySource, "broken", lambda self: np.array([1, 2, 7]))
+        assert main("--mode=evaluate", f"--workdir={run}", *given) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (result["num_examples_real"], result["replaced_images"]) == (178, 3)
+    with np.load(tmp_path / "out" / "predictions.npz") as found:
+        assert np.flatnonzero(found["replaced"]).tolist() == [1, 2, 7]
+    capsys.readouterr()
     (tmp_path / "real.json").write_text("[1, 2")
     assert main("--mode=evaluate", f"--workdir={run}", *given) == 2
     assert "expected the file real.json" in one_line(capsys)

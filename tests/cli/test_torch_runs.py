@@ -124,6 +124,7 @@ def test_a_trunk_without_its_data_needs_the_names_of_the_classes(convert, tmp_pa
         "class_names": ["ant", "bee"],
         "image_shape": [8, 8, 1],
         "trained_on": "",
+        "judged_on": "",
     }
 
 

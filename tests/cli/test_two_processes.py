@@ -246,6 +246,38 @@ def test_a_mistake_on_one_host_ends_all(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+UNREADABLE = f"""
+import runpy
+import sys
+
+from didicm_jax import data
+from didicm_jax.errors import UserError
+
+whole, calls = data.ArraySource.batch, []
+
+def batch(*arguments):
+    calls.append(0)
+    if len(calls) > 12:
+        raise UserError("a disk is gone")
+    return whole(*arguments)
+
+if "--process_id=1" in sys.argv:
+    data.ArraySource.batch = batch
+runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
+"""
+
+
+def test_images_that_cannot_be_read_on_one_host_end_all(start, tmp_path):
+    """Long before the others would have given it up."""
+    program = tmp_path / "unreadable.py"
+    program.write_text(UNREADABLE)
+    first, second = start(tmp_path / "run", DIGITS, *VIT, processes=2, program=program)
+    for process in (first, second):
+        ends(process, 2)
+    assert error(second) == "error: a disk is gone"
+    assert "found that process 1 has failed" in error(first)
+
+
 @pytest.mark.parametrize("kind", ["dead", pytest.param("hung", marks=pytest.mark.slow)])
 def test_without_a_peer_the_others_give_up(start, tmp_path, kind):
     processes = start(tmp_path / "run", DIGITS, *RESNET, "--peer_timeout=10", processes=2)

@@ -51,6 +51,21 @@ def test_more_pixels_than_allowed_are_refused_in_every_form(photos, tmp_path, fo
     assert shown(image, max_pixels=15_000).std() > 20
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_a_network_of_other_channels_takes_arrays_of_as_many(photos, tmp_path, channels):
+    """Of two and four the last was dropped for alpha, and the rest repeated."""
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, channels)).astype(np.uint8)
+    out = np.zeros_like(image)
+    inputs.show(image, out, eval_crop=None)
+    np.testing.assert_array_equal(out, image)
+    (tmp_path / "a.png").write_bytes(encode(small(photos[0]), "PNG"))
+    (tmp_path / "a.txt").write_text("no image")
+    files = (tmp_path / "a.png", tmp_path / "a.txt", turned(small(photos[0])))
+    for other in (*files, image[..., 0], image[..., :1]):
+        with pytest.raises(ValueError, match=rf"an array \[H,W,{channels}\] of the channels that"):
+            inputs.show(other, out, eval_crop=None)
+
+
 def test_a_file_of_more_bytes_than_any_such_image_is_not_read(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"\xff\xd8\xff")

@@ -108,7 +108,9 @@ def test_an_image_that_is_broken_counts_once(logits, monkeypatch):
     monkeypatch.setattr(data, "eval_batches", lambda *args, **kwargs: Broken(real(*args, **kwargs)))
     source, chosen = source_of(logits), program()
     for _ in range(2):
-        assert loop.evaluate(chosen, VARIABLES, source, batch_size=8).replaced == 2
+        found = loop.evaluate(chosen, VARIABLES, source, batch_size=8)
+        assert np.flatnonzero(found.replaced).tolist() == [3, 10]
+        assert found.metrics["replaced_images"] == 2
 
 
 def test_only_what_waits_for_others_counts_as_waiting(logits, monkeypatch):

@@ -27,6 +27,13 @@ def written(path, **tables):
     return Page(path.read_text())
 
 
+@pytest.mark.parametrize(("channels", "seen"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 3)])
+def test_of_images_that_have_other_channels_the_first_are_seen(channels, seen):
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, channels)).astype(np.uint8)
+    expected = image[..., 0] if seen == 1 else image[..., :3]
+    np.testing.assert_array_equal(decoded(pages.picture(image))[1], expected)
+
+
 def test_a_table_that_can_be_sorted(tmp_path):
     cells = [[HOSTILE, pages.Cell("1,000", 1000)], ["b", pages.Cell("", None)]]
     found = written(tmp_path / "page.html", of=pages.Table("T", ["name", "images"], cells, 1))

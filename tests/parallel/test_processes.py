@@ -11,7 +11,7 @@ import pytest
 
 from didicm_jax import parallel
 from didicm_jax.errors import UserError
-from didicm_jax.parallel import processes
+from didicm_jax.parallel import watch
 
 
 @pytest.fixture
@@ -81,23 +81,23 @@ def given_up(monkeypatch):
     """What a watch has said, in the place of ending the tests; as one of two processes."""
     said = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(processes, "leave", lambda message, status: said.append((message, status)))
+    monkeypatch.setattr(watch, "leave", lambda message, status: said.append((message, status)))
     return said
 
 
 def test_what_a_process_does_itself_does_not_count(given_up):
-    with parallel.Watch(0.4, "start again") as watch:
-        with watch.waiting():
+    with parallel.Watch(0.4, "start again") as ours:
+        with ours.waiting():
             time.sleep(0.01)
         time.sleep(0.8)
         for _ in range(10):  # nor do many waits add up
-            with watch.waiting():
+            with ours.waiting():
                 time.sleep(0.1)
     assert given_up == []
 
 
 def test_one_long_wait_for_the_others_is_given_up(given_up, capfd):
-    with parallel.Watch(0.2, "start again") as watch, watch.waiting():
+    with parallel.Watch(0.2, "start again") as ours, ours.waiting():
         deadline = time.monotonic() + 20
         while not given_up and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -119,7 +119,7 @@ def test_a_process_leaves_also_where_nobody_hears_why(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(os, "_exit", statuses.append)
     monkeypatch.setattr(sys, "stderr", Gone())
-    with parallel.Watch(0.1, "start again") as watch, watch.waiting():
+    with parallel.Watch(0.1, "start again") as ours, ours.waiting():
         deadline = time.monotonic() + 20
         while not statuses and time.monotonic() < deadline:
             time.sleep(0.02)

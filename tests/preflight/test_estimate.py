@@ -133,6 +133,18 @@ def test_what_would_fit(run):
     }
 
 
+@pytest.mark.parametrize(
+    ("settings", "accumulate"),
+    [({"name": "didivit_ti4"}, 16), ({"sync_batch_norm": True}, 16), ({}, None)],
+)
+def test_one_image_alone_is_advised_where_nothing_needs_its_variance(run, settings, accumulate):
+    config = run.config.copy_and_resolve_references()
+    config.model.update(settings)
+    found = report(dataclasses.replace(run, config=config), "v5e:2x2", TPU, temporary=256 * GIB)
+    would = found["would_fit"]
+    assert (would["images_per_device"], would["accumulate"]) == (1, accumulate)
+
+
 def test_what_a_compiler_refuses_does_not_fit_whatever_the_maker_says(run):
     """Of the 16 GiB of a v5e XLA has 15.75: 16 images are refused at 15.9, and not advised."""
     refused = Compiled("", int(14.9 * GIB), int(15.9 * GIB), 1.0, 15.75 * GIB)
@@ -254,6 +266,12 @@ def test_sets_that_are_not_there():
     assert len(found.train) == 320_292  # a quarter of 1,281,167
     config.data.train_split, config.data.data_ratio = "train[:1000]", 1.0
     assert len(described.dataset(config).train) == 1000
+    config.data.train_examples = 1001  # as a start would refuse it
+    with pytest.raises(UserError, match=r"data\.train_examples: .* all 1000 images, found 1001"):
+        described.dataset(config)
+    config.data.train_examples, config.data.data_ratio = 0, 0.0001
+    with pytest.raises(UserError, match=r"data\.data_ratio: .* found 0, the share 0\.0001"):
+        described.dataset(config)
     config.data.name = "birds"
     with pytest.raises(UserError, match=r"classes: .*imagenet2012.*'birds'"):
         described.dataset(config)

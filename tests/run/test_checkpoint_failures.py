@@ -241,6 +241,24 @@ def test_damaged_metrics_cost_only_the_metrics(tmp_path):
     assert "counts as not evaluated" in said[0]
 
 
+def test_what_the_records_know_is_written_at_the_next_start(tmp_path, monkeypatch):
+    """And counts from then on, also where it was cut; a disk that is still full ends nothing."""
+    with opened(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.zeros(3)})
+    known, said = {"1": 0.5, "2": 0.2}, []
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_json", full)
+        Checkpoints(tmp_path, known=known).close()
+    cut(tmp_path / "checkpoints" / "2" / "metrics" / "metrics")
+    with opened(tmp_path, known=known, say=said.append) as checkpoints:
+        assert checkpoints.best() == 1
+        for step in (3, 4, 5):
+            checkpoints.save(step, {"x": jnp.zeros(3)}, evaluated=0.1)
+        checkpoints.finish()
+    assert (kept(tmp_path), said) == ([1, 4, 5], [])
+
+
 def test_metrics_that_are_gone_come_back_with_an_evaluation(tmp_path):
     """A run that stood at such a checkpoint could neither go on to its end nor conclude."""
     with opened(tmp_path) as checkpoints:

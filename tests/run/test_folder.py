@@ -37,16 +37,19 @@ def test_data_of_other_classes_do_not_relabel_a_run(run, description, words):
 
 def test_a_run_goes_on_with_its_own_examples_alone(tmp_path):
     """Another folder of data may hold other images of the same classes."""
-    ours = dataclasses.replace(DIGITS, trained_on="1a")
+    ours = dataclasses.replace(DIGITS, trained_on="1a", judged_on="1b")
     run = RunFolder.claim(tmp_path / "run", configuration.default(), ours)
     assert RunFolder.open(run.path).description == ours
     before = contents(run.path)
     config = configuration.default()
     RunFolder.claim(run.path, config, ours)
-    one_line(
-        lambda: RunFolder.claim(run.path, config, dataclasses.replace(ours, trained_on="2b")),
-        "other training examples of the same classes",
-    )
+    for others, words in (
+        ({"trained_on": "2a"}, "other training examples of the same classes"),
+        # On these it would be decided anew which checkpoint is best.
+        ({"judged_on": "2b"}, "other images to evaluate on of the same classes"),
+    ):
+        given = dataclasses.replace(ours, **others)
+        one_line(lambda given=given: RunFolder.claim(run.path, config, given), words)
     assert contents(run.path) == before
 
 

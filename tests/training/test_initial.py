@@ -72,6 +72,24 @@ def test_of_the_same_classes_everything_is_taken():
     assert start(source, {})[2].endswith(" arrays of runs/source, step 7")
 
 
+def test_norms_of_other_groups_are_told_with_what_keeps_them():
+    """Of the last map's 32 channels 16 values are 4 of 4 pixels, and 1 of 16: groups of 2."""
+    source = trained({})
+    told = "on images of this size its GroupNorms have other groups"
+    keeps = {"model.group_elements": 64}
+    assert (
+        f"{told}, config.model.group_elements=64 would keep"
+        in start(source, {}, ANIMALS, (64, 64, 3))[2]
+    )
+    assert told not in start(source, keeps, ANIMALS, (64, 64, 3))[2]
+    assert told not in start(source, {})[2]
+    # Maps of 17, 9, 5 and 3 pixels a side: 17 values, in proportion to the image, are 2 channels.
+    assert start(source, {}, ANIMALS, (33, 33, 3))[2].endswith(told)
+    assert told not in start(trained(DIDIVIT), DIDIVIT, ANIMALS, (64, 64, 3))[2]
+    with pytest.raises(UserError, match="group_elements: expected 16, as runs/source has it"):
+        start(source, keeps)
+
+
 @pytest.mark.parametrize("classes", [MORE, ("bee", "ant", "cat")])
 def test_of_other_classes_their_layers_stay_fresh(classes):
     head = {"params.fc.kernel", "params.fc.bias"}
