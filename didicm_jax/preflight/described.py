@@ -101,6 +101,6 @@ def _of_config(known: Described | None, settings: ml_collections.ConfigDict) -> 
         total = sum(len(part.rows) for part in parts)
     count = settings.train_examples or None
     ratio = None if count else settings.data_ratio
-    about = f"config.data.{'train_examples' if count else 'data_ratio'}"
+    about = "config.data.train_examples" if count else "config.data.data_ratio"
     kept = kept_of(total, count=count, ratio=ratio, about=about)
     return replace(known, image_shape=(side, side, channels), examples=kept)

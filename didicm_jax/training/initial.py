@@ -217,7 +217,7 @@ def _regrouped(
     keeps.model.group_elements = max(1, round(theirs[_GROUPS] * pixels[0] / pixels[1]))
     told = "; on images of this size its GroupNorms have other groups"
     if _groups(keeps, described) == before:
-        told += f", config.{_GROUPS}={keeps.model.group_elements} would keep them"
+        told += f", config.model.group_elements={keeps.model.group_elements} would keep them"
     return told
 
 
