@@ -54,20 +54,20 @@ class Watch:
 
     def __enter__(self) -> Self:
         if jax.process_count() > 1:
-            threading.Thread(target=self._run, daemon=True).start()
+            # Two: whoever is asked what the others say may hang, and does not answer then.
+            for each in (self._run, self._listen):
+                threading.Thread(target=each, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
         if kind is not None and jax.process_count() > 1:
-            with contextlib.suppress(Exception):  # whoever is to tell the others may be gone
-                _words().key_value_set(_FAULT, str(jax.process_index()), allow_overwrite=True)
+            telling = threading.Thread(target=_tell, daemon=True)
+            telling.start()
+            telling.join(_GRACE)
 
     def _run(self) -> None:
         while not self._done.wait(min(1.0, self._timeout / 4)):
-            failed = _failed()
-            if failed is not None and not self._done.wait(_GRACE):
-                self._leave_with(failed)
             since = self._since
             if since is not None and time.monotonic() - since > self._timeout:
                 # Where it hangs: the frame says which collective is waited for.
@@ -80,7 +80,12 @@ class Watch:
                     3,
                 )
 
-    def _leave_with(self, failed: str) -> None:
+    def _listen(self) -> None:
+        while (failed := _failed()) is None:
+            if self._done.wait(1.0):
+                return
+        if self._done.wait(_GRACE):
+            return
         words = (
             f"error: process {jax.process_index()}: expected the others to go on, found that "
             f"process {failed} has failed; see what it says"
@@ -91,6 +96,12 @@ class Watch:
         with contextlib.suppress(Exception):
             jax.distributed.shutdown()
         os._exit(2)
+
+
+def _tell() -> None:
+    """Says to the others that this process has failed."""
+    with contextlib.suppress(Exception):  # whoever is to tell them may be gone
+        _words().key_value_set(_FAULT, str(jax.process_index()), allow_overwrite=True)
 
 
 def _failed() -> str | None:
