@@ -258,7 +258,7 @@ def loss_at_times(
     """`didicm_loss` at given times, with a key for each image: its draw depends on no other's.
 
     Args:
-      keys: key `[B]`.
+      keys: key `[B]`; of keys with `impl="rbg"` `jax.vmap` reads the first alone.
       output_fn: called once, `(labels i32[B M], sigma f32[B M]) -> [B M, K]`, image by image: a log
         score for the score entropy, logits of q_0 for the cross-entropy.
       probs: q_0, hard or soft, `[B, K]`.
