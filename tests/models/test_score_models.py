@@ -1,5 +1,7 @@
 """What holds for score models of every family: the split, transformations, precision."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,14 @@ def test_gradient_reaches_every_parameter(small):
     grads = jax.jit(jax.grad(loss))(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("family", [models.DiDiRN, models.DiDiViT])
+def test_the_structure_is_a_value(make, family):
+    """So that it can be a static argument, as `jax.jit(step, static_argnums=0)(graphdef, state)`"""
+    one, other = nnx.graphdef(make(family)), nnx.graphdef(make(family))
+    assert len({one, other, pickle.loads(pickle.dumps(one))}) == 1
+    assert one != nnx.graphdef(make(family, num_classes=6))
 
 
 @pytest.mark.parametrize(
