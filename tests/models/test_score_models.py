@@ -85,6 +85,17 @@ def test_score_in_a_scan(small):
     np.testing.assert_array_equal(labels, expected)
 
 
+@few
+def test_mapped_over_images_on_a_mesh_of_explicit_axes(small):
+    given = small.images, small.labels, small.sigma
+    mapped = jax.jit(jax.vmap(lambda *one: small.model(*(x[None] for x in one))[0]))
+    with jax.set_mesh(jax.make_mesh((3,), ("data",), devices=jax.devices()[:3])):
+        found = mapped(*jax.device_put(given, jax.P("data")))
+    assert found.sharding.spec[0] == "data"
+    expected = small.score(small.encode(small.images), small.labels, small.sigma)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_gradient_reaches_every_parameter(small):
     graphdef, params, stats = nnx.split(small.model, nnx.Param, nnx.BatchStat)
     params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
