@@ -2,7 +2,10 @@
 
 Every function takes one typed key per example (`jax.random.key` arrays of shape [B]), not one for
 the batch: what is drawn then belongs to the example, and does not change with how the batch is
-spread over devices or processes.
+spread over devices or processes. (Of keys with `impl="rbg"` `jax.vmap` reads the first alone. Their
+draws are as good, but belong to the batch.)
+
+On a mesh of explicit axes each device works on its own images, and the result lies where they do.
 
 `Policy` composes them into a recipe, and is all that a training loop needs.
 """

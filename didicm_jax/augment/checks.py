@@ -29,27 +29,24 @@ def check(keys: chex.PRNGKey, images: chex.Array) -> None:
     chex.assert_shape(keys, images.shape[:1])
 
 
-def by_device(function: Callable[..., T], before: jax.P, keys: chex.PRNGKey, *rows: Any) -> T:
-    """`function(keys, *rows)`; on a mesh of explicit axes each device does it for its own rows.
+def by_device(function: Callable[..., T], images: chex.Array, *rows: Any) -> T:
+    """`function(images, *rows)`; on a mesh of explicit axes each device does it for its own rows.
 
     JAX refuses there what may move rows between devices, which reads by an index and sorts may.
 
     Args:
-      function: of arrays [B,...] to arrays [...,B,...].
-      before: the axes of the results before the one of the rows.
-      keys: typed keys [B].
-      rows: images, which say where the rows are, and what belongs to them, [B,...], or None.
+      function: of arrays [B,...] to arrays [B,...].
+      images: [B,...], which say where the rows are.
+      rows: what belongs to the images, [B,...], or None.
     """
-    placed = jax.typeof(rows[0]).sharding
-    axis = placed.spec[0]
-    if axis is None:
-        return function(keys, *rows)
-    ours = jax.sharding.NamedSharding(placed.mesh, jax.P(axis))
-    given = jax.tree.map(lambda x: jax.sharding.reshard(x, ours), (keys, *rows))
-    spread = jax.shard_map(
-        function, mesh=placed.mesh, in_specs=jax.P(axis), out_specs=jax.P(*before, axis)
-    )
-    result: T = spread(*given)
+    placed = jax.typeof(images).sharding
+    rows_axis = placed.spec[0]
+    if rows_axis is None:
+        return function(images, *rows)
+    spec = jax.P(rows_axis)
+    ours = jax.sharding.NamedSharding(placed.mesh, spec)
+    given = jax.tree.map(lambda x: jax.sharding.reshard(x, ours), (images, *rows))
+    result: T = jax.shard_map(function, mesh=placed.mesh, in_specs=spec, out_specs=spec)(*given)
     return result
 
 

@@ -5,13 +5,14 @@ Shapes: B images of HxW pixels and C channels.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from didicm_jax.augment import products
-from didicm_jax.augment.checks import check
+from didicm_jax.augment.checks import by_device, check
 
 
 def random_flip(keys: chex.PRNGKey, images: chex.Array) -> chex.Array:
@@ -41,7 +42,10 @@ def shift_crop(
     check(keys, images)
     if padding < 0:
         raise ValueError(f"expected padding ≥ 0, found {padding}")
+    return by_device(partial(_shifted, padding, gathers), images, keys)
 
+
+def _shifted(padding: int, gathers: bool, images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
     def draw(key: chex.PRNGKey) -> chex.Array:
         return jax.random.randint(key, (2,), 0, 2 * padding + 1, jnp.int32)
 
@@ -96,13 +100,22 @@ def warp(
     """
     chex.assert_rank([images, matrices, cubic], [4, 2, 1])
     chex.assert_type([images, matrices, cubic], [jnp.uint8, jnp.float32, jnp.bool_])
-    batch, height, width, channels = images.shape
+    batch, channels = images.shape[0], images.shape[-1]
     chex.assert_shape([matrices, cubic], [(batch, 6), (batch,)])
     if channels > 4 or len(fill) != channels:
         raise ValueError(f"expected up to 4 channels and a level for each, found {images.shape}")
-    if not gathers:
-        return _warp_by_products(images, matrices, cubic, fill, reach)
+    ours = partial(_by_gathers, fill, one_axis) if gathers else partial(_by_products, fill, reach)
+    return by_device(ours, images, matrices, cubic)
 
+
+def _by_gathers(
+    fill: Sequence[int],
+    one_axis: bool,
+    images: chex.Array,
+    matrices: chex.Array,
+    cubic: chex.Array,
+) -> chex.Array:
+    batch, height, width, channels = images.shape
     # Pixels in one flat axis, and all channels of a pixel in one word: a neighbour is one gather.
     shifts = [jnp.uint32(8 * k) for k in range(channels)]
     words = jnp.zeros((batch, height, width), jnp.uint32)
@@ -140,12 +153,12 @@ def warp(
     return _levels(totals, inside, fill).reshape(images.shape)
 
 
-def _warp_by_products(
+def _by_products(
+    fill: Sequence[int],
+    reach: float,
     images: chex.Array,
     matrices: chex.Array,
     cubic: chex.Array,
-    fill: Sequence[int],
-    reach: float,
 ) -> chex.Array:
     batch, height, width, channels = images.shape
     (down, tall), (right, wide) = products.tiles(height), products.tiles(width)

@@ -4,13 +4,14 @@ Shapes: B images of HxW pixels and C channels, K classes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.augment.checks import check
+from didicm_jax.augment.checks import by_device, check
 from didicm_jax.errors import UserError
 
 # Rows are mixed within groups of so many, see `partners`.
@@ -127,15 +128,28 @@ def mix(
     check(keys, images)
     chex.assert_shape(labels, keys.shape)
     targets = soft_targets(labels, num_classes, label_smoothing)
-    levels = images.astype(jnp.float32)
     if not mixup and not cutmix:
-        return Mixed(levels, targets)
+        return Mixed(images.astype(jnp.float32), targets)
+    mixed = partial(_mixed, mixup, cutmix, switch_prob)
+    return by_device(mixed, images, keys, targets, examples)
+
+
+def _mixed(
+    mixup: float,
+    cutmix: float,
+    switch_prob: float,
+    images: chex.Array,
+    keys: chex.PRNGKey,
+    targets: chex.Array,
+    examples: chex.Array | None,
+) -> Mixed:
+    """`mix` of images and their soft targets, where at least one alpha is above 0."""
     if examples is None:
-        examples = jnp.arange(len(labels), dtype=jnp.int32)
+        examples = jnp.arange(len(images), dtype=jnp.int32)
     partner = partners(examples)
     alone = examples[partner] == examples
     # The bytes are gathered, and not the floats that are four times as large.
-    others = images[partner].astype(jnp.float32)
+    levels, others = images.astype(jnp.float32), images[partner].astype(jnp.float32)
     height, width = images.shape[1:3]
     cut_share = switch_prob if mixup and cutmix else float(cutmix > 0)
 

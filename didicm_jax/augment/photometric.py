@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.augment.checks import check, check_channels
+from didicm_jax.augment.checks import by_device, check, check_channels
 
 
 def grey(images: chex.Array) -> chex.Array:
@@ -144,10 +144,14 @@ def color_jitter(keys: chex.PRNGKey, images: chex.Array, strength: float) -> che
     check_channels(images)
     if strength < 0:
         raise ValueError(f"expected strength ≥ 0, found {strength}")
-    kinds, factors = jax.vmap(lambda key: _draw_jitter(key, strength))(keys)
-    for turn in range(3):
-        images = _adjust(images, kinds[:, turn], factors[:, turn])
-    return images
+
+    def jitter(images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
+        kinds, factors = jax.vmap(lambda key: _draw_jitter(key, strength))(keys)
+        for turn in range(3):
+            images = _adjust(images, kinds[:, turn], factors[:, turn])
+        return images
+
+    return by_device(jitter, images, keys)
 
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)

@@ -5,13 +5,12 @@ Shapes: B images of HxW pixels and C channels, K classes.
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from didicm_jax.augment.checks import by_device, check
+from didicm_jax.augment.checks import check
 from didicm_jax.augment.geometric import random_flip, shift_crop
 from didicm_jax.augment.mix import Mixed, mix
 from didicm_jax.augment.photometric import color_jitter
@@ -92,17 +91,6 @@ class Policy:
         check(keys, images)
         # Before anything else: the number of channels is the first thing a wrong data set breaks.
         self._check_channels(images)
-        train = partial(self._train, num_classes)
-        return by_device(train, jax.P(), keys, images, labels, examples)
-
-    def _train(
-        self,
-        num_classes: int,
-        keys: chex.PRNGKey,
-        images: chex.Array,
-        labels: chex.Array,
-        examples: chex.Array | None,
-    ) -> Mixed:
         split = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
         for_shift, for_flip, for_rand, for_jitter, for_mix = (split[:, k] for k in range(5))
         if self.shift:
@@ -150,9 +138,6 @@ class Policy:
         check(keys, images)
         if count == 1:
             return self.eval(images)[None]
-        return by_device(partial(self._views, count=count), jax.P(None), keys, images)
-
-    def _views(self, keys: chex.PRNGKey, images: chex.Array, count: int) -> chex.Array:
         numbers = jnp.arange(count, dtype=jnp.uint32)
         column = numbers[:, None, None, None, None]
         shown = jnp.broadcast_to(images, (count, *images.shape))
@@ -164,7 +149,7 @@ class Policy:
             shown = jnp.where(column == 0, shown, moved)
         if self.flip:
             shown = jnp.where(column % 2 == 1, shown[:, :, :, ::-1], shown)
-        return self.eval(shown.reshape(-1, *images.shape[1:])).reshape(shown.shape)
+        return self.eval(shown)
 
     def _check_channels(self, images: chex.Array) -> None:
         if images.shape[-1] != len(self.mean):

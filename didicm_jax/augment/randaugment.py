@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from didicm_jax.augment import photometric, products
-from didicm_jax.augment.checks import check, check_channels
+from didicm_jax.augment.checks import by_device, check, check_channels
 from didicm_jax.augment.geometric import warp
 from didicm_jax.augment.groups import for_chosen
 from didicm_jax.augment.layers import Layer, Operation, draw_layers
@@ -77,7 +77,6 @@ def rand_augment(
     check(keys, images)
     check_channels(images)
     settings = parse_rand_augment(spec) if isinstance(spec, str) else spec
-    layers = jax.vmap(lambda key: draw_layers(key, settings), out_axes=1)(keys)
 
     # Scanned rather than written out: one layer is compiled, whatever their number.
     def step(images: chex.Array, layer: Layer) -> tuple[chex.Array, None]:
@@ -91,7 +90,11 @@ def rand_augment(
         )
         return changed, None
 
-    return jax.lax.scan(step, images, layers)[0]
+    def augment(images: chex.Array, keys: chex.PRNGKey) -> chex.Array:
+        layers = jax.vmap(lambda key: draw_layers(key, settings), out_axes=1)(keys)
+        return jax.lax.scan(step, images, layers)[0]
+
+    return by_device(augment, images, keys)
 
 
 def apply_layer(

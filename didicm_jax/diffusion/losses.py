@@ -148,7 +148,7 @@ def denoising_cross_entropy(
 
     Args:
       log_clean: logits of the model's q_0, `[..., K]`.
-      probs: the target, hard or soft, `[..., K]`; it has a derivative where it is above 0.
+      probs: the target, hard or soft, `[..., K]`.
       labels: the target's labels, noised by sigma, int `[...]`.
       sigma: total noise >= 0 between the target and `labels`, `[...]`.
       sigma_0: total noise >= 0 between the clean label and the target.
@@ -164,18 +164,18 @@ def denoising_cross_entropy(
     chex.assert_rank(log_clean, jnp.ndim(labels) + 1)
     chex.assert_equal_shape([log_clean, probs])
     chex.assert_equal_shape([labels, sigma])
-    log_clean, probs = at_least_float32(log_clean), at_least_float32(probs)
-    sigma = at_least_float32(sigma)
+    log_clean, probs, sigma = map(at_least_float32, (log_clean, probs, sigma))
     if sigma_0 > 0:
         log_clean = log_marginal(log_clean, jnp.full(labels.shape, sigma_0, log_clean.dtype))
     num_classes = log_clean.shape[-1]
     # log p(c | c) - log p(c | k) for any other k.
     advantage = numerics.log_advantage(sigma, num_classes)[..., None]
     evidence = jnp.where(is_label(labels, num_classes), advantage, 0.0)
-    clean = jax.nn.softmax(jnp.log(probs) + evidence)
-    # 0 times the infinite logarithm of a class that the model excludes is 0.
+    clean = numerics.normalize(probs * jnp.exp(evidence))  # log(probs) has no derivative at 0
     log_model = jax.nn.log_softmax(log_clean + evidence)
-    return -jnp.where(clean > 0, clean * log_model, 0.0).sum(-1)
+    # 0 times the infinite logarithm of a class that the model excludes is 0.
+    excluded = (clean == 0) & (log_model == -jnp.inf)
+    return -(clean * jnp.where(excluded, 0.0, log_model)).sum(-1)
 
 
 def didicm_loss(
@@ -258,7 +258,7 @@ def loss_at_times(
     """`didicm_loss` at given times, with a key for each image: its draw depends on no other's.
 
     Args:
-      keys: key `[B]`.
+      keys: key `[B]`; of keys with `impl="rbg"` `jax.vmap` reads the first alone.
       output_fn: called once, `(labels i32[B M], sigma f32[B M]) -> [B M, K]`, image by image: a log
         score for the score entropy, logits of q_0 for the cross-entropy.
       probs: q_0, hard or soft, `[B, K]`.

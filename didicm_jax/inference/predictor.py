@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,6 +47,7 @@ class Predictor:
 
     Compiles one program for each of a few batch sizes, when it is first needed, and none after: a
     call is cut and padded to these. Its results are those of `--mode=evaluate` on the same images.
+    It can be pickled, for pools of processes; what is made of that is on the first device there.
     """
 
     def __init__(
@@ -72,16 +74,18 @@ class Predictor:
                 f"buckets: expected batch sizes of 1 or more, found {buckets!r}; give some, such "
                 f"as {BUCKETS}"
             )
-        config = run.config
-        self._described = run.description
-        self._mesh = one_device() if mesh is None else mesh
-        self._buckets = sorted({round_up(size, self._mesh.size) for size in buckets})
-        self._eval_crop = run.eval_crop
-        self._max_pixels = config.data.max_pixels
+        mesh = one_device() if mesh is None else mesh
+        self._run = run._replace(variables=jax.device_put(run.variables, replicated(mesh)))
+        self._buckets = sorted({round_up(size, mesh.size) for size in buckets})
+        self._trajectory = trajectory
         self._program = program.create(
-            config, run.graphdef, run.description.num_classes, self._mesh, trajectory=trajectory
+            run.config, run.graphdef, run.description.num_classes, mesh, trajectory=trajectory
         )
-        self._variables = jax.device_put(run.variables, replicated(self._mesh))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and other processes: there it uses the first device alone."""
+        run = self._run._replace(variables=jax.device_get(self._run.variables))
+        return partial(type(self), buckets=self._buckets, trajectory=self._trajectory), (run,)
 
     @classmethod
     def from_workdir(
@@ -143,12 +147,12 @@ class Predictor:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the K classes."""
-        return self._described.class_names
+        return self._run.description.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels that images are brought to."""
-        return self._described.image_shape
+        return self._run.description.image_shape
 
     def __call__(self, images: Any) -> Prediction:
         """Predicts N images, at most two batches of them in memory at a time.
@@ -207,8 +211,8 @@ class Predictor:
                 inputs.show(
                     images[row],
                     pixels[row],
-                    eval_crop=self._eval_crop,
-                    max_pixels=self._max_pixels,
+                    eval_crop=self._run.eval_crop,
+                    max_pixels=self._run.config.data.max_pixels,
                 )
             except ValueError as error:
                 return str(error)
@@ -256,7 +260,7 @@ class Predictor:
             padded = np.zeros((part.size, *self.image_shape), np.uint8)
             padded[: part.images] = pixels
             index = first + part.start + np.arange(part.size)
-            running = self._program(self._variables, {"image": padded, "index": index})
+            running = self._program(self._run.variables, {"image": padded, "index": index})
             # The device works on this batch while the host fetches the last and reads the next.
             if waiting is not None:
                 yield _fetch(*waiting)

@@ -103,7 +103,8 @@ class Program:
         """The map itself, of `image` u8[B,H,W,C] and `index` i32[B]; jit or export it."""
         model: Any = nnx.merge(self._graphdef, *variables)
         model.eval()
-        key = jax.random.key(self._seed)
+        # Whatever JAX's default is: of others `jax.vmap` reads but the first key of a batch.
+        key = jax.random.key(self._seed, impl="threefry2x32")
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
         for_views = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, _VIEWS)
         found = self._answer(model, self._look(for_views, batch["image"]), keys)

@@ -57,7 +57,7 @@ def conv(
         (size, size),
         strides=stride,
         # Not "SAME": with stride 2 that pads more on the right than on the left.
-        padding=[(size // 2, size // 2)] * 2,
+        padding=((size // 2, size // 2),) * 2,
         use_bias=False,
         dtype=compute.dtype,
         kernel_init=CONV_INIT,

@@ -94,7 +94,9 @@ def make_local_gradients(
     def local_gradients(
         variables: Variables, step: chex.Array, batch: dict[str, chex.Array], rows: Rows
     ) -> tuple[chex.Array, chex.ArrayTree, chex.ArrayTree]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+        # Whatever JAX's default is: of others `jax.vmap` reads but the first key of a batch.
+        key = jax.random.key(seed, impl="threefry2x32")
+        keys = jax.random.split(jax.random.fold_in(key, step), 3)
         images, targets = prepare(
             rows.keys(keys[0]), batch["image"], batch["label"], batch["index"]
         )

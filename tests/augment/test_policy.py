@@ -198,3 +198,27 @@ def test_on_a_mesh_of_explicit_axes_each_device_does_its_own_images(gathers, key
         assert views.sharding.spec[:2] == (None, "data")
     for one, other in zip(*map(jax.tree.leaves, (found, quick(*given))), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_so_does_each_operation_by_itself(gathers, keys_of):
+    turned = np.tile(np.float32([0.9, 0.1, 1, -0.1, 0.9, 2]), (B, 1))
+    alone = {
+        "flip": lambda keys, images: augment.random_flip(keys, images),
+        "shift": lambda keys, images: augment.shift_crop(keys, images, 2, gathers=gathers),
+        "warp": lambda keys, images: augment.warp(
+            images, turned, LABELS > 2, (1, 2, 3), gathers=gathers
+        ),
+        "jitter": lambda keys, images: augment.color_jitter(keys, images, 0.4),
+        "rand": lambda keys, images: augment.rand_augment(
+            keys, images, "rand-m7-mstd0.5-inc1", (1, 2, 3), gathers=gathers
+        ),
+        "mix": lambda keys, images: augment.mix(keys, images, LABELS, K, mixup=0.2, cutmix=1.0),
+    }
+    # Rows over one of two axes, or over both; their keys, made of one, are often on every device.
+    for rows in ("data", ("data", "model")):
+        with jax.set_mesh(jax.make_mesh((2, 2), ("data", "model"))):
+            images = jax.device_put(IMAGES, jax.P(rows))
+            for name, operation in alone.items():
+                for result in jax.tree.leaves(jax.eval_shape(operation, keys_of(0, B), images)):
+                    assert result.sharding.spec[0] == rows, name

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,19 +204,26 @@ def test_the_loss_and_its_gradient_match_their_exact_expectation():
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.7, 5.0])
 def test_denoising_cross_entropy_is_bayes_rule_written_out(x64, sigma):
-    """Against the table of the joint distribution of clean and noised label."""
+    """Against the table of the joint distribution of clean and noised label.
+
+    So is its derivative in the target, also where that is 0.
+    """
     k, rng = 4, np.random.default_rng(3)
-    target, model = rng.dirichlet(np.ones(k)), rng.dirichlet(np.ones(k))
+    soft, model = rng.dirichlet(np.ones(k)), rng.dirichlet(np.ones(k))
     chain = np.asarray(
         diffusion.transition(jnp.arange(k), jnp.full(k, sigma), k)
     )  # [clean, noised]
-    for label in range(k):
-        clean = target * chain[:, label] / (target @ chain[:, label])
-        ours = model * chain[:, label] / (model @ chain[:, label])
-        found = diffusion.denoising_cross_entropy(
+    loss = jax.value_and_grad(diffusion.denoising_cross_entropy, argnums=1)
+    for label, target in itertools.product(range(k), (soft, np.eye(k)[2])):
+        evidence = target @ chain[:, label]
+        clean = target * chain[:, label] / evidence
+        nats = -np.log(model * chain[:, label] / (model @ chain[:, label]))
+        found, slope = loss(
             jnp.log(model) + 3.0, jnp.asarray(target), jnp.asarray(label), jnp.asarray(sigma)
         )
-        np.testing.assert_allclose(found, -np.sum(clean * np.log(ours)), rtol=1e-10)
+        np.testing.assert_allclose(found, clean @ nats, rtol=1e-10)
+        expected = chain[:, label] * (nats - clean @ nats) / evidence
+        np.testing.assert_allclose(slope, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_denoising_cross_entropy_is_least_at_the_target(x64):

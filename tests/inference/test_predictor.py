@@ -1,5 +1,6 @@
 """The predictor, on runs of small networks with random weights."""
 
+import pickle
 import subprocess
 import sys
 
@@ -120,6 +121,9 @@ def test_parts_of_a_long_row_of_images_draw_other_numbers(digits, sampler):
     assert np.abs(first.probs - second.probs).max() > 0.01
     whole = predict.predict(images)
     np.testing.assert_array_equal(np.concatenate([first.probs, second.probs]), whole.probs)
+    with jax.default_prng_impl("rbg"):  # of such keys `jax.vmap` reads the first alone
+        part = predict.predict(images[4:8], first=4)
+    np.testing.assert_allclose(part.probs, whole.probs[4:8], atol=1e-5)
 
 
 def test_images_are_decided_early_with_a_tolerance(digits):
@@ -261,6 +265,10 @@ def test_batches_can_be_spread_over_devices(digits, predict):
     images = digits[1].dataset.test.batch(np.arange(5))["image"]
     spread = didicm_jax.Predictor.from_workdir(digits[0], devices=jax.devices()[:2], buckets=[1, 5])
     np.testing.assert_allclose(spread(images).probs, predict(images).probs, rtol=1e-3)
+    # A process that it is sent to may have other devices.
+    sent = pickle.loads(pickle.dumps(spread))
+    np.testing.assert_allclose(sent(images).probs, predict(images).probs, rtol=1e-3)
+    np.testing.assert_array_equal(sent(images).trajectory[:, -1], sent(images).probs)
 
 
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])

@@ -1,5 +1,7 @@
 """What holds for score models of every family: the split, transformations, precision."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,17 @@ def test_score_in_a_scan(small):
     np.testing.assert_array_equal(labels, expected)
 
 
+@few
+def test_mapped_over_images_on_a_mesh_of_explicit_axes(small):
+    given = small.images, small.labels, small.sigma
+    mapped = jax.jit(jax.vmap(lambda *one: small.model(*(x[None] for x in one))[0]))
+    with jax.set_mesh(jax.make_mesh((3,), ("data",), devices=jax.devices()[:3])):
+        found = mapped(*jax.device_put(given, jax.P("data")))
+    assert found.sharding.spec[0] == "data"
+    expected = small.score(small.encode(small.images), small.labels, small.sigma)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_gradient_reaches_every_parameter(small):
     graphdef, params, stats = nnx.split(small.model, nnx.Param, nnx.BatchStat)
     params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
@@ -96,6 +109,14 @@ def test_gradient_reaches_every_parameter(small):
     grads = jax.jit(jax.grad(loss))(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.abs(grad).max() > 0, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("family", [models.DiDiRN, models.DiDiViT])
+def test_the_structure_is_a_value(make, family):
+    """So that it can be a static argument, as `jax.jit(step, static_argnums=0)(graphdef, state)`"""
+    one, other = nnx.graphdef(make(family)), nnx.graphdef(make(family))
+    assert len({one, other, pickle.loads(pickle.dumps(one))}) == 1
+    assert one != nnx.graphdef(make(family, num_classes=6))
 
 
 @pytest.mark.parametrize(

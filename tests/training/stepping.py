@@ -60,7 +60,8 @@ SGD = optax.sgd(0.05, momentum=0.9)
 
 def start(mesh, *, norm=True, ema=False, optimizer=SGD, spread=False):
     """The network, its first state, and how that lies on the devices."""
-    graphdef, variables = split(Score(norm=norm, rngs=nnx.Rngs(0)))
+    key = jax.random.key(0, impl="threefry2x32")
+    graphdef, variables = split(Score(norm=norm, rngs=nnx.Rngs(key)))
     first = state.create(variables, optimizer, ema=ema)
     placement = jax.tree.map(lambda _: parallel.replicated(mesh), first)
     if spread:
