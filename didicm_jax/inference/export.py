@@ -37,7 +37,9 @@ def serialize(run: Network) -> bytes:
 
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *run.description.image_shape), jnp.uint8)
-    return bytes(export.export(jax.jit(posteriors), platforms=PLATFORMS)(images).serialize())
+    with jax.set_mesh(mesh):  # under one of the caller's the file would ask for as many devices
+        exported = export.export(jax.jit(posteriors), platforms=PLATFORMS)(images)
+    return bytes(exported.serialize())
 
 
 def describe(run: Network) -> dict[str, Any]:

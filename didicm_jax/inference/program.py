@@ -82,13 +82,15 @@ class Program:
           image_shape: height, width and channels.
           batch_size: B, a multiple of the devices of the mesh.
         """
-        return jax.eval_shape(self._mapped, variables, self._abstract(image_shape, batch_size))
+        with jax.set_mesh(self.mesh):
+            return jax.eval_shape(self._mapped, variables, self._abstract(image_shape, batch_size))
 
     def lower(
         self, variables: chex.ArrayTree, image_shape: tuple[int, int, int], batch_size: int
     ) -> jax.stages.Lowered:
         """The program of a batch, to compile it; see `trace` for the arguments."""
-        return self._mapped.lower(variables, self._abstract(image_shape, batch_size))
+        with jax.set_mesh(self.mesh):
+            return self._mapped.lower(variables, self._abstract(image_shape, batch_size))
 
     def _abstract(
         self, image_shape: tuple[int, int, int], batch_size: int

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,8 +17,9 @@ from didicm_jax import data
 from didicm_jax.data.listing import list_folder
 from didicm_jax.data.prepare import prepare
 from didicm_jax.errors import UserError
-from didicm_jax.inference import program, sampling
+from didicm_jax.inference import export, network, program, sampling
 from didicm_jax.inference.buckets import batches
+from didicm_jax.parallel import one_device
 from didicm_jax.run import Description, RunFolder
 from didicm_jax.run.checkpoints import Checkpoints
 from didicm_jax.training import plan
@@ -278,8 +280,16 @@ def test_a_caller_may_have_set_another_mesh(digits, predict, kind):
     with jax.set_mesh(jax.make_mesh((4,), ("batch",), (kind,))):
         found = predict(images).probs
         loaded = didicm_jax.Predictor.from_workdir(digits[0])(images).probs
+        own = network.load(RunFolder.open(digits[0]), "latest", one_device())
+        answer = program.create(own.config, own.graphdef, 10, one_device())
+        answer.lower(own.variables, (8, 8, 1), 8)
+        assert answer.trace(own.variables, (8, 8, 1), 8).probs.shape == (8, 10)
+        exported = jax.export.deserialize(bytearray(export.serialize(own)))
     np.testing.assert_array_equal(found, predict(images).probs)
     np.testing.assert_array_equal(loaded, found)
+    # The file asks for none of the caller's devices.
+    assert exported.nr_devices == 1
+    np.testing.assert_allclose(exported.call(images), found, atol=1e-5)
 
 
 def test_where_jax_has_64_bits_a_prediction_has_the_types_that_it_has(digits, x64):
